@@ -1,0 +1,33 @@
+"""The command line: `vae serve | train | evaluate | score`."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from app.commands.train import train
+
+cli = typer.Typer(
+    name="vae",
+    help="Train a variational autoencoder, judge it, serve it, score data with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli.command()(train)
+
+
+@cli.callback()
+def _several() -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; what it raises on purpose becomes one line on standard error and exit code 1."""
+    from model.errors import VAEError
+
+    try:
+        cli()
+    except VAEError as error:
+        Console(stderr=True, highlight=False).print(f"vae: {error}", style="red", markup=False)
+        sys.exit(1)

@@ -1,0 +1,265 @@
+"""`vae train`: from a name or path of data to a run, with a progress bar and a line an epoch."""
+
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+NetworkName = Enum("NetworkName", {"mlp": "mlp", "conv": "conv"}, type=str)
+LikelihoodName = Enum(
+    "LikelihoodName", {"gaussian": "gaussian", "discretized": "discretized", "bernoulli": "bernoulli"}, type=str
+)
+ScaleName = Enum("ScaleName", {"shared": "shared", "per_dimension": "per_dimension"}, type=str)
+PrecisionName = Enum("PrecisionName", {"float32": "float32", "bfloat16": "bfloat16"}, type=str)
+
+MODEL, TRAINING, DATA_PANEL = "What the model is", "How it is trained", "Data"
+#: Seconds between two drawings of the plots: an epoch of a small table takes less time than its pictures.
+PLOT_EVERY = 60.0
+
+
+def train(
+    data: Annotated[str, typer.Argument(help="fashion-mnist, or a path: idx(.gz), .npy, .npz, .csv, image folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. Repeat the same command to resume it.")],
+    name: Annotated[str | None, typer.Option(help="What the model calls itself.  (default: the name of OUT)")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="A csv column to leave out; repeat for more.", rich_help_panel=DATA_PANEL)
+    ] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(help="Samples that only judge.  (default: a tenth, 5,000 at most)", rich_help_panel=DATA_PANEL),
+    ] = None,
+    network: Annotated[
+        NetworkName | None, typer.Option(help="(default: conv for images, mlp for vectors)", rich_help_panel=MODEL)
+    ] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="mlp: widths from the data inwards, as in 512,256.", rich_help_panel=MODEL)
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="conv: channels of each stage, as in 32,64.", rich_help_panel=MODEL)
+    ] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="conv: residual blocks of each stage, as in 1,2.", rich_help_panel=MODEL)
+    ] = None,
+    latent: Annotated[
+        int | None,
+        typer.Option(help="Numbers in a latent.  (default: 64 for images, fewer for vectors)", rich_help_panel=MODEL),
+    ] = None,
+    likelihood: Annotated[
+        LikelihoodName | None,
+        typer.Option(
+            help="discretized: bytes, scores in bits. gaussian: real numbers, scores of a density. bernoulli: bits.  "
+            "(default: discretized for bytes, else gaussian)",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    components: Annotated[
+        int | None, typer.Option(help="discretized: logistics per pixel.  (default: 3)", rich_help_panel=MODEL)
+    ] = None,
+    scale: Annotated[
+        ScaleName | None,
+        typer.Option(
+            help="gaussian: how many noise scales are learned.  (default: shared for images, else per_dimension)",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    min_scale: Annotated[
+        float | None,
+        typer.Option(help="Floor of the noise scale.  (default: 0.01, discretized 0.1 bytes)", rich_help_panel=MODEL),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="(default: some 8,000 steps, at least 20)", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=TRAINING)] = 128,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of AdamW, at its highest; cosine to zero.", rich_help_panel=TRAINING)
+    ] = 2e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=TRAINING)] = 0.01,
+    average: Annotated[
+        float, typer.Option(help="Decay of the running average of the weights.", rich_help_panel=TRAINING)
+    ] = 0.999,
+    seed: Annotated[int, typer.Option(help="Decides all chance.", rich_help_panel=TRAINING)] = 0,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="bfloat16 is faster where the hardware has it.", rich_help_panel=TRAINING)
+    ] = PrecisionName("float32"),
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda; auto takes cuda where there is one.", rich_help_panel=TRAINING)
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="(default: the cores it may use)", rich_help_panel=TRAINING)
+    ] = None,
+) -> None:
+    """Train a VAE on your data. Every setting has a default; killed at any moment, the same command resumes.
+
+    The run's folder holds the best model so far (checkpoint/), metrics.csv, plots/, and the state to resume from.
+
+    Scores are on held-out samples, in nats per sample: free energy = distortion + rate, lower is better, and never
+    below the true cost of a sample. For bytes the same in bits per dimension: PNG's cost is the one to beat.
+
+    Example: vae train fashion-mnist --out runs/fashion --epochs 30
+    """
+    import torch
+
+    from app.devices import choose_device, set_threads
+    from model.datasets import open_dataset
+    from model.recipe import Recipe
+    from model.run import Run
+
+    console = Console(highlight=False)
+    set_threads(threads)
+    dataset = open_dataset(data, exclude=exclude or ())
+    console.print(f"Reading {dataset.describe()}")
+    wishes: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "average": average,
+        "held_out": held_out,
+        "seed": seed,
+        "precision": precision.value,
+        "device": choose_device(device),
+    }
+    recipe, split = Recipe.plan(
+        dataset,
+        network=_given(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks)),
+        likelihood=_given(name=likelihood, components=components, scale=scale, min_scale=min_scale),
+        latent=latent,
+        settings={key: value for key, value in wishes.items() if value is not None},
+    )
+    run = Run.open(out, recipe)
+    _introduce(console, run, torch.get_num_threads())
+    _Loop(console, run, split, name or out.name).go()
+
+
+def _given(**wishes: Any) -> dict[str, Any]:
+    """What was asked for, without what was not; enums as their values."""
+    return {
+        key: value.value if isinstance(value, Enum) else value for key, value in wishes.items() if value is not None
+    }
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a list of whole numbers; write them as in 32,64") from None
+
+
+def _introduce(console: Console, run: Any, threads: int) -> None:
+    config, settings = run.recipe.config, run.recipe.settings
+    weights = sum(p.numel() for p in run.training.vae.parameters())
+    console.print(
+        f"Model: {config.network.name}, latent {config.latent}, {config.likelihood.name} likelihood, "
+        f"{weights:,} weights; {config.data.describe()}"
+    )
+    console.print(
+        f"Training on {run.recipe.samples - settings.held_out:,} samples, judged on {settings.held_out:,} held out; "
+        f"{settings.epochs} epochs on {settings.device} with {threads} threads"
+    )
+    if run.records:
+        console.print(f"Resuming {run.folder} after epoch {run.records[-1].epoch}")
+
+
+class _Loop:
+    """Epochs, with what is shown and saved between them."""
+
+    def __init__(self, console: Console, run: Any, split: Any, name: str) -> None:
+        self.console, self.run, self.split, self.name = console, run, split, name
+        self.total = run.recipe.settings.epochs
+        self.drawn_at = time.monotonic()
+        self.busy = sum(record.seconds for record in run.records)
+
+    def go(self) -> None:
+        self.console.print(_HEADER, style="bold", soft_wrap=True)
+        for record in self.run.records[-3:]:
+            self.console.print(self._line(record), soft_wrap=True)
+        with Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} batches"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        ) as progress:
+            bar = progress.add_task("", epoch=self.run.training.epoch + 1, total=None)
+
+            def on_batch(done: int, total: int) -> None:
+                progress.update(bar, completed=done, total=total, epoch=self.run.training.epoch + 1)
+
+            for record in self.run.training.epochs(self.split.fit, self.split.held_out, on_batch):
+                self.busy += record.seconds
+                self.run.add(record, self._card(record))
+                progress.console.print(self._line(record), soft_wrap=True)
+                if time.monotonic() - self.drawn_at > PLOT_EVERY and record.epoch < self.total:
+                    self._draw()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._draw()
+        best = self.run.best
+        bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
+        self.console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}", soft_wrap=True)
+        self.console.print(f"Serve it: vae serve {self.run.folder}    Judge it: vae evaluate {self.run.folder} DATA", soft_wrap=True)
+
+    def _draw(self) -> None:
+        try:
+            from model import plots
+        except ImportError:
+            self.console.print("No plots: matplotlib is not installed (pip install 'vae-server[plots]')", style="yellow", soft_wrap=True)
+            return
+        plots.draw_run(self.run, self.split)
+        self.drawn_at = time.monotonic()
+
+    def _line(self, record: Any) -> str:
+        mean = self.busy / max(1, record.epoch)
+        left = int(mean * (self.total - record.epoch))
+        bits = "" if record.bits_per_dim is None else f"{record.bits_per_dim:.4f}"
+        return (
+            f"{f'{record.epoch}/{self.total}':>9} {record.free_energy:12.2f} {record.distortion:11.2f} "
+            f"{record.rate:8.2f} {bits:>9} {record.train_free_energy:12.2f} {record.samples_per_second:9.0f} "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+        )
+
+    def _card(self, record: Any) -> Any:
+        from model import machine
+        from model.checkpoint import Card, Provenance
+
+        recipe = self.run.recipe
+        return Card(
+            name=self.name,
+            created=datetime.now(UTC).date().isoformat(),
+            training=Provenance(
+                dataset=recipe.dataset,
+                dataset_sha256=recipe.dataset_sha256,
+                samples=recipe.samples,
+                held_out=recipe.settings.held_out,
+                command=shlex.join(["vae", *sys.argv[1:]]),
+                settings=recipe.settings.model_dump(mode="json"),
+                epoch=record.epoch,
+                seconds=round(self.busy, 1),
+                machine=machine.describe(recipe.settings.device),
+                versions=machine.versions(),
+                held_out_scores={
+                    key: value
+                    for key, value in asdict(record).items()
+                    if key in {"free_energy", "distortion", "rate", "bits_per_dim"}
+                },
+            ),
+        )
+
+
+_HEADER = (
+    f"{'epoch':>9} {'free energy':>12} {'distortion':>11} {'rate':>8} {'bits/dim':>9} {'in training':>12} "
+    f"{'samples/s':>9} left"
+)

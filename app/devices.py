@@ -1,0 +1,28 @@
+"""Which device, how many threads: what the process may really use."""
+
+import torch
+
+from model.errors import ConfigError
+from model.machine import cores
+
+
+def choose_device(wish: str) -> str:
+    """`auto` -> cuda where there is one, else cpu; any other wish must be a device that torch can use here.
+
+    Raises:
+        ConfigError: torch does not know the device, or it is not there.
+    """
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wish)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: '{wish}' cannot be used here ({error!s:.120}); use auto or cpu") from error
+    return wish
+
+
+def set_threads(wish: int | None) -> int:
+    """Give torch as many threads as wished for, else as the process has cores; returns the number."""
+    threads = wish or cores()
+    torch.set_num_threads(threads)
+    return threads

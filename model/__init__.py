@@ -1,0 +1,1 @@
+"""The mathematics of a variational autoencoder: networks, likelihoods, free energy, training, checkpoints."""

@@ -1,0 +1,213 @@
+"""A trained model as a folder: config.json, model.safetensors, card.json, and SHA256SUMS over them.
+
+Saving writes a whole new folder beside the old one, then renames: whoever loads sees the old model or the new one.
+Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy.
+`sha256sum -c SHA256SUMS` checks the same by hand.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from model.config import Frozen, ModelConfig, explain
+from model.errors import CheckpointError
+from model.vae import VAE
+
+CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"
+PRETRAINED = Path(__file__).parent / "pretrained"
+T = TypeVar("T", bound=Frozen)
+
+
+class Provenance(Frozen):
+    """Where a model comes from."""
+
+    dataset: str
+    dataset_sha256: str
+    samples: int
+    held_out: int
+    command: str
+    settings: dict[str, Any]
+    epoch: int
+    seconds: float
+    machine: str
+    versions: dict[str, str]
+    held_out_scores: dict[str, float | None]
+
+
+class Card(Frozen):
+    """What a model says of itself. `evaluation` is the report of `vae evaluate`, None until it has run."""
+
+    name: str
+    created: str
+    training: Provenance | None = None
+    evaluation: dict[str, Any] | None = Field(default=None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model. `digest` is the SHA-256 of all that decides its answers: configuration and weights."""
+
+    vae: VAE
+    card: Card
+    digest: str
+    folder: Path
+
+
+def save(folder: Path, vae: VAE, card: Card) -> None:
+    """Write a model to `folder`, replacing what is there in one step.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk; what was there before is untouched.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    _replace(
+        folder,
+        {
+            CONFIG: _json(vae.config.model_dump(mode="json")),
+            WEIGHTS: safetensors.torch.save(weights),
+            CARD: _json(card.model_dump(mode="json")),
+        },
+    )
+
+
+def save_card(folder: Path, card: Card) -> None:
+    """Replace only the card of a saved model."""
+    folder = find(folder)
+    files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    _replace(folder, {**files, CARD: _json(card.model_dump(mode="json"))})
+
+
+def load(folder: Path, device: str = "cpu") -> Checkpoint:
+    """Read a model, check it, and make it ready for inference.
+
+    Args:
+        folder: a checkpoint, or a run of `vae train` that holds one.
+
+    Raises:
+        CheckpointError: a file is missing or altered, a name or shape is not the configuration's, a weight not finite.
+    """
+    folder = find(folder)
+    files = {name: _read(folder / name) for name in (CONFIG, WEIGHTS, CARD, SUMS)}
+    sums = files.pop(SUMS)
+    if sums != _sums(files):
+        altered = [name for name, data in files.items() if _sum_line(name, data) not in sums]
+        raise CheckpointError(
+            f"{folder}: {', '.join(altered) or SUMS} was altered or damaged since it was saved (its SHA-256 is not the "
+            f"one in {SUMS}); copy the folder again, or train again"
+        )
+    config = _parse(ModelConfig, folder / CONFIG, files[CONFIG])
+    card = _parse(Card, folder / CARD, files[CARD])
+    vae = _build(config, folder / WEIGHTS, files[WEIGHTS])
+    digest = hashlib.sha256(_sums({name: files[name] for name in (CONFIG, WEIGHTS)})).hexdigest()
+    return Checkpoint(vae.to(device), card, digest, folder)
+
+
+def find(folder: Path) -> Path:
+    """The checkpoint meant by a path: itself, that of a run, or the name of a shipped model."""
+    for place in (folder, folder / "checkpoint", PRETRAINED / folder):
+        # A save that was cut off between its two renames leaves the old model under its second name.
+        for found in (place, _previous(place)):
+            if (found / CONFIG).exists():
+                return found
+    shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
+    raise CheckpointError(
+        f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, or a shipped model: {shipped}"
+    )
+
+
+def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
+    try:
+        weights = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+    # Compared without memory first: a configuration of absurd sizes must not allocate them.
+    with torch.device("meta"):
+        expected = VAE(config).state_dict()
+    _same_names(path, expected, weights)
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"{path}: {name} is {tensor.dtype} of {tuple(tensor.shape)}, but {CONFIG} asks for "
+                f"{expected[name].dtype} of {tuple(expected[name].shape)}; the two files are not of one model"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; train again")
+    vae = VAE(config)
+    vae.load_state_dict(weights)
+    return vae.eval().requires_grad_(False)
+
+
+def _same_names(path: Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or extra:
+        said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
+        raise CheckpointError(f"{path}: {' and '.join(said)}; it is not the model that {CONFIG} describes")
+
+
+def _parse(kind: type[T], path: Path, data: bytes) -> T:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {explain(error)}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the folder is not complete") from error
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _sum_line(name: str, data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode()
+
+
+def _sums(files: dict[str, bytes]) -> bytes:
+    return b"".join(_sum_line(name, data) for name, data in sorted(files.items()))
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _replace(folder: Path, files: dict[str, bytes]) -> None:
+    folder = folder.absolute()
+    fresh, previous = folder.with_name(f".{folder.name}.fresh"), _previous(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        for name, data in {**files, SUMS: _sums(files)}.items():
+            write_synced(fresh / name, data)
+        if folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
+        fresh.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise CheckpointError(
+            f"{folder}: cannot be saved ({error.strerror}); what was there before is untouched"
+        ) from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk, so that a later rename never precedes its contents."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

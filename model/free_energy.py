@@ -1,0 +1,143 @@
+"""The estimators: log-weights once, everything follows from them.
+
+    F(x) = E_Q[nlog P(x, z)] - H(Q) = nlog P(x) + KL(Q(z|x), P(z|x)) >= nlog P(x)
+
+With z_1..z_K drawn from Q(z|x), a log-weight is log P(x, z_k) - log Q(z_k|x). Minus its mean over the draws is the
+free energy; minus the log of the mean of its exponential is the importance-weighted bound (Burda et al. 2016, arXiv
+1509.00519), which lies between nlog P(x) and F in expectation. Where Q is the true posterior every log-weight equals
+log P(x), so both are exact at every draw.
+
+All scores are in nats, summed over the dimensions of x and z, one per sample.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.likelihoods import Gaussian
+from model.vae import VAE
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The three terms of minus a log-weight, one of each per row, in nats."""
+
+    distortion: Tensor  # nlog P(x|z), summed over x
+    cross_entropy: Tensor  # nlog P(z), summed over z
+    nlog_q: Tensor  # nlog Q(z|x), summed over z; its mean over draws estimates H(Q)
+    per_dimension: Tensor  # nlog P(x_i|z), not summed: batch x data
+
+
+def terms(
+    vae: VAE,
+    x: Float[Tensor, "batch *data"],
+    q: Gaussian,
+    noise: Float[Tensor, "batch latent"],
+) -> Terms:
+    """The terms at z = q.mean + q.scale * noise, row by row: one draw per row.
+
+    Returns: distortion, cross_entropy, nlog_q (nats, summed over dimensions, one per row), and nlog P(x_i|z).
+    """
+    z = q.draw(noise)
+    per_dimension = vae.decode(z).nlog_prob(x)
+    return Terms(
+        distortion=per_dimension.flatten(1).sum(1),
+        cross_entropy=vae.prior().nlog_prob(z).sum(1),
+        nlog_q=q.nlog_prob(z).sum(1),
+        per_dimension=per_dimension,
+    )
+
+
+@dataclass(frozen=True)
+class FreeEnergy:
+    """The scores of n samples from K draws each; float64 arrays of n, in nats per sample.
+
+    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly: all are means over the same
+    draws. `standard_error` is that of `free_energy` over the draws and `None` at K = 1; `effective_sample_size` is in
+    draws, from 1 to K. `bits_per_dim` is free_energy / (D ln 2), `None` where x is real and F a density's.
+    """
+
+    free_energy: Floats
+    standard_error: Floats | None
+    distortion: Floats
+    cross_entropy: Floats
+    entropy: Floats
+    rate: Floats
+    rate_analytic: Floats
+    bits_per_dim: Floats | None
+    nlog_p_x: Floats
+    inference_gap: Floats
+    effective_sample_size: Floats
+
+
+def summarize(
+    distortion: Floats, cross_entropy: Floats, nlog_q: Floats, rate_analytic: Floats, dims: int | None
+) -> FreeEnergy:
+    """Everything that follows from tables of terms.
+
+    Args:
+        distortion, cross_entropy, nlog_q: tables of n samples x K draws, nats.
+        rate_analytic: KL(Q(z|x), P(z)) in closed form, n, nats.
+        dims: the number of dimensions of a discrete x, else None.
+    """
+    draws = distortion.shape[1]
+    log_weights = nlog_q - distortion - cross_entropy
+    mean_distortion, mean_cross, entropy = distortion.mean(1), cross_entropy.mean(1), nlog_q.mean(1)
+    rate = mean_cross - entropy
+    free_energy = mean_distortion + rate
+    # exp of the weights relative to the largest of each sample: none overflows, and one of them is 1.
+    top = log_weights.max(axis=1)
+    relative = np.exp(log_weights - top[:, None])
+    nlog_p_x = -(top + np.log(relative.mean(axis=1)))
+    return FreeEnergy(
+        free_energy=free_energy,
+        standard_error=log_weights.std(axis=1, ddof=1) / math.sqrt(draws) if draws > 1 else None,
+        distortion=mean_distortion,
+        cross_entropy=mean_cross,
+        entropy=entropy,
+        rate=rate,
+        rate_analytic=rate_analytic,
+        bits_per_dim=free_energy / (dims * math.log(2)) if dims else None,
+        nlog_p_x=nlog_p_x,
+        inference_gap=free_energy - nlog_p_x,
+        effective_sample_size=relative.sum(axis=1) ** 2 / np.square(relative).sum(axis=1),
+    )
+
+
+def pair_slices(samples: int, draws: int, rows: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """All pairs (sample, draw) in slices of at most `rows`: the indices of the samples, and of their draws."""
+    for start in range(0, samples * draws, rows):
+        yield np.divmod(np.arange(start, min(start + rows, samples * draws)), draws)
+
+
+@torch.inference_mode()
+def estimate(
+    vae: VAE,
+    x: Float[Tensor, "batch *data"],
+    q: Gaussian,
+    noise: Float[Tensor, "draws latent"],
+    rows: int = 256,
+) -> FreeEnergy:
+    """The scores of each x under its q, from the same K = len(noise) draws of standard normal noise for every sample.
+
+    Memory is that of `rows` decodings and of the tables of n x K terms, whatever n and K.
+    """
+    samples, draws = len(x), len(noise)
+    tables = np.empty((3, samples * draws))
+    done = 0
+    for sample, draw in pair_slices(samples, draws, rows):
+        i, k = torch.from_numpy(sample), torch.from_numpy(draw)
+        t = terms(vae, x[i], Gaussian(q.mean[i], q.scale[i]), noise[k])
+        tables[:, done : done + len(i)] = torch.stack([t.distortion, t.cross_entropy, t.nlog_q]).cpu().numpy()
+        done += len(i)
+    distortion, cross_entropy, nlog_q = tables.reshape(3, samples, draws)
+    rate_analytic = q.rate().sum(1).cpu().double().numpy()
+    return summarize(distortion, cross_entropy, nlog_q, rate_analytic, vae.config.data.dims if vae.levels else None)

@@ -1,0 +1,28 @@
+"""What a training ran on, for the model's card."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: str = "cpu") -> str:
+    """The type of machine: processor and cores, or the accelerator."""
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {cores()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that takes part in deciding a weight."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "os": sys.platform}

@@ -1,0 +1,174 @@
+"""From a dataset and a few wishes to all that decides a training: what is not wished for is chosen by the data."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from model import noise
+from model.config import (
+    ConvNetwork,
+    DiscretizedLikelihood,
+    Frozen,
+    GaussianLikelihood,
+    ImageData,
+    Likelihood,
+    MLPNetwork,
+    ModelConfig,
+    Network,
+    VectorData,
+    explain,
+)
+from model.datasets import Dataset
+from model.errors import ConfigError, DataError
+from model.training import TrainingSettings
+
+Array = NDArray[Any]
+Wishes = dict[str, Any]
+#: Steps of gradient descent that a training takes when no number of epochs is wished for.
+STEPS = 8000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples that fit the weights, and those that only judge them, chosen by the seed."""
+
+    fit: Array
+    held_out: Array
+    held_out_labels: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, held_out: int | None, seed: int) -> "Split":
+        """Hold out `held_out` samples, or a tenth of them but no more than 5,000."""
+        samples, labels = dataset.load(), dataset.labels()
+        count = held_out or min(5000, max(1, len(samples) // 10))
+        if count >= len(samples):
+            raise DataError(
+                f"{dataset.source}: {len(samples)} samples cannot hold out {count} and train on the rest; "
+                "give more data or a smaller --held-out"
+            )
+        order = noise.generator(seed, noise.SHUFFLE).permutation(len(samples))
+        held = np.sort(order[:count])
+        return cls(samples[np.sort(order[count:])], samples[held], None if labels is None else labels[held])
+
+    def sha256(self) -> str:
+        """A digest of all samples and of how they were split."""
+        digest = hashlib.sha256()
+        for part in (self.fit, self.held_out):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+
+class Recipe(Frozen):
+    """All that decides the outcome of a training; the same recipe resumes a run, another one is refused."""
+
+    dataset: str
+    dataset_sha256: str
+    samples: int
+    config: ModelConfig
+    settings: TrainingSettings
+
+    @classmethod
+    def plan(
+        cls, dataset: Dataset, *, network: Wishes, likelihood: Wishes, latent: int | None, settings: Wishes
+    ) -> "tuple[Recipe, Split]":
+        """Choose what was not wished for, and split the samples.
+
+        Args:
+            dataset: read whole into memory here.
+            network, likelihood: wished-for keys of their configurations, with or without `name`.
+            latent: the wished-for size of the latent.
+            settings: wished-for keys of `TrainingSettings`.
+
+        Raises:
+            ConfigError: a wish that does not go with the data or with another wish.
+            DataError: the samples cannot be read, are too few, or are out of the likelihood's range.
+        """
+        split = Split.of(dataset, settings.get("held_out"), settings.get("seed", 0))
+        data = default_data(dataset, split.fit)
+        config = ModelConfig.build(
+            data=data.model_dump(),
+            network=_wished(network, default_network(data)),
+            latent=latent or default_latent(data),
+            likelihood=_wished(likelihood, default_likelihood(data, split.fit)),
+        )
+        _require_bits(config, split, dataset.source)
+        chosen = {"epochs": default_epochs(len(split.fit), settings), **settings, "held_out": len(split.held_out)}
+        try:
+            planned = TrainingSettings(**chosen)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from error
+        recipe = cls(
+            dataset=dataset.source,
+            dataset_sha256=split.sha256(),
+            samples=len(split.fit) + len(split.held_out),
+            config=config,
+            settings=planned,
+        )
+        return recipe, split
+
+
+def _wished(wishes: Wishes, default: Network | Likelihood) -> Wishes:
+    """The wishes, completed by the default where they are of its kind."""
+    same = wishes.get("name", default.name) == default.name
+    return {**default.model_dump(), **wishes} if same else wishes
+
+
+def _require_bits(config: ModelConfig, split: Split, source: str) -> None:
+    if config.likelihood.name != "bernoulli" or isinstance(config.data, ImageData):
+        return
+    for part in (split.fit, split.held_out):
+        if not np.isin(part, (0, 1)).all():
+            raise DataError(f"{source}: likelihood 'bernoulli' needs columns of 0 and 1 only; use 'gaussian'")
+
+
+def default_data(dataset: Dataset, fit: Array) -> ImageData | VectorData:
+    """What the model is told of the data; the standardization is measured on the samples that fit the weights."""
+    if len(dataset.shape) == 3:
+        channels, height, width = dataset.shape
+        return _image_data(dataset.source, height, width, channels)
+    mean, std = fit.mean(axis=0, dtype=np.float64), fit.std(axis=0, dtype=np.float64)
+    # A column that never varies has no scale of its own; 1 leaves it in its units.
+    std[std < 1e-7 * np.maximum(1.0, np.abs(mean))] = 1.0
+    return VectorData(columns=dataset.columns, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _image_data(source: str, height: int, width: int, channels: int) -> ImageData:
+    try:
+        return ImageData(height=height, width=width, channels=3 if channels == 3 else 1)
+    except ValidationError as error:
+        raise DataError(f"{source}: {explain(error)}") from error
+
+
+def default_network(data: ImageData | VectorData) -> Network:
+    """`conv` for images of 16 pixels and more a side, halved until some 8 pixels are left; `mlp` for the rest."""
+    if isinstance(data, VectorData):
+        width = 64 if data.dims <= 64 else 256
+        return MLPNetwork(hidden=(width, width))
+    if min(data.height, data.width) < 16:
+        return MLPNetwork()
+    stages = max(2, round(math.log2(min(data.height, data.width) / 8)))
+    return ConvNetwork(channels=(32, 64, 128, 128, 128, 128, 128)[:stages], blocks=(1, 2, 2, 2, 2, 2, 2)[:stages])
+
+
+def default_latent(data: ImageData | VectorData) -> int:
+    """64 for images; half the columns of a vector, from 2 to 32."""
+    return 64 if isinstance(data, ImageData) else min(32, max(2, data.dims // 2))
+
+
+def default_likelihood(data: ImageData | VectorData, samples: Array) -> Likelihood:
+    """`discretized` for bytes; `gaussian` for the rest, with one scale for all pixels or one a column."""
+    if samples.dtype == np.uint8:
+        return DiscretizedLikelihood()
+    return GaussianLikelihood(scale="shared" if isinstance(data, ImageData) else "per_dimension")
+
+
+def default_epochs(samples: int, settings: Wishes) -> int:
+    """As many as make some 8,000 steps, from 20 to 1,000."""
+    batches = math.ceil(samples / settings.get("batch_size", TrainingSettings.model_fields["batch_size"].default))
+    return min(1000, max(20, round(STEPS / batches)))

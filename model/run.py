@@ -1,0 +1,123 @@
+"""A run: the folder of one training, from which it resumes.
+
+    state.safetensors   weights, average, optimizer, progress; the records of all epochs in its header
+    checkpoint/         the best model so far by held-out free energy: what `vae serve RUN` loads
+    metrics.csv         one line an epoch
+    plots/              pictures, where matplotlib is installed
+
+The state is one file, replaced in one step after the checkpoint: whenever the process dies, the folder holds the last
+finished epoch whole, and the epoch after it is trained again to the same end.
+"""
+
+import csv
+import io
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from model import checkpoint
+from model.errors import CheckpointError, TrainingError
+from model.recipe import Recipe
+from model.training import Record, Training
+
+
+@dataclass
+class Run:
+    """One training and its folder."""
+
+    folder: Path
+    recipe: Recipe
+    training: Training
+    records: list[Record]
+
+    @classmethod
+    def open(cls, folder: Path, recipe: Recipe) -> "Run":
+        """Start a run in `folder`, or go on with the one that is there.
+
+        Raises:
+            TrainingError: the folder holds a run of another recipe, or files that are not a run's.
+        """
+        run = cls(folder, recipe, Training(recipe.config, recipe.settings), [])
+        path = folder / "state.safetensors"
+        if path.exists():
+            run._resume(path)
+        elif folder.exists() and any(child.name not in OWN for child in folder.iterdir()):
+            raise TrainingError(f"{folder}: is not empty and not a run; give a new folder to --out")
+        return run
+
+    def _resume(self, path: Path) -> None:
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                said = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            recipe = Recipe.model_validate_json(said.get("recipe", ""))
+            records = [Record(**record) for record in json.loads(said.get("records", ""))]
+        except (safetensors.SafetensorError, ValueError, TypeError) as error:
+            raise TrainingError(f"{path}: cannot be resumed from, it is damaged ({error}); use a new --out") from error
+        self._same(recipe)
+        self.training.restore(state)
+        self.records = records
+
+    def _same(self, recipe: Recipe) -> None:
+        old, new = recipe.model_dump(mode="json"), self.recipe.model_dump(mode="json")
+        if old != new:
+            raise TrainingError(
+                f"{self.folder}: holds a run with other settings ({'; '.join(_differences(old, new))}); repeat those "
+                "to resume it, or give a new folder to --out"
+            )
+
+    @property
+    def best(self) -> Record | None:
+        return min(self.records, key=lambda record: record.free_energy, default=None)
+
+    def add(self, record: Record, card: checkpoint.Card) -> None:
+        """Keep an epoch: the checkpoint where it is the best so far, then the state, then the table.
+
+        Raises:
+            CheckpointError: the disk is full or not writable; the folder still holds the epoch before.
+        """
+        self.records.append(record)
+        if self.best == record:
+            checkpoint.save(self.folder / "checkpoint", self.training.average, card)
+        said = {
+            "recipe": self.recipe.model_dump_json(),
+            "records": json.dumps([asdict(kept) for kept in self.records]),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / "state.safetensors", safetensors.torch.save(self.training.state(), said))
+            _write(self.folder / "metrics.csv", self._table().encode())
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be written ({error.strerror}); make room and repeat the command, it goes on "
+                "from the epoch before"
+            ) from error
+
+    def _table(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(Record)])
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in self.records)
+        return text.getvalue()
+
+
+#: What a run may have left in its folder before its first state was written.
+OWN = frozenset({"checkpoint", ".checkpoint.fresh", ".checkpoint.previous", ".state.safetensors.fresh"})
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.fresh")
+    checkpoint.write_synced(fresh, data)
+    os.replace(fresh, path)
+
+
+def _differences(old: object, new: object, key: str = "") -> list[str]:
+    """Each key whose value differs, with the kept value and the given one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(name for name in new if name not in old)]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
+    return [] if old == new else [f"{key} is {old!r:.60} there and {new!r:.60} here"]

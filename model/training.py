@@ -1,0 +1,218 @@
+"""Training by stochastic gradient descent on the free energy, one reparameterized draw per sample.
+
+    loss = mean over the batch of [nlog P(x|z) + KL(Q(z|x), P(z))],  z = mean + scale * noise
+
+(Doersch 2016; Kingma & Welling 2014.) `Training.epochs` is a generator of one record an epoch; the caller logs, plots
+and saves. All noise and order come from (seed, epoch), so that a training restored from its state goes on as if it
+had never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from model import noise
+from model.config import Frozen, ModelConfig
+from model.errors import TrainingError
+from model.free_energy import estimate
+from model.vae import VAE
+
+Array = NDArray[Any]
+
+
+class TrainingSettings(Frozen):
+    """How to train.
+
+    `warmup` is in steps; `clip` bounds the norm of the gradient of nats per dimension; `average` is the decay of the
+    running average of the weights; `held_out` counts the samples that never fit a weight; `precision` is that of the
+    networks, while likelihoods are always float32.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1 << 16)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    warmup: Annotated[int, Field(ge=0)] = 200
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    held_out: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch. Scores are means over the held-out samples from one draw each, in nats per sample.
+
+    `train_free_energy` is the mean over the epoch's batches, at the weights of their time.
+    """
+
+    epoch: int
+    free_energy: float
+    distortion: float
+    rate: float
+    bits_per_dim: float | None
+    train_free_energy: float
+    learning_rate: float
+    seconds: float
+    samples_per_second: float
+
+
+def to_tensor(samples: Array, device: str = "cpu") -> Tensor:
+    """Samples as a dataset gives them -> as the model takes them: float32, bytes divided by 255."""
+    tensor = torch.from_numpy(samples).to(device)
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+
+
+class Training:
+    """One training: the weights, their running average (which is what is judged and saved), the optimizer.
+
+    `state` and `restore` carry all of it through plain tensors.
+    """
+
+    def __init__(self, config: ModelConfig, settings: TrainingSettings) -> None:
+        self.settings = settings
+        # Weights are initialized from torch's global generator; fork it, so that the caller's is left alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.vae = VAE(config).to(settings.device, memory_format=torch.channels_last)
+        self.average = VAE(config).to(settings.device, memory_format=torch.channels_last)
+        self.average.load_state_dict(self.vae.state_dict())
+        self.average.eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.vae.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=settings.weight_decay,
+        )
+        self.epoch = 0
+        self.step = 0
+
+    def epochs(
+        self, fit: Array, held_out: Array, on_batch: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[Record]:
+        """Train to the last epoch, yielding one record after each.
+
+        Args:
+            fit, held_out: samples as a dataset gives them.
+            on_batch: called with the number of batches done and to do in this epoch.
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+        """
+        while self.epoch < self.settings.epochs:
+            started = time.perf_counter()
+            loss = self._fit(fit, on_batch)
+            self.epoch += 1
+            seconds = time.perf_counter() - started
+            yield self._judge(held_out, loss, seconds, len(fit) / seconds)
+
+    def _fit(self, fit: Array, on_batch: Callable[[int, int], None]) -> float:
+        s = self.settings
+        order = noise.generator(s.seed, noise.SHUFFLE, self.epoch + 1).permutation(len(fit))
+        draws = torch.Generator(s.device)
+        draws.manual_seed(int(noise.generator(s.seed, noise.LATENT, self.epoch + 1).integers(1 << 62)))
+        batches = math.ceil(len(fit) / s.batch_size)
+        total = 0.0
+        for i in range(batches):
+            picks = order[i * s.batch_size : (i + 1) * s.batch_size]
+            total += self._descend(to_tensor(fit[picks], s.device), draws, batches) * len(picks)
+            on_batch(i + 1, batches)
+        return total / len(fit)
+
+    def _descend(self, x: Tensor, draws: torch.Generator, batches: int) -> float:
+        """One step of gradient descent; the batch's mean free energy, nats per sample."""
+        rate = self._learning_rate(batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._loss(x, draws)
+        self.optimizer.zero_grad(set_to_none=True)
+        # Nats per dimension keep the size of gradients, and so the clip, alike for all sizes of data.
+        (loss / self.vae.config.data.dims).backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the loss is no longer finite in epoch {self.epoch + 1} (step {self.step}); start again in a new "
+                "folder with a smaller --learning-rate"
+            )
+        self.optimizer.step()
+        self.step += 1
+        keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for average, weight in zip(self.average.parameters(), self.vae.parameters(), strict=True):
+                average.lerp_(weight, 1 - keep)
+        return float(loss.detach())
+
+    def _loss(self, x: Tensor, draws: torch.Generator) -> Tensor:
+        low = self.settings.precision == "bfloat16"
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
+            q = self.vae.encode(x)
+            z = q.draw(torch.randn(q.mean.shape, generator=draws, device=x.device))
+            p = self.vae.decode(z)
+        return (p.nlog_prob(x).flatten(1).sum(1) + q.rate().sum(1)).mean()
+
+    def _learning_rate(self, batches: int) -> float:
+        """Linear warm-up, then half a cosine down to zero at the last step."""
+        s = self.settings
+        steps = batches * s.epochs
+        warmup = min(s.warmup, steps // 10)
+        if self.step < warmup:
+            return s.learning_rate * (self.step + 1) / warmup
+        return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, steps - warmup)))
+
+    def _judge(self, held_out: Array, loss: float, seconds: float, speed: float) -> Record:
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(held_out), 256):
+                x = to_tensor(held_out[start : start + 256], self.settings.device)
+                draw = noise.generator(self.settings.seed, noise.LATENT, 0, start).standard_normal(
+                    (1, self.vae.config.latent), np.float32
+                )
+                parts.append(estimate(self.average, x, self.average.encode(x), torch.from_numpy(draw).to(x.device)))
+        free_energy = np.concatenate([part.free_energy for part in parts])
+        levels = self.vae.levels
+        mean = float(free_energy.mean())
+        return Record(
+            epoch=self.epoch,
+            free_energy=mean,
+            distortion=float(np.concatenate([part.distortion for part in parts]).mean()),
+            rate=float(np.concatenate([part.rate for part in parts]).mean()),
+            bits_per_dim=mean / (self.vae.config.data.dims * math.log(2)) if levels else None,
+            train_free_energy=loss,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            seconds=seconds,
+            samples_per_second=speed,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a later `restore` needs, as tensors by name."""
+        tensors = {f"weights.{name}": t for name, t in self.vae.state_dict().items()}
+        tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": t for name, t in moments.items()}
+        tensors["progress"] = torch.tensor([self.epoch, self.step])
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state` of a training with the same configuration and settings."""
+        self.vae.load_state_dict(_under("weights.", state))
+        self.average.load_state_dict(_under("average.", state))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", state).items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.epoch, self.step = (int(n) for n in state["progress"])
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -5,6 +5,9 @@ import sys
 import typer
 from rich.console import Console
 
+from app.commands.evaluate import evaluate_command
+from app.commands.score import score_command
+from app.commands.serve import serve
 from app.commands.train import train
 
 cli = typer.Typer(
@@ -14,12 +17,10 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cli.command()(serve)
 cli.command()(train)
-
-
-@cli.callback()
-def _several() -> None:
-    pass
+cli.command("evaluate")(evaluate_command)
+cli.command("score")(score_command)
 
 
 def main() -> None:

@@ -50,6 +50,10 @@ class Dataset(ABC):
         """One class per sample where the source has them; only ever used to colour a plot."""
         return None
 
+    def name_of(self, index: int) -> str:
+        """What a report calls a sample: its number, or the path of its file."""
+        return str(index)
+
     def load(self) -> Array:
         """All samples at once."""
         parts = list(self.batches(4096))
@@ -344,6 +348,9 @@ class ImageFolder(Dataset):
                 return fit_image(image, self.data)
             except (OSError, ValueError, InputError) as error:
                 raise DataError(f"{path}: cannot be read: {error}") from error
+
+    def name_of(self, index: int) -> str:
+        return str(self.paths[index])
 
     def labels(self) -> NDArray[np.int64] | None:
         parents = [path.parent for path in self.paths]

@@ -22,6 +22,9 @@ def normal(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return generator(seed, LATENT).standard_normal(shape, dtype=np.float32)
 
 
-def uniform(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Uniform numbers in [0, 1), float32, for observations."""
-    return generator(seed, OBSERVATION).random(shape, dtype=np.float32)
+def uniform(seed: int, rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Uniform numbers in [0, 1), float32, for the observations of these rows: each row has a stream of its own."""
+    drawn = np.empty((len(rows), *shape), np.float32)
+    for index, row in enumerate(rows):
+        generator(seed, OBSERVATION, row).random(out=drawn[index], dtype=np.float32)
+    return drawn

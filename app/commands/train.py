@@ -180,9 +180,9 @@ class _Loop:
         self.busy = sum(record.seconds for record in run.records)
 
     def go(self) -> None:
-        self.console.print(_HEADER, style="bold", soft_wrap=True)
+        self.console.print(_HEADER, style="bold")
         for record in self.run.records[-3:]:
-            self.console.print(self._line(record), soft_wrap=True)
+            self.console.print(self._line(record))
         with Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -200,7 +200,7 @@ class _Loop:
             for record in self.run.training.epochs(self.split.fit, self.split.held_out, on_batch):
                 self.busy += record.seconds
                 self.run.add(record, self._card(record))
-                progress.console.print(self._line(record), soft_wrap=True)
+                progress.console.print(self._line(record))
                 if time.monotonic() - self.drawn_at > PLOT_EVERY and record.epoch < self.total:
                     self._draw()
         self._finish()
@@ -209,14 +209,14 @@ class _Loop:
         self._draw()
         best = self.run.best
         bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
-        self.console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}", soft_wrap=True)
-        self.console.print(f"Serve it: vae serve {self.run.folder}    Judge it: vae evaluate {self.run.folder} DATA", soft_wrap=True)
+        self.console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}")
+        self.console.print(f"Serve it: vae serve {self.run.folder}    Judge it: vae evaluate {self.run.folder} DATA")
 
     def _draw(self) -> None:
         try:
             from model import plots
         except ImportError:
-            self.console.print("No plots: matplotlib is not installed (pip install 'vae-server[plots]')", style="yellow", soft_wrap=True)
+            self.console.print("No plots: matplotlib is not installed (pip install 'vae-server[plots]')", style="yellow")
             return
         plots.draw_run(self.run, self.split)
         self.drawn_at = time.monotonic()

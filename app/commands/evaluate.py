@@ -1,0 +1,72 @@
+"""`vae evaluate`: the held-out report, as a table and as JSON."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.devices import choose_device, set_threads
+from app.progress import progress
+from model import checkpoint
+from model.datasets import open_dataset
+from model.evaluation import Report, evaluate
+
+
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a shipped model's name.")],
+    data: Annotated[str, typer.Argument(help="Data the model was not fitted to, as for `vae train`.")],
+    samples: Annotated[int, typer.Option(min=1, max=5000, help="Draws of z per input.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Keep the report in the model's card.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="(default: the cores it may use)")] = None,
+) -> None:
+    """Judge a model honestly, on data that it was not fitted to.
+
+    Free energy is what a sample costs under the model: an upper bound on nlog P(x), in nats. Where x is discrete it
+    is a code length, given in bits per dimension too, beside what PNG, gzip and xz make of the same images.
+
+    Example: vae evaluate runs/fashion fashion-mnist:test --save
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    set_threads(threads)
+    loaded = checkpoint.load(run, choose_device(device))
+    dataset = open_dataset(data, loaded.vae.config.data)
+    with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
+        report = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
+    console.print(_table(report, loaded.card.name))
+    if out is not None:
+        out.write_text(json.dumps(report.plain(), indent=2) + "\n")
+        console.print(f"Wrote {out}")
+    if save:
+        checkpoint.save_card(run, loaded.card.model_copy(update={"evaluation": report.plain()}))
+        console.print(f"Kept in the card of {loaded.folder}")
+
+
+def _table(report: Report, name: str) -> Table:
+    table = Table(title=f"{name} on {report.samples:,} samples of {report.dataset}, {report.draws} draws each")
+    for header in ("score", "nats per sample", "bits per dimension"):
+        table.add_column(header, justify="left" if header == "score" else "right")
+    scale = report.bits_per_dim / report.free_energy if report.bits_per_dim is not None else None
+
+    def add(label: str, nats: float, error: float | None = None) -> None:
+        bits = "" if scale is None else f"{nats * scale:.4f}"
+        if error is not None and scale is not None:
+            bits += f" ± {error * scale:.4f}"
+        table.add_row(label, f"{nats:.2f}" + (f" ± {error:.2f}" if error is not None else ""), bits)
+
+    add("free energy", report.free_energy, report.free_energy_standard_error)
+    add("  distortion", report.distortion)
+    add("  rate", report.rate)
+    add(f"nlog P(x), importance-weighted, K={report.draws}", report.nlog_p_x)
+    for percentile, value in report.free_energy_percentiles.items():
+        add(f"free energy, {percentile}th percentile", value)
+    table.add_section()
+    for codec, bits in report.codecs_bits_per_dim.items():
+        table.add_row(codec, "", f"{bits:.4f}")
+    table.add_row("active latent dimensions", f"{report.active_units} of {report.latent}", "")
+    return table

@@ -1,0 +1,86 @@
+"""`vae serve`: the service on one address, until it is told to stop."""
+
+import logging
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from app.settings import Settings
+from model.errors import ConfigError
+
+
+def serve(
+    run: Annotated[
+        str | None, typer.Argument(help="A run, a checkpoint, or a shipped model's name. (default: fashion-mnist)")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. (default: 8000)")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the model. (default: the cores it may use)")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error. (default: info)")
+    ] = None,
+) -> None:
+    """Serve a model over HTTP.
+
+    Every setting is also an environment variable, VAE_PORT for --port; the README lists those that are only that.
+
+    Example: vae serve runs/fashion --port 8080
+    """
+    from app.main import create_app
+    from model import checkpoint
+
+    settings = Settings.load(model=run, host=host, port=port, device=device, threads=threads, log_level=log_level)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Loaded here already: what is wrong with a model is then one line, before there is a server.
+    loaded = checkpoint.load(Path(settings.model))
+    listener = listen(settings.host, settings.port)
+    address, actual_port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    config = uvicorn.Config(
+        create_app(settings, loaded),
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+    card, data = loaded.card, loaded.vae.config.data
+    line = (
+        f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
+        f"digest {loaded.digest[:12]}) at http://{shown}:{actual_port}; documentation at /docs, the model's card at /model"
+    )
+    _Server(config, line).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: the address is in use, or is none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port or --host"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying one line of its own once it answers."""
+
+    def __init__(self, config: uvicorn.Config, line: str) -> None:
+        super().__init__(config)
+        self.line = line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self.line, flush=True)

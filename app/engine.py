@@ -1,0 +1,178 @@
+"""A loaded model and a batcher as asynchronous operations on arrays.
+
+Every operation is rows through one call of the model, so that requests of many clients ride together: free energies
+with any number of draws are rows too, one per pair of a sample and a draw.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.batcher import Arrays, Batcher, Call, Observe
+from model import noise
+from model.checkpoint import Checkpoint
+from model.free_energy import FreeEnergy, summarize, terms
+from model.likelihoods import Gaussian
+from model.vae import VAE
+
+Floats = NDArray[np.float32]
+
+
+class Calls:
+    """The calls of the model that the worker makes: float32 arrays in, float32 arrays out, batch first.
+
+    Raises:
+        ArithmeticError: an output is not finite.
+    """
+
+    def __init__(self, vae: VAE, device: str) -> None:
+        self.vae = vae
+        self.device = device
+
+    def table(self) -> dict[str, Call]:
+        """All of them, by name."""
+        return {
+            "encode": self._call(self._encode),
+            "decode": self._call(self._decode),
+            "draw": self._call(self._draw),
+            "reconstruct": self._call(self._reconstruct),
+            "score": self._call(self._score),
+            "map": self._call(self._map),
+        }
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        q = self.vae.encode(x)
+        return q.mean, q.scale, q.rate().sum(1)
+
+    def _decode(self, z: Tensor) -> tuple[Tensor, ...]:
+        return (self.vae.decode(z).mean,)
+
+    def _draw(self, z: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        return (self.vae.decode(z).sample(uniform),)
+
+    def _reconstruct(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.vae.decode(self.vae.encode(x).mean).mean,)
+
+    def _score(self, x: Tensor, mean: Tensor, scale: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
+        t = terms(self.vae, x, Gaussian(mean, scale), draw)
+        return t.distortion, t.cross_entropy, t.nlog_q
+
+    def _map(self, x: Tensor, mean: Tensor, scale: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
+        t = terms(self.vae, x, Gaussian(mean, scale), draw)
+        return t.distortion, t.cross_entropy, t.nlog_q, t.per_dimension
+
+    def _call(self, function: Callable[..., tuple[Tensor, ...]]) -> Call:
+        def call(*arrays: NDArray[np.float32]) -> Arrays:
+            with torch.inference_mode():
+                outputs = function(*(_tensor(array).to(self.device) for array in arrays))
+                results = tuple(output.cpu().numpy() for output in outputs)
+            if not all(np.isfinite(result).all() for result in results):
+                raise ArithmeticError("it put out values that are not finite numbers")
+            return results
+
+        return call
+
+
+def _tensor(array: Floats) -> Tensor:
+    # torch warns of memory that it may not write to, as that of a request's body is; it never writes here.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of n samples, and where asked for nlog P(x_i|z) averaged over the draws, n x data, in nats."""
+
+    scores: FreeEnergy
+    per_dimension: Floats | None
+
+
+class Engine:
+    """What the service can do with its model. All methods raise what `Batcher.run` raises."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, batch_rows: int, queue_rows: int, device: str = "cpu", observe: Observe
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.vae = checkpoint.vae
+        self.calls = Calls(checkpoint.vae, device).table()
+        self.batcher = Batcher(self.calls, batch_rows=batch_rows, queue_rows=queue_rows, observe=observe)
+
+    def start(self) -> None:
+        """Warm every call up, so that the first request is as fast as the next, and start the worker.
+
+        Raises:
+            ArithmeticError: the model puts out values that are not finite.
+        """
+        config = self.vae.config
+        x = np.zeros((1, *config.data.shape), np.float32)
+        z = np.zeros((1, config.latent), np.float32)
+        arguments = {"encode": (x,), "decode": (z,), "draw": (z, x), "reconstruct": (x,)}
+        for name, call in self.calls.items():
+            call(*arguments.get(name, (x, z, z + 1, z)))
+        self.batcher.start()
+
+    def stop(self, timeout: float) -> None:
+        """Finish what is queued, then end the worker."""
+        self.batcher.stop(timeout)
+
+    async def encode(self, x: Floats, deadline: float) -> tuple[Floats, Floats]:
+        """Mean and variance of Q(z|x), n x latent."""
+        mean, scale, _ = await self.batcher.run("encode", x, deadline=deadline)
+        return mean, np.square(scale)
+
+    async def decode(self, z: Floats, deadline: float, *, noise_seed: int | None = None) -> Floats:
+        """The mean of P(x|z), or with a seed a draw of it: row i by the i-th draw of the seed's stream."""
+        if noise_seed is None:
+            return (await self.batcher.run("decode", z, deadline=deadline))[0]
+        shape = self.vae.config.data.shape
+        x = np.empty((len(z), *shape), np.float32)
+        await self.batcher.stream(
+            "draw",
+            len(z),
+            take=lambda start, stop: (z[start:stop], noise.uniform(noise_seed, range(start, stop), shape)),
+            put=lambda start, stop, outputs: x.__setitem__(slice(start, stop), outputs[0]),
+            deadline=deadline,
+        )
+        return x
+
+    async def sample(
+        self, count: int, seed: int, temperature: float, deadline: float, *, noisy: bool
+    ) -> tuple[Floats, Floats]:
+        """z ~ N(0, temperature^2 I) and its decoding: (latents, x)."""
+        z = temperature * noise.normal(seed, (count, self.vae.config.latent))
+        z = z.astype(np.float32)
+        return z, await self.decode(z, deadline, noise_seed=seed if noisy else None)
+
+    async def reconstruct(self, x: Floats, deadline: float) -> Floats:
+        """The mean of P(x|z) at the mean of Q(z|x)."""
+        return (await self.batcher.run("reconstruct", x, deadline=deadline))[0]
+
+    async def free_energy(
+        self, x: Floats, draws: int, seed: int, deadline: float, *, per_dimension: bool = False
+    ) -> Scores:
+        """Scores from the same K draws for every sample, so that a score is a function of (x, seed, K) alone."""
+        config = self.vae.config
+        mean, scale, rate_analytic = await self.batcher.run("encode", x, deadline=deadline)
+        draw = noise.normal(seed, (draws, config.latent))
+        tables = np.empty((3, len(x) * draws))
+        surprise = np.zeros(x.shape, np.float64) if per_dimension else None
+
+        def take(start: int, stop: int) -> Arrays:
+            i, k = np.divmod(np.arange(start, stop), draws)
+            return x[i], mean[i], scale[i], draw[k]
+
+        def put(start: int, stop: int, outputs: Arrays) -> None:
+            tables[:, start:stop] = outputs[:3]
+            if surprise is not None:
+                np.add.at(surprise, np.arange(start, stop) // draws, outputs[3])
+
+        call = "map" if per_dimension else "score"
+        await self.batcher.stream(call, len(x) * draws, take=take, put=put, deadline=deadline)
+        distortion, cross_entropy, nlog_q = tables.reshape(3, len(x), draws)
+        dims = config.data.dims if self.vae.levels else None
+        scores = summarize(distortion, cross_entropy, nlog_q, rate_analytic.astype(np.float64), dims)
+        return Scores(scores, None if surprise is None else (surprise / draws).astype(np.float32))

@@ -1,0 +1,177 @@
+"""What a request can run into, as one tree, and the one table that gives each class its status.
+
+    Refusal
+    ├── Malformed          400  not what its content type says
+    ├── NotAcceptable      406  no form of the answer that the client accepts
+    ├── BodyTooSlow        408
+    ├── TooLarge           413  bytes, rows, pixels, or work
+    ├── UnsupportedMedia   415
+    ├── Invalid            422  well-formed but wrong
+    ├── Overloaded         429  the queue is full; says when to come again
+    ├── ModelFailed        500
+    ├── Unavailable        503
+    └── Expired            504  past the deadline
+
+Every answer to an error is `application/problem+json` (RFC 9457).
+"""
+
+import http
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, QueueFull
+from model.errors import InputError, VAEError
+
+PROBLEM = "application/problem+json"
+log = logging.getLogger("vae")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a request something is wrong, as in `inputs[3][0][7]` or `query.samples`, and what."""
+
+    place: str
+    detail: str
+
+
+class Refusal(Exception):
+    """A request that is not answered as asked; the message is the problem's `detail` and names the remedy."""
+
+    def __init__(self, detail: str, *places: Place, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.places = places
+        self.headers = headers or {}
+
+
+class Malformed(Refusal):
+    """The body is not what its content type says it is."""
+
+
+class NotAcceptable(Refusal):
+    """The answer has no form that the client accepts."""
+
+
+class BodyTooSlow(Refusal):
+    """The body did not arrive in time."""
+
+
+class TooLarge(Refusal):
+    """Over a limit on bytes, rows, pixels, or work."""
+
+
+class UnsupportedMedia(Refusal):
+    """A content type or encoding that is not read."""
+
+
+class Invalid(Refusal):
+    """Well-formed, but not what this call of this model takes."""
+
+    @classmethod
+    def at(cls, place: str, detail: str) -> "Invalid":
+        return cls(f"{place}: {detail}", Place(place, detail))
+
+
+class Overloaded(Refusal):
+    """More is waiting than the service takes on."""
+
+
+class ModelFailed(Refusal):
+    """The model raised, or put out numbers that are not finite."""
+
+
+class Unavailable(Refusal):
+    """Not ready, or shutting down."""
+
+
+class Expired(Refusal):
+    """The deadline passed before there was an answer."""
+
+
+#: Status and title of each class; the nearest ancestor in the table counts.
+STATUS: dict[type[Exception], tuple[int, str]] = {
+    Malformed: (400, "Malformed request"),
+    NotAcceptable: (406, "Not acceptable"),
+    BodyTooSlow: (408, "Body too slow"),
+    TooLarge: (413, "Too large"),
+    UnsupportedMedia: (415, "Unsupported media type"),
+    Invalid: (422, "Invalid request"),
+    InputError: (422, "Invalid request"),
+    Overloaded: (429, "Overloaded"),
+    QueueFull: (429, "Overloaded"),
+    ModelFailed: (500, "Model failed"),
+    CallFailed: (500, "Model failed"),
+    VAEError: (500, "Model failed"),
+    Unavailable: (503, "Unavailable"),
+    BatcherStopped: (503, "Unavailable"),
+    Expired: (504, "Deadline passed"),
+    DeadlinePassed: (504, "Deadline passed"),
+}
+
+
+def problem(
+    status: int, title: str, detail: str, places: tuple[Place, ...] = (), headers: dict[str, str] | None = None
+) -> Response:
+    """A problem+json answer; `type` is a name that stays the same when words change."""
+    body: dict[str, Any] = {
+        "type": f"urn:vae-server:problem:{title.lower().replace(' ', '-')}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+    }
+    if places:
+        body["errors"] = [{"place": place.place, "detail": place.detail} for place in places]
+    return Response(orjson.dumps(body), status, headers, media_type=PROBLEM)
+
+
+def install(app: FastAPI) -> None:
+    """Have every exception answered by this module."""
+    for kind in (Refusal, *(kind for kind in STATUS if not issubclass(kind, Refusal))):
+        app.add_exception_handler(kind, _on_known)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_unknown)
+
+
+def status_of(error: Exception) -> tuple[int, str]:
+    """Status and title of an exception, by its nearest ancestor in the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+async def _on_known(request: Request, error: Exception) -> Response:
+    status, title = status_of(error)
+    places: tuple[Place, ...] = ()
+    headers: dict[str, str] = {}
+    detail = str(error)
+    if isinstance(error, Refusal):
+        places, headers = error.places, error.headers
+    elif isinstance(error, InputError):
+        places = (Place(error.place, error.detail),)
+    elif isinstance(error, QueueFull):
+        headers = {"Retry-After": str(error.retry_after)}
+    if status == 500:
+        log.error("%s %s: %s", request.method, request.url.path, detail, exc_info=error.__cause__ or error)
+    return problem(status, title, detail, places, headers)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = http.HTTPStatus(error.status_code).phrase
+    headers = dict(error.headers or {})
+    detail = error.detail
+    if error.status_code == 404:
+        detail = f"there is nothing at {request.url.path}; see /docs for all that is"
+    elif error.status_code == 405:
+        detail = f"{request.url.path} does not take {request.method}; it takes {headers.get('Allow', 'another method')}"
+    return problem(error.status_code, title, detail, headers=headers)
+
+
+async def _on_unknown(request: Request, error: Exception) -> Response:
+    """The last resort; the server logs the traceback, the client sees none of it."""
+    return problem(500, "Internal error", "the service failed on this request; its log has the cause")

@@ -1,0 +1,70 @@
+"""One call of the interface: what serves it and what documents it, in one value."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.errors import Invalid, Place
+from app.schemas import Answer, Query
+from app.service import Service
+
+Q = TypeVar("Q", bound=Query)
+
+
+@dataclass(frozen=True)
+class Operation(Generic[Q]):
+    """A method and a path, its parameters, body and answer, and the function that does it.
+
+    It becomes a plain Starlette route: FastAPI's own handling of bodies costs several times as much.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    summary: str
+    description: str
+    query: type[Q]
+    run: Callable[[Request, Service, Q], Awaitable[Response]]
+    answer: type[Answer] | None
+    body: Literal["inputs", "latents"] | None = None
+    forms: tuple[str, ...] = ("json",)
+    tag: str = "model"
+
+    def route(self) -> Route:
+        """The route that serves it."""
+
+        async def endpoint(request: Request) -> Response:
+            return await self.run(request, request.app.state.service, parse(self.query, request.query_params))
+
+        return Route(self.path, endpoint, methods=[self.method], name=self.path)
+
+
+def parse(kind: type[Q], params: QueryParams) -> Q:
+    """The parameters of an address.
+
+    Raises:
+        Invalid: one that is unknown, given twice, or out of range, each named.
+    """
+    items = params.multi_items()
+    twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
+    if twice:
+        raise Invalid.at(f"query.{twice[0]:.60}", "is given more than once; give it once")
+    try:
+        return kind.model_validate(dict(items))
+    except ValidationError as error:
+        places = [_place(item, kind) for item in error.errors(include_url=False)]
+        raise Invalid("; ".join(f"{place.place}: {place.detail}" for place in places), *places) from error
+
+
+def _place(item: Any, kind: type[Query]) -> Place:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(kind.model_fields)
+        return Place(f"query.{name:.60}", f"is not known here; known are {known}" if known else "is not known here")
+    return Place(f"query.{name:.60}", f"{item['msg']} (given: {item['input']!s:.60})")

@@ -1,0 +1,41 @@
+"""`/free-energy`."""
+
+from dataclasses import asdict
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.operation import Operation
+from app.schemas import FreeEnergies, FreeEnergyQuery
+from app.service import Service
+
+
+async def free_energy(request: Request, service: Service, query: FreeEnergyQuery) -> Response:
+    form = service.form(request, query.format, pictures=query.per_dimension)
+    service.limit("query.samples", query.samples, service.settings.max_samples)
+    x = await service.inputs(request, strict=query.strict)
+    service.limit("rows x query.samples", len(x) * query.samples, service.settings.max_work)
+    result = await service.engine.free_energy(
+        x, query.samples, query.seed, service.deadline(), per_dimension=query.per_dimension
+    )
+    answer = {"samples": query.samples, "seed": query.seed, **asdict(result.scores)}
+    if result.per_dimension is None:
+        return service.answer(form, answer)
+    answer["per_dimension"] = service.outside(result.per_dimension)
+    pictures = service.brighten(result.per_dimension) if form == "png" else None
+    return service.answer(form, answer, pictures)
+
+
+FREE_ENERGY = Operation(
+    "POST",
+    "/free-energy",
+    "Variational free energy of each input",
+    "F(x) = E_Q[nlog P(x, z)] - H(Q) >= nlog P(x), in nats: a bound on how improbable an input is, and a code length. "
+    "Higher is more anomalous. More `samples` estimate it more closely and tighten `nlog_p_x`; the same draws serve "
+    "every row, so a score depends on (x, seed, samples) alone.",
+    FreeEnergyQuery,
+    free_energy,
+    FreeEnergies,
+    body="inputs",
+    forms=("json", "npz", "png"),
+)

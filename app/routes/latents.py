@@ -1,0 +1,86 @@
+"""`/encode`, `/decode`, `/sample`, `/reconstruct`."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.operation import Operation
+from app.schemas import Decoded, DecodeQuery, Encoded, EncodeQuery, ReconstructQuery, Sampled, SampleQuery
+from app.service import Service
+
+PICTURES = ("json", "npz", "png")
+
+
+async def encode(request: Request, service: Service, query: EncodeQuery) -> Response:
+    form = service.form(request, query.format, pictures=False)
+    x = await service.inputs(request, strict=query.strict)
+    mean, variance = await service.engine.encode(x, service.deadline())
+    return service.answer(form, {"mean": mean, "variance": variance})
+
+
+async def decode(request: Request, service: Service, query: DecodeQuery) -> Response:
+    form = service.form(request, query.format, pictures=True)
+    z = await service.latents(request)
+    x = await service.engine.decode(z, service.deadline(), noise_seed=query.seed if query.noise else None)
+    return service.answer(form, {"outputs": service.outside(x)}, x)
+
+
+async def sample(request: Request, service: Service, query: SampleQuery) -> Response:
+    form = service.form(request, query.format, pictures=True)
+    service.limit("query.n", query.n, service.settings.max_rows)
+    z, x = await service.engine.sample(
+        query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise
+    )
+    return service.answer(form, {"outputs": service.outside(x), "latents": z}, x)
+
+
+async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
+    form = service.form(request, query.format, pictures=True)
+    x = await service.inputs(request, strict=query.strict)
+    rebuilt = await service.engine.reconstruct(x, service.deadline())
+    return service.answer(form, {"outputs": service.outside(rebuilt)}, rebuilt)
+
+
+ENCODE = Operation(
+    "POST",
+    "/encode",
+    "Inputs to latent means and variances",
+    "The parameters of Q(z|x), a Gaussian with independent dimensions, for each input.",
+    EncodeQuery,
+    encode,
+    Encoded,
+    body="inputs",
+    forms=("json", "npz"),
+)
+DECODE = Operation(
+    "POST",
+    "/decode",
+    "Latents to data",
+    "The mean of P(x|z) for each latent, or with `noise=true` a draw from it.",
+    DecodeQuery,
+    decode,
+    Decoded,
+    body="latents",
+    forms=PICTURES,
+)
+SAMPLE = Operation(
+    "GET",
+    "/sample",
+    "Samples from the prior",
+    "z ~ N(0, temperature^2 I), decoded. Row i takes the i-th draw of the seed's stream: the first n samples of a "
+    "larger request are the same.",
+    SampleQuery,
+    sample,
+    Sampled,
+    forms=PICTURES,
+)
+RECONSTRUCT = Operation(
+    "POST",
+    "/reconstruct",
+    "Inputs through the latent and back",
+    "The mean of P(x|z) at the mean of Q(z|x), for each input.",
+    ReconstructQuery,
+    reconstruct,
+    Decoded,
+    body="inputs",
+    forms=PICTURES,
+)

@@ -1,0 +1,72 @@
+"""What an operator calls: the card, health, metrics; and the way from `/` to the documentation."""
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from app import metrics
+from app.errors import Unavailable
+from app.operation import Operation
+from app.schemas import Answer, Health, Limits, ModelCard, NoQuery
+from app.service import Service
+from app.version import VERSION
+from model.config import ImageData
+from model.images import CONVERSION
+
+
+async def card(request: Request, service: Service, query: NoQuery) -> Response:
+    checkpoint = service.engine.checkpoint
+    config, card = checkpoint.vae.config, checkpoint.card
+    limits = {name: getattr(service.settings, name) for name in Limits.model_fields}
+    return _json(
+        ModelCard(
+            name=card.name,
+            digest=checkpoint.digest,
+            created=card.created,
+            data=config.data.model_dump(mode="json"),
+            conversion=CONVERSION if isinstance(config.data, ImageData) else None,
+            latent=config.latent,
+            network=config.network.model_dump(mode="json"),
+            likelihood=config.likelihood.model_dump(mode="json"),
+            weights=sum(weight.numel() for weight in checkpoint.vae.parameters()),
+            discrete=checkpoint.vae.levels is not None,
+            training=card.training.model_dump(mode="json") if card.training else None,
+            evaluation=card.evaluation,
+            limits=Limits(**limits),
+            version=VERSION,
+        )
+    )
+
+
+async def live(request: Request, service: Service, query: NoQuery) -> Response:
+    return _json(Health(status="alive"))
+
+
+async def ready(request: Request, service: Service, query: NoQuery) -> Response:
+    if not service.ready:
+        raise Unavailable("the model's worker is stopping or has died; restart the service if this stays")
+    return _json(Health(status="ready"))
+
+
+async def scrape(request: Request, service: Service, query: NoQuery) -> Response:
+    return Response(service.metrics.render(), media_type=metrics.MEDIA_TYPE)
+
+
+async def home(request: Request) -> Response:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+
+def _json(answer: Answer) -> Response:
+    return Response(orjson.dumps(answer.model_dump(mode="json")), media_type="application/json")
+
+
+MODEL = Operation("GET", "/model", "The model card", "What is served, and its limits.", NoQuery, card, ModelCard)
+LIVE = Operation(
+    "GET", "/health/live", "Alive", "The process answers.", NoQuery, live, Health, tag="operations"
+)
+READY = Operation(
+    "GET", "/health/ready", "Ready", "The model is loaded, warm and answering.", NoQuery, ready, Health, tag="operations"
+)
+METRICS = Operation(
+    "GET", "/metrics", "Metrics", "For Prometheus.", NoQuery, scrape, None, forms=("text",), tag="operations"
+)

@@ -1,0 +1,162 @@
+"""The parameters and answers of every call, as pydantic models: they validate, and they are the OpenAPI document."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Matrix = list[list[float]]
+Format = Annotated[
+    Literal["json", "npz", "png"] | None,
+    Field(description="The form of the answer; overrules the Accept header."),
+]
+Seed = Annotated[
+    int, Field(ge=0, lt=1 << 63, description="Decides all noise: the same seed gives the same answer in any company.")
+]
+Strict = Annotated[
+    bool, Field(description="Refuse an image of another size or mode instead of converting it as the card says.")
+]
+
+
+class Query(BaseModel):
+    """Parameters of an address; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoQuery(Query):
+    """No parameters."""
+
+
+class EncodeQuery(Query):
+    strict: Strict = False
+    format: Annotated[
+        Literal["json", "npz"] | None, Field(description="The form of the answer; overrules the Accept header.")
+    ] = None
+
+
+class ReconstructQuery(Query):
+    strict: Strict = False
+    format: Format = None
+
+
+class DecodeQuery(Query):
+    noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
+    seed: Seed = 0
+    format: Format = None
+
+
+class SampleQuery(Query):
+    n: Annotated[int, Field(ge=1, description="How many samples.")] = 16
+    seed: Seed = 0
+    temperature: Annotated[float, Field(ge=0, le=10, description="Standard deviation of the latents drawn.")] = 1.0
+    noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
+    format: Format = None
+
+
+class FreeEnergyQuery(Query):
+    samples: Annotated[int, Field(ge=1, description="K, the number of draws of z per input.")] = 1
+    seed: Seed = 0
+    per_dimension: Annotated[
+        bool, Field(description="Add nlog P(x_i given z) per dimension; as png, the map of it.")
+    ] = False
+    strict: Strict = False
+    format: Format = None
+
+
+class Answer(BaseModel):
+    """A body that the service sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Encoded(Answer):
+    """Q(z|x) of each input."""
+
+    mean: Annotated[Matrix, Field(description="n x latent.")]
+    variance: Annotated[Matrix, Field(description="n x latent; the square of the standard deviation.")]
+
+
+class Decoded(Answer):
+    """x in its own units, n rows."""
+
+    outputs: Annotated[list[Any], Field(description="n x height x width (x 3), in [0, 1]; for vectors n x columns.")]
+
+
+class Sampled(Decoded):
+    """Samples, with the latents they were decoded from."""
+
+    latents: Annotated[Matrix, Field(description="n x latent.")]
+
+
+class FreeEnergies(Answer):
+    """Scores in nats per sample, one of each per input: free_energy = distortion + rate >= nlog P(x)."""
+
+    samples: Annotated[int, Field(description="K, the draws per input that every score is made of.")]
+    seed: int
+    free_energy: Annotated[list[float], Field(description="Mean over the draws of minus the log-weight.")]
+    standard_error: Annotated[list[float] | None, Field(description="Of free_energy over the draws; null at K = 1.")]
+    distortion: Annotated[list[float], Field(description="E_Q[nlog P(x|z)].")]
+    cross_entropy: Annotated[list[float], Field(description="E_Q[nlog P(z)].")]
+    entropy: Annotated[list[float], Field(description="H(Q), estimated from the same draws.")]
+    rate: Annotated[list[float], Field(description="cross_entropy - entropy: KL(Q(z|x), P(z)) from the same draws.")]
+    rate_analytic: Annotated[list[float], Field(description="KL(Q(z|x), P(z)) in closed form.")]
+    bits_per_dim: Annotated[
+        list[float] | None, Field(description="free_energy / (D ln 2); null where x is real and free_energy a density's.")
+    ]
+    nlog_p_x: Annotated[
+        list[float], Field(description="Importance-weighted estimate of nlog P(x): an upper bound in expectation.")
+    ]
+    inference_gap: Annotated[list[float], Field(description="free_energy - nlog_p_x: KL(Q, P(z|x)) from below.")]
+    effective_sample_size: Annotated[list[float], Field(description="Of the K draws, by their weights: 1 to K.")]
+    per_dimension: Annotated[
+        list[Any] | None, Field(description="nlog P(x_i|z) over the draws, shaped as an input; only where asked for.")
+    ] = None
+
+
+class Limits(Answer):
+    """What one request may ask for."""
+
+    max_body_bytes: int
+    max_rows: int
+    max_samples: int
+    max_work: Annotated[int, Field(description="Rows x samples of a free energy.")]
+    max_pixels: Annotated[int, Field(description="Of one image, before it is resized.")]
+    deadline: Annotated[float, Field(description="Seconds.")]
+
+
+class ModelCard(Answer):
+    """What is served."""
+
+    name: str
+    digest: Annotated[str, Field(description="SHA-256 of configuration and weights; also X-Model-Digest.")]
+    created: str
+    data: Annotated[dict[str, Any], Field(description="Kind, sizes, and for vectors columns and standardization.")]
+    conversion: Annotated[str | None, Field(description="How an image of another size or mode is made to fit.")]
+    latent: int
+    network: dict[str, Any]
+    likelihood: dict[str, Any]
+    weights: Annotated[int, Field(description="How many numbers were learned.")]
+    discrete: Annotated[bool, Field(description="Whether free energy is a code length, with bits per dimension.")]
+    training: dict[str, Any] | None
+    evaluation: Annotated[dict[str, Any] | None, Field(description="The report of `vae evaluate`.")]
+    limits: Limits
+    version: Annotated[str, Field(description="Of the service.")]
+
+
+class Health(Answer):
+    status: Literal["alive", "ready"]
+
+
+class ProblemPlace(BaseModel):
+    place: Annotated[str, Field(description="As in inputs[3][0][7] or query.samples.")]
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What is wrong, and the remedy.")]
+    errors: list[ProblemPlace] | None = None

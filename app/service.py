@@ -1,0 +1,82 @@
+"""What every route works with: the settings, the engine, the metrics, and the reading of a request."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.bodies import read_body
+from app.codecs import answers, negotiation
+from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
+from app.codecs.rows import read_rows
+from app.engine import Engine
+from app.errors import TooLarge
+from app.metrics import Metrics
+from app.settings import Settings
+from model.config import ImageData
+
+
+@dataclass(frozen=True)
+class Service:
+    """One running service."""
+
+    settings: Settings
+    engine: Engine
+    metrics: Metrics
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded, warmed up and answering."""
+        return self.engine.batcher.alive
+
+    @property
+    def images(self) -> bool:
+        return isinstance(self.engine.vae.config.data, ImageData)
+
+    async def inputs(self, request: Request, *, strict: bool) -> Floats:
+        """x from the body: n x data, float32, every value in range."""
+        s = self.settings
+        data = self.engine.vae.config.data
+        expect = expect_inputs(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict)
+        return await self._rows(request, expect)
+
+    async def latents(self, request: Request) -> Floats:
+        """z from the body: n x latent, float32, every value in range."""
+        return await self._rows(request, expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows))
+
+    async def _rows(self, request: Request, expect: Expect) -> Floats:
+        s = self.settings
+        body = await read_body(request, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
+        headers = request.headers
+        return read_rows(body, headers.get("content-type", ""), headers.get("content-encoding", ""), expect)
+
+    def deadline(self) -> float:
+        """Of a request that is read by now, on the clock of `time.monotonic`."""
+        return time.monotonic() + self.settings.deadline
+
+    def limit(self, what: str, value: int, most: int) -> None:
+        """Refuse a request for more than the service was set to give."""
+        if value > most:
+            raise TooLarge(f"{what} of {value:,} is more than the {most:,} that one request may ask for")
+
+    def form(self, request: Request, wish: str | None, *, pictures: bool) -> str:
+        """The form of the answer; chosen before any work is done for it."""
+        offers = ("json", "npz", "png") if pictures and self.images else ("json", "npz")
+        return negotiation.choose(request.headers.get("accept", ""), wish, offers)
+
+    def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
+        """Arrays -> a response in this form."""
+        body, media = answers.write(form, answer, pictures)
+        return Response(body, media_type=media)
+
+    def outside(self, x: Floats) -> Floats:
+        """Samples with their axes as clients order them."""
+        return answers.outside(x, self.engine.vae.config.data)
+
+    def brighten(self, surprise: Floats) -> Floats:
+        """A map of nats as pictures: from black at the least to white at the most, over all of this answer."""
+        low, high = float(surprise.min()), float(surprise.max())
+        grey = (surprise - low) / max(high - low, math.ulp(1.0))
+        return grey.mean(axis=1, keepdims=True)

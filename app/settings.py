@@ -1,0 +1,59 @@
+"""All settings of the service, in one frozen object: command line > environment (`VAE_*`) > default."""
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.config import explain
+from model.errors import ConfigError
+
+PREFIX = "VAE_"
+#: Read by `model.datasets`, not by the service.
+ELSEWHERE = frozenset({"VAE_DATA"})
+
+
+class Settings(BaseSettings):
+    """What the service is told at its start. Each field is an environment variable: `max_rows` is `VAE_MAX_ROWS`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    model: Annotated[str, Field(description="Folder of a run or checkpoint, or the name of a shipped model.")] = (
+        "fashion-mnist"
+    )
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(description="Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
+    device: Annotated[str, Field(description="auto, cpu or cuda; auto takes cuda where there is one.")] = "auto"
+    threads: Annotated[int | None, Field(description="Threads of the model; by default the cores it may use.", ge=1)] = (
+        None
+    )
+    max_body_bytes: Annotated[int, Field(description="Largest body of a request, in bytes.", ge=1024)] = 32 << 20
+    max_rows: Annotated[int, Field(description="Most rows (inputs, latents, samples) of a request.", ge=1)] = 1024
+    max_samples: Annotated[int, Field(description="Most draws per input of a free energy.", ge=1)] = 5000
+    max_work: Annotated[int, Field(description="Most rows x samples of a request.", ge=1)] = 65536
+    max_pixels: Annotated[int, Field(description="Most pixels of one image before it is resized.", ge=1)] = 1 << 24
+    batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 256
+    queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 18
+    body_timeout: Annotated[float, Field(description="Seconds a client may take to send its body.", gt=0)] = 30.0
+    deadline: Annotated[float, Field(description="Seconds a request may wait for and use the model.", gt=0)] = 60.0
+    shutdown_timeout: Annotated[int, Field(description="Seconds that work under way may take to end.", ge=0)] = 30
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe log line shown.")
+    ] = "info"
+
+    @classmethod
+    def load(cls, **given: Any) -> "Settings":
+        """From the command line's values (None means not given), then the environment, then the defaults.
+
+        Raises:
+            ConfigError: a value is out of range, or a `VAE_*` variable is not a setting.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields} | ELSEWHERE
+        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        if unknown:
+            raise ConfigError(f"environment: {', '.join(unknown)} is not a setting; settings are {', '.join(sorted(known))}")
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from error

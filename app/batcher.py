@@ -259,7 +259,9 @@ class Batcher:
         name = pieces[0].job.call
         started = time.perf_counter()
         inputs = [piece.job.take(piece.start, piece.stop) for piece in pieces]
-        merged = inputs[0] if len(inputs) == 1 else tuple(np.concatenate(column) for column in zip(*inputs, strict=True))
+        merged = (
+            inputs[0] if len(inputs) == 1 else tuple(np.concatenate(column) for column in zip(*inputs, strict=True))
+        )
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
         self._rate.add(rows, seconds)

@@ -17,7 +17,7 @@ from model import noise
 from model.checkpoint import Checkpoint
 from model.free_energy import FreeEnergy, summarize, terms
 from model.likelihoods import Gaussian
-from model.vae import VAE
+from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float32]
 
@@ -68,18 +68,13 @@ class Calls:
     def _call(self, function: Callable[..., tuple[Tensor, ...]]) -> Call:
         def call(*arrays: NDArray[np.float32]) -> Arrays:
             with torch.inference_mode():
-                outputs = function(*(_tensor(array).to(self.device) for array in arrays))
+                outputs = function(*(to_tensor(array, self.device) for array in arrays))
                 results = tuple(output.cpu().numpy() for output in outputs)
             if not all(np.isfinite(result).all() for result in results):
                 raise ArithmeticError("it put out values that are not finite numbers")
             return results
 
         return call
-
-
-def _tensor(array: Floats) -> Tensor:
-    # torch warns of memory that it may not write to, as that of a request's body is; it never writes here.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,9 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Have every exception answered by this module."""
-    for kind in (Refusal, *(kind for kind in STATUS if not issubclass(kind, Refusal))):
+    for kind in STATUS:
         app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_unknown)
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -170,8 +169,3 @@ async def _on_http(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         detail = f"{request.url.path} does not take {request.method}; it takes {headers.get('Allow', 'another method')}"
     return problem(error.status_code, title, detail, headers=headers)
-
-
-async def _on_unknown(request: Request, error: Exception) -> Response:
-    """The last resort; the server logs the traceback, the client sees none of it."""
-    return problem(500, "Internal error", "the service failed on this request; its log has the cause")

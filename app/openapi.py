@@ -77,11 +77,10 @@ def _operation(operation: Operation[Any], service: Service) -> Json:
 def _parameters(query: type[Query]) -> list[Json]:
     schema = query.model_json_schema()
     found = []
-    for name, field in schema.get("properties", {}).items():
-        description = field.pop("description", "")
-        field.pop("title", None)
-        if "anyOf" in field:  # an optional parameter is left out, never sent as null
-            field = {**field["anyOf"][0], **{k: v for k, v in field.items() if k not in {"anyOf", "default"}}}
+    for name, says in schema.get("properties", {}).items():
+        description = says.pop("description", "")
+        # An optional parameter is left out, never sent as null.
+        field = says["anyOf"][0] if "anyOf" in says else {k: v for k, v in says.items() if k != "title"}
         found.append({"name": name, "in": "query", "required": False, "description": description, "schema": field})
     return found
 
@@ -151,5 +150,3 @@ def _problem(status: int, title: str, headers: Json) -> Json:
         headers = {**headers, "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     content = {PROBLEM: {"schema": {"$ref": REF.format(model="Problem")}, "example": example}}
     return {"description": title, "headers": headers, "content": content}
-
-

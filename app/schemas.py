@@ -101,7 +101,8 @@ class FreeEnergies(Answer):
     rate: Annotated[list[float], Field(description="cross_entropy - entropy: KL(Q(z|x), P(z)) from the same draws.")]
     rate_analytic: Annotated[list[float], Field(description="KL(Q(z|x), P(z)) in closed form.")]
     bits_per_dim: Annotated[
-        list[float] | None, Field(description="free_energy / (D ln 2); null where x is real and free_energy a density's.")
+        list[float] | None,
+        Field(description="free_energy / (D ln 2); null where x is real and free_energy a density's."),
     ]
     nlog_p_x: Annotated[
         list[float], Field(description="Importance-weighted estimate of nlog P(x): an upper bound in expectation.")

@@ -79,4 +79,5 @@ class Service:
         """A map of nats as pictures: from black at the least to white at the most, over all of this answer."""
         low, high = float(surprise.min()), float(surprise.max())
         grey = (surprise - low) / max(high - low, math.ulp(1.0))
-        return grey.mean(axis=1, keepdims=True)
+        mean: Floats = grey.mean(axis=1, keepdims=True)
+        return mean

@@ -25,9 +25,9 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(description="Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
     device: Annotated[str, Field(description="auto, cpu or cuda; auto takes cuda where there is one.")] = "auto"
-    threads: Annotated[int | None, Field(description="Threads of the model; by default the cores it may use.", ge=1)] = (
-        None
-    )
+    threads: Annotated[
+        int | None, Field(description="Threads of the model; by default the cores it may use.", ge=1)
+    ] = None
     max_body_bytes: Annotated[int, Field(description="Largest body of a request, in bytes.", ge=1024)] = 32 << 20
     max_rows: Annotated[int, Field(description="Most rows (inputs, latents, samples) of a request.", ge=1)] = 1024
     max_samples: Annotated[int, Field(description="Most draws per input of a free energy.", ge=1)] = 5000
@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         known = {PREFIX + name.upper() for name in cls.model_fields} | ELSEWHERE
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
-            raise ConfigError(f"environment: {', '.join(unknown)} is not a setting; settings are {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"environment: {', '.join(unknown)} is not a setting; settings are {', '.join(sorted(known))}"
+            )
         try:
             return cls(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:

@@ -121,7 +121,8 @@ def find(folder: Path) -> Path:
                 return found
     shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
     raise CheckpointError(
-        f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, or a shipped model: {shipped}"
+        f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, "
+        f"or a shipped model: {shipped}"
     )
 
 

@@ -66,7 +66,10 @@ class VectorData(Frozen):
         """The shape of one sample: one number per column."""
         return (len(self.columns),)
 
-    public_shape = shape
+    @property
+    def public_shape(self) -> tuple[int, ...]:
+        """The same outside the model."""
+        return self.shape
 
     @property
     def dims(self) -> int:

@@ -15,7 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,7 @@ class Dataset(ABC):
         return f"{self.source}: {len(self):,} samples of {shape}"
 
 
-def open_dataset(
-    source: str, like: ImageData | VectorData | None = None, *, exclude: Sequence[str] = ()
-) -> Dataset:
+def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
     """Open a dataset by what it is: a name, a file by its suffix, or a folder of images.
 
     Args:
@@ -143,7 +141,9 @@ def _canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> 
     if bad.any():
         place = np.argwhere(bad)[0]
         index = ", ".join(str(i) for i in (first + place[0], *place[1:]))
-        expected = f"images need {'bytes 0..255' if integer else 'floats in [0, 1]'}" if image else "not a finite float32"
+        expected = (
+            f"images need {'bytes 0..255' if integer else 'floats in [0, 1]'}" if image else "not a finite float32"
+        )
         raise DataError(f"{where}: the value at [{index}] is {batch[tuple(place)]}: {expected}")
     if image:
         return _channels_first(values.astype(np.uint8) if integer else values, shape)
@@ -313,7 +313,7 @@ class IdxFile(ArrayFile):
 
 def _idx_opener(path: Path) -> Callable[[], IO[bytes]]:
     def opener() -> IO[bytes]:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
     return opener
 

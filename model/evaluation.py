@@ -19,8 +19,7 @@ from PIL import Image
 from model import noise
 from model.datasets import Dataset
 from model.free_energy import FreeEnergy, estimate
-from model.training import to_tensor
-from model.vae import VAE
+from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float64]
 #: A latent dimension is active where the variance of its mean over the data is above this (Burda et al. 2016).
@@ -158,5 +157,3 @@ def _png_bytes(sample: NDArray[np.uint8]) -> int:
     pixels = sample[0] if len(sample) == 1 else sample.transpose(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
     return file.tell()
-
-

@@ -151,7 +151,7 @@ class DiscretizedLogistic:
 class GaussianHead(nn.Module):
     """One number per dimension, the mean; the scale is a parameter of its own, the same for every z."""
 
-    params = 1
+    params: int = 1
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -160,9 +160,9 @@ class GaussianHead(nn.Module):
         # softplus(-1.05) = 0.3: a start below the spread of the data, so that the latent is used from the first step.
         self.raw_scale = nn.Parameter(torch.full(shape, -1.05))
         self.min_scale = config.likelihood.min_scale
-        vector = isinstance(config.data, VectorData)
-        self.register_buffer("shift", torch.tensor(config.data.mean if vector else 0.0), persistent=False)
-        self.register_buffer("unit", torch.tensor(config.data.std if vector else 1.0), persistent=False)
+        shift, unit = (config.data.mean, config.data.std) if isinstance(config.data, VectorData) else (0.0, 1.0)
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.register_buffer("unit", torch.tensor(unit), persistent=False)
         self.shift: Tensor
         self.unit: Tensor
 
@@ -178,7 +178,7 @@ class DiscretizedHead(nn.Module):
         super().__init__()
         assert isinstance(config.likelihood, DiscretizedLikelihood)
         self.config = config.likelihood
-        self.params = 3 * self.config.components
+        self.params: int = 3 * self.config.components
         # Components that start alike stay alike: spread their first means over the bytes.
         spread = torch.linspace(0, 255, self.config.components + 2)[1:-1]
         self.register_buffer("start", spread.view(-1, *[1] * len(config.data.shape)), persistent=False)
@@ -194,7 +194,7 @@ class DiscretizedHead(nn.Module):
 class BernoulliHead(nn.Module):
     """One number per dimension, the logit."""
 
-    params = 1
+    params: int = 1
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -204,6 +204,10 @@ class BernoulliHead(nn.Module):
         return Bernoulli(raw.squeeze(1))
 
 
-HEADS = {"gaussian": GaussianHead, "discretized": DiscretizedHead, "bernoulli": BernoulliHead}
+HEADS: dict[str, type[GaussianHead | DiscretizedHead | BernoulliHead]] = {
+    "gaussian": GaussianHead,
+    "discretized": DiscretizedHead,
+    "bernoulli": BernoulliHead,
+}
 #: How many values one dimension of x can take; none where x is real and its free energy a density's.
 LEVELS: dict[str, int | None] = {"gaussian": None, "discretized": 256, "bernoulli": 2}

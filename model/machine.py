@@ -25,4 +25,9 @@ def describe(device: str = "cpu") -> str:
 
 def versions() -> dict[str, str]:
     """Of everything that takes part in deciding a weight."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "os": sys.platform}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "os": sys.platform,
+    }

@@ -21,9 +21,9 @@ class Standardize(nn.Module):
 
     def __init__(self, data: ImageData | VectorData) -> None:
         super().__init__()
-        vector = isinstance(data, VectorData)
-        self.register_buffer("shift", torch.tensor(data.mean if vector else 0.5), persistent=False)
-        self.register_buffer("unit", torch.tensor(data.std if vector else 0.5), persistent=False)
+        shift, unit = (data.mean, data.std) if isinstance(data, VectorData) else (0.5, 0.5)
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.register_buffer("unit", torch.tensor(unit), persistent=False)
         self.shift: Tensor
         self.unit: Tensor
 
@@ -96,7 +96,7 @@ class ConvEncoder(nn.Module):
         factor = 2 ** len(config.network.channels)
         self.pad = (0, width * factor - config.data.width, 0, height * factor - config.data.height)
         stages: list[nn.Module] = []
-        before = config.data.channels
+        before: int = config.data.channels
         for channels, count in zip(config.network.channels, config.network.blocks, strict=True):
             # Pixels need their neighbours; features come from blocks that have looked, and a 1x1 costs a ninth.
             kernel = 3 if not stages else 1
@@ -133,8 +133,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch params channels h w"]:
         out: Tensor = self.stages(self.inner(z).view(-1, *self.coarse))
-        cropped = out[:, :, : self.data.height, : self.data.width]
-        return cropped.unflatten(1, (self.params, self.data.channels))
+        cropped: Tensor = out[:, :, : self.data.height, : self.data.width]
+        return cropped.reshape(-1, self.params, *self.data.shape)
 
 
 NETWORKS = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}

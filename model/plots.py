@@ -19,12 +19,12 @@ from model import noise
 from model.config import VectorData
 from model.recipe import Split
 from model.run import Run
-from model.training import Record, to_tensor
-from model.vae import VAE
+from model.training import Record
+from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
 SHOWN = 16
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
 
 
 def draw_run(run: Run, split: Split) -> None:
@@ -38,7 +38,7 @@ def draw_run(run: Run, split: Split) -> None:
         _save(reconstructions(vae, shown), folder / "reconstructions.png")
         _save(samples(vae), folder / "samples.png")
         few = to_tensor(split.held_out[:4000], run.recipe.settings.device)
-        means = torch.cat([vae.encode(part).mean for part in few.split(256)]).cpu().numpy()
+        means = torch.cat([vae.encode(part).mean for part in torch.split(few, 256)]).cpu().numpy()
         labels = None if split.held_out_labels is None else split.held_out_labels[:4000]
         _save(latent_map(means, labels), folder / "latents.png")
 
@@ -146,5 +146,3 @@ def _show(axes: Axes, picture: Float[Tensor, "channels h w"]) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path)
-
-

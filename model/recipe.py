@@ -60,7 +60,7 @@ class Split:
         digest = hashlib.sha256()
         for part in (self.fit, self.held_out):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
 
@@ -170,5 +170,6 @@ def default_likelihood(data: ImageData | VectorData, samples: Array) -> Likeliho
 
 def default_epochs(samples: int, settings: Wishes) -> int:
     """As many as make some 8,000 steps, from 20 to 1,000."""
-    batches = math.ceil(samples / settings.get("batch_size", TrainingSettings.model_fields["batch_size"].default))
+    size: int = settings.get("batch_size", TrainingSettings.model_fields["batch_size"].default)
+    batches = math.ceil(samples / size)
     return min(1000, max(20, round(STEPS / batches)))

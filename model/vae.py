@@ -3,8 +3,11 @@
 Nothing here is an objective: `model.free_energy` takes these distributions and scores them.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.config import ModelConfig
@@ -13,6 +16,13 @@ from model.networks import NETWORKS, Standardize
 
 #: Standard deviations of Q are kept inside these, so that no input can make a variance of 0 or infinity.
 LOG_SCALE_BOUNDS = (-9.0, 5.0)
+
+
+def to_tensor(samples: NDArray[Any], device: str = "cpu") -> Tensor:
+    """Samples as datasets and requests give them -> as the model takes them: float32, bytes divided by 255."""
+    # torch warns of memory that it may not write to, as that of a file or a request is.
+    tensor = torch.from_numpy(samples if samples.flags.writeable else samples.copy()).to(device)
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
 
 class VAE(nn.Module):
@@ -26,10 +36,11 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         encoder, decoder = NETWORKS[config.network.name]
-        self.head = HEADS[config.likelihood.name](config)
+        head = HEADS[config.likelihood.name](config)
         self.standardize = Standardize(config.data)
         self.encoder = encoder(config)
-        self.decoder = decoder(config, self.head.params)
+        self.decoder = decoder(config, head.params)
+        self.head: nn.Module = head
         self.register_buffer("origin", torch.zeros(config.latent), persistent=False)
         self.origin: Tensor
 

@@ -70,7 +70,7 @@ class Expect:
         self, values: NDArray[np.generic], low: NDArray[np.generic], high: NDArray[np.generic], expected: str
     ) -> None:
         # NaN compares false with everything, so this finds it too.
-        good = (values >= low) & (values <= high)
+        good = np.greater_equal(values, low) & np.less_equal(values, high)
         if not good.all():
             place = np.argwhere(~good)[0]
             where = self.name + "".join(f"[{i}]" for i in place)
@@ -85,9 +85,7 @@ class Expect:
         return np.ascontiguousarray(floats.transpose(0, 3, 1, 2))
 
 
-def expect_inputs(
-    data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False
-) -> Expect:
+def expect_inputs(data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False) -> Expect:
     """x for a model of these data."""
     if isinstance(data, ImageData):
         low, high = np.float32(0), np.float32(1)
@@ -104,5 +102,3 @@ def expect_latents(latent: int, *, max_rows: int) -> Expect:
     """z for a model with this size of latent."""
     edge = np.asarray(np.float32(LARGEST_LATENT))
     return Expect("latents", (latent,), -edge, edge, max_rows, max_pixels=0)
-
-

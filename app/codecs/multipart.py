@@ -1,7 +1,7 @@
 """Several images as multipart/form-data, as a browser's form or `curl -F` sends them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from python_multipart.exceptions import FormParserError
@@ -10,6 +10,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.codecs.expect import Expect, Floats
 from app.codecs.pictures import FORMATS, from_picture
 from app.errors import Invalid, Malformed, TooLarge
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 
 @dataclass
@@ -28,7 +31,7 @@ class _Collector:
         self._name = bytearray()
         self._value = bytearray()
 
-    def callbacks(self) -> dict[str, Any]:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin,
             "on_part_data": lambda data, start, end: self.parts[-1].body.extend(data[start:end]),

@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.devices import choose_device, set_threads
 from app.progress import progress
-from model import checkpoint
-from model.datasets import open_dataset
-from model.evaluation import Report, evaluate
+
+if TYPE_CHECKING:
+    from model.evaluation import Report
 
 
 def evaluate_command(
@@ -32,6 +31,11 @@ def evaluate_command(
 
     Example: vae evaluate runs/fashion fashion-mnist:test --save
     """
+    from app.devices import choose_device, set_threads
+    from model import checkpoint
+    from model.datasets import open_dataset
+    from model.evaluation import evaluate
+
     console = Console(highlight=False, soft_wrap=True)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
@@ -47,7 +51,7 @@ def evaluate_command(
         console.print(f"Kept in the card of {loaded.folder}")
 
 
-def _table(report: Report, name: str) -> Table:
+def _table(report: "Report", name: str) -> Table:
     table = Table(title=f"{name} on {report.samples:,} samples of {report.dataset}, {report.draws} draws each")
     for header in ("score", "nats per sample", "bits per dimension"):
         table.add_column(header, justify="left" if header == "score" else "right")
@@ -64,7 +68,7 @@ def _table(report: Report, name: str) -> Table:
     add("  rate", report.rate)
     add(f"nlog P(x), importance-weighted, K={report.draws}", report.nlog_p_x)
     for percentile, value in report.free_energy_percentiles.items():
-        add(f"free energy, {percentile}th percentile", value)
+        add(f"free energy, percentile {percentile}", value)
     table.add_section()
     for codec, bits in report.codecs_bits_per_dim.items():
         table.add_row(codec, "", f"{bits:.4f}")

@@ -4,19 +4,17 @@ import csv
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from app.devices import choose_device, set_threads
 from app.progress import Advance, progress
-from model import checkpoint
-from model.datasets import Dataset, open_dataset
 from model.errors import DataError
-from model.evaluation import score
-from model.free_energy import FreeEnergy
-from model.vae import VAE
+
+if TYPE_CHECKING:
+    from model.datasets import Dataset
+    from model.vae import VAE
 
 
 def score_command(
@@ -35,6 +33,10 @@ def score_command(
 
     Example: vae score runs/fashion photos/ --out scores.csv
     """
+    from app.devices import choose_device, set_threads
+    from model import checkpoint
+    from model.datasets import open_dataset
+
     console = Console(highlight=False, soft_wrap=True)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
@@ -51,7 +53,10 @@ def score_command(
     console.print(f"Wrote the scores of {count:,} samples to {out}")
 
 
-def _write(file: IO[str], vae: VAE, dataset: Dataset, samples: int, seed: int, advance: Advance) -> int:
+def _write(file: IO[str], vae: "VAE", dataset: "Dataset", samples: int, seed: int, advance: Advance) -> int:
+    from model.evaluation import score
+    from model.free_energy import FreeEnergy
+
     writer = csv.writer(file)
     columns = [field.name for field in fields(FreeEnergy)]
     writer.writerow(["sample", *columns])

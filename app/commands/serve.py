@@ -20,9 +20,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. (default: 8000)")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model. (default: the cores it may use)")] = None,
-    log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error. (default: info)")
-    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (default: info)")] = None,
 ) -> None:
     """Serve a model over HTTP.
 
@@ -50,7 +48,7 @@ def serve(
     card, data = loaded.card, loaded.vae.config.data
     line = (
         f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
-        f"digest {loaded.digest[:12]}) at http://{shown}:{actual_port}; documentation at /docs, the model's card at /model"
+        f"digest {loaded.digest[:12]}) at http://{shown}:{actual_port}; documentation at /docs, model card at /model"
     )
     _Server(config, line).run(sockets=[listener])
 

@@ -5,20 +5,23 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-NetworkName = Enum("NetworkName", {"mlp": "mlp", "conv": "conv"}, type=str)
-LikelihoodName = Enum(
-    "LikelihoodName", {"gaussian": "gaussian", "discretized": "discretized", "bernoulli": "bernoulli"}, type=str
-)
-ScaleName = Enum("ScaleName", {"shared": "shared", "per_dimension": "per_dimension"}, type=str)
-PrecisionName = Enum("PrecisionName", {"float32": "float32", "bfloat16": "bfloat16"}, type=str)
+if TYPE_CHECKING:
+    from model.checkpoint import Card
+    from model.recipe import Split
+    from model.run import Run
+    from model.training import Record
+
+NetworkName = Literal["mlp", "conv"]
+LikelihoodName = Literal["gaussian", "discretized", "bernoulli"]
+ScaleName = Literal["shared", "per_dimension"]
+PrecisionName = Literal["float32", "bfloat16"]
 
 MODEL, TRAINING, DATA_PANEL = "What the model is", "How it is trained", "Data"
 #: Seconds between two drawings of the plots: an epoch of a small table takes less time than its pictures.
@@ -88,7 +91,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides all chance.", rich_help_panel=TRAINING)] = 0,
     precision: Annotated[
         PrecisionName, typer.Option(help="bfloat16 is faster where the hardware has it.", rich_help_panel=TRAINING)
-    ] = PrecisionName("float32"),
+    ] = "float32",
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda; auto takes cuda where there is one.", rich_help_panel=TRAINING)
     ] = "auto",
@@ -124,7 +127,7 @@ def train(
         "average": average,
         "held_out": held_out,
         "seed": seed,
-        "precision": precision.value,
+        "precision": precision,
         "device": choose_device(device),
     }
     recipe, split = Recipe.plan(
@@ -132,7 +135,7 @@ def train(
         network=_given(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks)),
         likelihood=_given(name=likelihood, components=components, scale=scale, min_scale=min_scale),
         latent=latent,
-        settings={key: value for key, value in wishes.items() if value is not None},
+        settings=_given(**wishes),
     )
     run = Run.open(out, recipe)
     _introduce(console, run, torch.get_num_threads())
@@ -140,10 +143,8 @@ def train(
 
 
 def _given(**wishes: Any) -> dict[str, Any]:
-    """What was asked for, without what was not; enums as their values."""
-    return {
-        key: value.value if isinstance(value, Enum) else value for key, value in wishes.items() if value is not None
-    }
+    """What was asked for, without what was not."""
+    return {key: value for key, value in wishes.items() if value is not None}
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:
@@ -155,7 +156,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
         raise typer.BadParameter(f"'{text}' is not a list of whole numbers; write them as in 32,64") from None
 
 
-def _introduce(console: Console, run: Any, threads: int) -> None:
+def _introduce(console: Console, run: "Run", threads: int) -> None:
     config, settings = run.recipe.config, run.recipe.settings
     weights = sum(p.numel() for p in run.training.vae.parameters())
     console.print(
@@ -173,7 +174,7 @@ def _introduce(console: Console, run: Any, threads: int) -> None:
 class _Loop:
     """Epochs, with what is shown and saved between them."""
 
-    def __init__(self, console: Console, run: Any, split: Any, name: str) -> None:
+    def __init__(self, console: Console, run: "Run", split: "Split", name: str) -> None:
         self.console, self.run, self.split, self.name = console, run, split, name
         self.total = run.recipe.settings.epochs
         self.drawn_at = time.monotonic()
@@ -208,6 +209,7 @@ class _Loop:
     def _finish(self) -> None:
         self._draw()
         best = self.run.best
+        assert best is not None
         bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
         self.console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}")
         self.console.print(f"Serve it: vae serve {self.run.folder}    Judge it: vae evaluate {self.run.folder} DATA")
@@ -216,12 +218,14 @@ class _Loop:
         try:
             from model import plots
         except ImportError:
-            self.console.print("No plots: matplotlib is not installed (pip install 'vae-server[plots]')", style="yellow")
+            self.console.print(
+                "No plots: matplotlib is not installed (pip install 'vae-server[plots]')", style="yellow"
+            )
             return
         plots.draw_run(self.run, self.split)
         self.drawn_at = time.monotonic()
 
-    def _line(self, record: Any) -> str:
+    def _line(self, record: "Record") -> str:
         mean = self.busy / max(1, record.epoch)
         left = int(mean * (self.total - record.epoch))
         bits = "" if record.bits_per_dim is None else f"{record.bits_per_dim:.4f}"
@@ -231,7 +235,7 @@ class _Loop:
             f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         )
 
-    def _card(self, record: Any) -> Any:
+    def _card(self, record: "Record") -> "Card":
         from model import machine
         from model.checkpoint import Card, Provenance
 

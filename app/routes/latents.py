@@ -27,9 +27,7 @@ async def decode(request: Request, service: Service, query: DecodeQuery) -> Resp
 async def sample(request: Request, service: Service, query: SampleQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     service.limit("query.n", query.n, service.settings.max_rows)
-    z, x = await service.engine.sample(
-        query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise
-    )
+    z, x = await service.engine.sample(query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise)
     return service.answer(form, {"outputs": service.outside(x), "latents": z}, x)
 
 

@@ -61,11 +61,16 @@ def _json(answer: Answer) -> Response:
 
 
 MODEL = Operation("GET", "/model", "The model card", "What is served, and its limits.", NoQuery, card, ModelCard)
-LIVE = Operation(
-    "GET", "/health/live", "Alive", "The process answers.", NoQuery, live, Health, tag="operations"
-)
+LIVE = Operation("GET", "/health/live", "Alive", "The process answers.", NoQuery, live, Health, tag="operations")
 READY = Operation(
-    "GET", "/health/ready", "Ready", "The model is loaded, warm and answering.", NoQuery, ready, Health, tag="operations"
+    "GET",
+    "/health/ready",
+    "Ready",
+    "The model is loaded, warm and answering.",
+    NoQuery,
+    ready,
+    Health,
+    tag="operations",
 )
 METRICS = Operation(
     "GET", "/metrics", "Metrics", "For Prometheus.", NoQuery, scrape, None, forms=("text",), tag="operations"

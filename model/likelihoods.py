@@ -9,7 +9,7 @@ noise it is given and on nothing else.
 """
 
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -23,29 +23,36 @@ LOG_2PI = math.log(2 * math.pi)
 TINY = 2.0**-25
 
 
-class Distribution(Protocol):
+class Distribution(ABC):
     """A distribution over x that is independent per dimension, given the parameters it holds."""
 
     @property
+    @abstractmethod
     def mean(self) -> Float[Tensor, "batch *data"]:
         """The mean, in the units of x."""
 
+    @abstractmethod
     def nlog_prob(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
         """Minus the natural log of the probability (or density) of each dimension of x, in nats, not reduced."""
 
+    @abstractmethod
     def sample(self, uniform: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
         """A draw of x from one uniform number in (0, 1) per dimension."""
 
 
-class Gaussian:
+class Gaussian(Distribution):
     """N(mean, scale^2), independent per dimension: the prior, Q(z|x), and Gaussian observation noise.
 
     `mean` and `scale` (a standard deviation) broadcast against each other.
     """
 
     def __init__(self, mean: Float[Tensor, "*shape"], scale: Float[Tensor, "*#shape"]) -> None:
-        self.mean = mean
+        self._mean = mean
         self.scale = scale
+
+    @property
+    def mean(self) -> Float[Tensor, "*shape"]:
+        return self._mean
 
     @property
     def variance(self) -> Float[Tensor, "*shape"]:
@@ -67,7 +74,7 @@ class Gaussian:
         return 0.5 * (self.mean.square() + self.scale.square() - 1) - self.scale.log()
 
 
-class Bernoulli:
+class Bernoulli(Distribution):
     """Bits with P(1) = sigmoid(logits). x is rounded to the nearest bit."""
 
     def __init__(self, logits: Float[Tensor, "batch *data"]) -> None:
@@ -85,7 +92,7 @@ class Bernoulli:
         return (uniform < self.mean).to(uniform.dtype)
 
 
-class DiscretizedLogistic:
+class DiscretizedLogistic(Distribution):
     """A mixture of logistics over bytes 0..255, each byte the mass of its bin; x is byte / 255.
 
     P(v) = uniform / 256 + (1 - uniform) sum_k w_k [S((v + 1/2 - m_k) / s_k) - S((v - 1/2 - m_k) / s_k)]

@@ -1,0 +1,35 @@
+# The image of the service: a virtual environment made in one stage, copied into a bare base in the next.
+#
+#   docker build -t vae-server --build-arg TORCH_INDEX=<an index with CPU builds of torch> .
+#
+# BASE_IMAGE must have python 3.11 or newer as `python`. TORCH_INDEX is used for torch alone; where it is empty the
+# default index serves, whose Linux build brings gigabytes of CUDA.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+ARG TORCH_INDEX=
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/vae
+WORKDIR /src
+# torch first and alone: the one large layer stays cached while all else changes.
+COPY constraints.txt .
+RUN /opt/vae/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+COPY model model
+# Headers and test suites are for building against these packages, which nobody does in here.
+RUN /opt/vae/bin/pip install --constraint constraints.txt . \
+    && /opt/vae/bin/pip uninstall --yes pip setuptools \
+    && rm -rf /opt/vae/lib/python3*/site-packages/torch/include \
+    && find /opt/vae/lib/python3*/site-packages -type d -name tests -prune -exec rm -rf {} +
+
+FROM ${BASE_IMAGE}
+RUN groupadd --gid 10001 vae && useradd --uid 10001 --gid vae --no-create-home --shell /usr/sbin/nologin vae
+COPY --from=build /opt/vae /opt/vae
+ENV PATH=/opt/vae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 VAE_HOST=0.0.0.0 VAE_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"VAE_PORT\"]}/health/ready', timeout=4)"]
+CMD ["vae", "serve"]

@@ -1,0 +1,58 @@
+# The two commands of the README, and what they stand on.
+#
+#   make serve      install if needed, and serve a model      HOST= PORT= MODEL=
+#   make test       install what tests need, run them all     ARGS= go to pytest
+#   make test-long  the tests that take minutes
+#   make lint       style and types alone
+#
+# TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
+# gigabytes of CUDA. It is used for torch alone, once, when the virtual environment is made.
+
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODEL ?= fashion-mnist
+TORCH_INDEX ?=
+ARGS ?=
+
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: serve test test-long lint format clean
+
+serve: $(VENV)/.served
+	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
+
+test: lint
+	$(VENV)/bin/pytest -m "not long" --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+
+test-long: $(VENV)/.tested
+	$(VENV)/bin/pytest -m long $(ARGS)
+
+lint: $(VENV)/.tested
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.tested
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.torch: constraints.txt
+	@echo "Making $(VENV) and installing PyTorch (a large download; TORCH_INDEX= for a build without CUDA) ..."
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) )torch
+	@touch $@
+
+$(VENV)/.served: $(VENV)/.torch pyproject.toml
+	@echo "Installing vae-server ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.torch pyproject.toml
+	@echo "Installing vae-server and what its tests need ..."
+	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.served

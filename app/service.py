@@ -71,6 +71,10 @@ class Service:
         body, media = answers.write(form, answer, pictures)
         return Response(body, media_type=media)
 
+    def outputs(self, x: Floats) -> Floats:
+        """x as clients read it; pixels are clipped to [0, 1], which a Gaussian's mean may leave."""
+        return self.outside(x.clip(0, 1) if self.images else x)
+
     def outside(self, x: Floats) -> Floats:
         """Samples with their axes as clients order them."""
         return answers.outside(x, self.engine.vae.config.data)

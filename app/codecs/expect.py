@@ -1,6 +1,7 @@
 """What the rows of a request must be."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,31 +51,25 @@ class Expect:
         if rows > self.max_rows:
             raise TooLarge(f"{self.name}: {rows:,} rows are more than the {self.max_rows:,} that one request may have")
 
-    def check(self, values: NDArray[np.generic], integers_are_bytes: bool) -> Floats:
+    def check(self, values: NDArray[Any], integers_are_bytes: bool) -> Floats:
         """Rows x shape of any number type -> float32 rows as the model takes them, or the place of a bad value."""
         if integers_are_bytes and self.image is not None:
-            self._in_range(values, np.asarray(0), np.asarray(255), "a byte from 0 to 255")
+            self._in_range(values, values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
             with np.errstate(over="ignore"):
                 floats = values.astype(np.float32)
-            self._in_range(floats, self.low, self.high, self._range())
+            self._in_range(values, floats, self.low, self.high)
         return self._inside(floats)
 
-    def _range(self) -> str:
-        if self.image is not None:
-            return "a number from 0 to 1"
-        return "a finite number, and not absurdly far out for this model"
-
-    def _in_range(
-        self, values: NDArray[np.generic], low: NDArray[np.generic], high: NDArray[np.generic], expected: str
-    ) -> None:
+    def _in_range(self, given: NDArray[Any], values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
         # NaN compares false with everything, so this finds it too.
         good = np.greater_equal(values, low) & np.less_equal(values, high)
         if not good.all():
-            place = np.argwhere(~good)[0]
+            place = tuple(np.argwhere(~good)[0])
+            lowest, highest = (float(np.broadcast_to(edge, values.shape)[place]) for edge in (low, high))
             where = self.name + "".join(f"[{i}]" for i in place)
-            raise Invalid.at(where, f"is {values[tuple(place)]}; it must be {expected}")
+            raise Invalid.at(where, f"is {given[place]:g}; it must be a number from {lowest:g} to {highest:g}")
 
     def _inside(self, floats: Floats) -> Floats:
         """As a client orders the axes -> as the model does: channels before height and width."""

@@ -1,0 +1,40 @@
+"""Which form an answer takes."""
+
+import pytest
+
+from app.codecs.negotiation import choose
+from app.errors import NotAcceptable
+
+ALL = ("json", "npz", "png")
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("", "json"),
+        ("*/*", "json"),
+        ("application/json", "json"),
+        ("application/x-npz", "npz"),
+        ("image/png", "png"),
+        ("image/*", "png"),
+        ("application/*", "json"),
+        ("image/png;q=0.5, application/x-npz;q=0.9", "npz"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "json"),
+        ("application/json;q=0, */*", "npz"),
+        ("IMAGE/PNG", "png"),
+        ("application/json;q=0.1, image/png;q=0.1", "json"),
+        ("application/json; q=oops, image/png;q=0.1", "png"),
+    ],
+)
+def test_the_best_accepted_form_wins_and_json_wins_ties(accept: str, form: str) -> None:
+    assert choose(accept, None, ALL) == form
+
+
+def test_the_format_parameter_overrules_accept() -> None:
+    assert choose("application/json", "png", ALL) == "png"
+
+
+@pytest.mark.parametrize(("accept", "wish"), [("text/html", None), ("image/png", None), ("*/*;q=0", None), ("", "png")])
+def test_no_form_left(accept: str, wish: str | None) -> None:
+    with pytest.raises(NotAcceptable, match="json, "):
+        choose(accept, wish, ("json", "npz"))

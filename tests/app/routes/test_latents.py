@@ -1,0 +1,186 @@
+"""`/encode`, `/decode`, `/sample`, `/reconstruct` over HTTP, for every kind of model."""
+
+import asyncio
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from model.vae import VAE, to_tensor
+from tests.conftest import CONFIGS, build
+
+Serving = Callable[[str], TestClient]
+IMAGES = [name for name in CONFIGS if not name.startswith("table")]
+every = pytest.mark.parametrize("name", CONFIGS)
+
+
+def inputs(name: str, count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Rows as a client writes them: bytes of images, or numbers in their units."""
+    generator = np.random.default_rng(seed)
+    data = CONFIGS[name].data
+    if name in IMAGES:
+        return generator.integers(0, 256, (count, *data.public_shape), np.uint8)
+    return (generator.normal(size=(count, 3)) * [10, 0.1, 12] + [40, 1.7, 70]).astype(np.float32)
+
+
+def inside(name: str, x: np.ndarray[Any, Any]) -> torch.Tensor:
+    """The same rows as the model takes them."""
+    if name not in IMAGES:
+        return to_tensor(x)
+    return to_tensor(np.ascontiguousarray(x.reshape(*x.shape[:3], -1).transpose(0, 3, 1, 2)))
+
+
+def outside(x: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Rows of the model as a client reads them."""
+    array = x.numpy().clip(0, 1) if x.ndim == 4 else x.numpy()
+    return (
+        array.transpose(0, 2, 3, 1).squeeze(-1)
+        if array.ndim == 4 and array.shape[1] == 1
+        else (array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
+    )
+
+
+def npy(array: Any) -> dict[str, Any]:
+    file = io.BytesIO()
+    np.save(file, array)
+    return {"content": file.getvalue(), "headers": {"Content-Type": "application/x-npy"}}
+
+
+def npz(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    return dict(np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
+    """Equal to a share of the largest magnitude."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() <= tolerance * max(np.abs(a).max(), np.abs(b).max())
+
+
+@every
+def test_encode_gives_the_parameters_of_q_in_every_form(serving: Serving, name: str) -> None:
+    x = inputs(name, 5)
+    q = build(name).encode(inside(name, x))
+    floats = (x / 255 if name in IMAGES else x).tolist()
+    as_json = serving(name).post("/encode", json={"inputs": floats}).json()
+    as_npz = npz(serving(name).post("/encode?format=npz", **npy(x)).content)
+    for answer in (as_json, as_npz):
+        assert set(answer) == {"mean", "variance"}
+        close(answer["mean"], q.mean)
+        close(answer["variance"], q.scale.square())
+
+
+@every
+def test_reconstruct_is_decode_of_the_encoded_mean(serving: Serving, name: str) -> None:
+    client = serving(name)
+    x = inputs(name, 4)
+    mean = client.post("/encode", **npy(x)).json()["mean"]
+    decoded = client.post("/decode", json={"latents": mean}).json()["outputs"]
+    close(client.post("/reconstruct", **npy(x)).json()["outputs"], decoded)
+    vae: VAE = build(name)
+    close(decoded, outside(vae.decode(vae.encode(inside(name, x)).mean).mean))
+
+
+@every
+def test_the_first_samples_of_a_larger_request_are_the_same(serving: Serving, name: str) -> None:
+    client = serving(name)
+    for noise in ("false", "true"):
+        few = client.get(f"/sample?n=3&seed=5&noise={noise}").json()
+        many = client.get(f"/sample?n=40&seed=5&noise={noise}").json()
+        close(few["latents"], many["latents"][:3])
+        close(few["outputs"], many["outputs"][:3])
+        other = client.get(f"/sample?n=3&seed=6&noise={noise}").json()
+        assert not np.allclose(few["latents"], other["latents"])
+
+
+@every
+def test_samples_are_their_latents_decoded(serving: Serving, name: str) -> None:
+    client = serving(name)
+    sampled = client.get("/sample?n=4&temperature=0.5").json()
+    close(client.post("/decode", json={"latents": sampled["latents"]}).json()["outputs"], sampled["outputs"])
+
+
+def test_temperature_scales_the_latents(serving: Serving) -> None:
+    client = serving("table-mlp-gaussian")
+    one = np.array(client.get("/sample?n=64").json()["latents"])
+    half = np.array(client.get("/sample?n=64&temperature=0.5").json()["latents"])
+    close(half, one / 2)
+    assert not np.array(client.get("/sample?n=9&temperature=0").json()["latents"]).any()
+    assert abs(one.mean()) < 4 / np.sqrt(one.size)
+    assert abs(one.std() - 1) < 4 / np.sqrt(2 * one.size)
+
+
+@every
+def test_noise_is_drawn_around_the_mean(serving: Serving, name: str) -> None:
+    client = serving(name)
+    z = np.zeros((1, CONFIGS[name].latent))
+    mean = np.array(client.post("/decode", **npy(z)).json()["outputs"])
+    drawn = np.array(client.post("/decode?noise=true", **npy(np.repeat(z, 64, axis=0))).json()["outputs"])
+    error = drawn.std(axis=0) / 8
+    assert (error > 0).any()
+    assert (np.abs(drawn.mean(axis=0) - mean[0]) <= 6 * error + 0.01).all()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_pictures_in_and_out(serving: Serving, name: str) -> None:
+    client, data = serving(name), CONFIGS[name].data
+    x = inputs(name, 3)
+    files = []
+    for row in x:
+        file = io.BytesIO()
+        Image.fromarray(row).save(file, "PNG")
+        files.append(file.getvalue())
+    whole = client.post("/encode", **npy(x)).json()
+    parts = [("inputs", (f"{i}.png", content, "image/png")) for i, content in enumerate(files)]
+    close(client.post("/encode?strict=true", files=parts).json()["mean"], whole["mean"])
+    single = client.post("/encode", content=files[0], headers={"Content-Type": "image/png"}).json()
+    close(single["mean"], whole["mean"][:1])
+
+    height, width = data.public_shape[:2]
+    grid = client.post("/reconstruct", **npy(x), params={"format": "png"})
+    assert grid.headers["content-type"] == "image/png"
+    picture = np.asarray(Image.open(io.BytesIO(grid.content)))
+    assert picture.shape[:2] == (2 * height, 2 * width)
+    outputs = np.array(client.post("/reconstruct", **npy(x)).json()["outputs"])
+    np.testing.assert_array_equal(picture[height:, :width], np.rint(outputs[2] * 255))
+
+
+def test_vectors_have_no_pictures(serving: Serving) -> None:
+    client = serving("table-mlp-gaussian")
+    for path in ("/sample?format=png", "/encode?format=png"):
+        assert client.request("GET" if "sample" in path else "POST", path).status_code in {406, 422}
+    refused = client.get("/sample", headers={"Accept": "image/png"})
+    assert refused.status_code == 406
+    refused = client.post("/encode", content=b"x", headers={"Content-Type": "image/png"})
+    assert refused.status_code == 415
+
+
+@every
+def test_an_answer_does_not_depend_on_its_neighbours(serving: Serving, name: str) -> None:
+    client = serving(name)
+    x = inputs(name, 64)
+    together = client.post("/encode", **npy(x)).json()
+    for i in (0, 31, 63):
+        alone = client.post("/encode", **npy(x[i : i + 1])).json()
+        for key in ("mean", "variance"):
+            close(alone[key], together[key][i : i + 1])
+
+
+def test_requests_at_the_same_time_each_get_their_own_answer(serving: Serving) -> None:
+    name = "grey-mlp-discretized"
+    client = serving(name)
+    x = inputs(name, 60)
+    alone = client.post("/encode", **npy(x)).json()["mean"]
+
+    async def one(i: int) -> Any:
+        return await asyncio.to_thread(lambda: client.post("/encode", **npy(x[i : i + 1])).json()["mean"])
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*(one(i) for i in range(60)))
+
+    close(np.concatenate(asyncio.run(all_at_once())), alone)

@@ -1,0 +1,107 @@
+"""The card, health, metrics, documentation: what an operator sees."""
+
+from collections.abc import Callable
+
+import pytest
+from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from app.main import OPERATIONS
+from app.schemas import ModelCard
+from app.version import VERSION
+from model.checkpoint import Checkpoint
+from tests.app.routes.test_latents import every, inputs, npy
+from tests.conftest import CONFIGS
+
+Serving = Callable[[str], TestClient]
+
+
+@every
+def test_the_card_says_what_is_served_and_the_limits(
+    serving: Serving, loaded: Callable[[str], Checkpoint], name: str
+) -> None:
+    card = ModelCard.model_validate(serving(name).get("/model").json())
+    assert card.name == name
+    assert card.digest == loaded(name).digest
+    assert card.latent == CONFIGS[name].latent
+    assert card.limits.max_rows == 64
+    assert card.version == VERSION
+    assert card.discrete == (CONFIGS[name].likelihood.name != "gaussian")
+    assert (card.conversion is None) == (name == "table-mlp-gaussian")
+
+
+@every
+def test_the_openapi_document_is_valid_and_complete(serving: Serving, name: str) -> None:
+    document = serving(name).get("/openapi.json").json()
+    validate(document)
+    assert set(document["paths"]) == {operation.path for operation in OPERATIONS}
+    for operation in OPERATIONS:
+        says = document["paths"][operation.path][operation.method.lower()]
+        assert {p["name"] for p in says.get("parameters", [])} == set(operation.query.model_fields)
+        assert ("requestBody" in says) == (operation.body is not None)
+        for parameter in says.get("parameters", []):
+            assert parameter["description"], (operation.path, parameter)
+        for status, response in says["responses"].items():
+            if status != "200":
+                assert response["content"]["application/problem+json"]["example"]["status"] == int(status)
+
+
+@every
+def test_every_example_of_the_document_is_answered(serving: Serving, name: str) -> None:
+    client = serving(name)
+    document = client.get("/openapi.json").json()
+    tried = 0
+    for path, item in document["paths"].items():
+        for says in item.values():
+            for media, content in says.get("requestBody", {}).get("content", {}).items():
+                if "example" in content:
+                    assert media == "application/json"
+                    assert client.post(path, json=content["example"]).status_code == 200
+                    tried += 1
+    assert tried == 4
+
+
+def test_the_documentation_asks_no_other_host(grey: TestClient) -> None:
+    page = grey.get("/")
+    assert page.url.path == "/docs"
+    assert "https://" not in page.text
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert asset in page.text
+        assert grey.get(f"/static-offline-docs/{asset}").status_code == 200
+
+
+def test_metrics_count_requests_by_route_and_rows_by_call(grey: TestClient) -> None:
+    def value(name: str, **labels: str) -> float:
+        families = text_string_to_metric_families(grey.get("/metrics").text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    ok = {"route": "/encode", "method": "POST", "status": "200"}
+    before, rows = value("vae_requests_total", **ok), value("vae_batch_rows_sum", call="encode")
+    strangers = value("vae_requests_total", route="other")
+    grey.post("/encode", **npy(inputs("grey-mlp-discretized", 3)))
+    grey.get("/stranger/1")
+    grey.get("/stranger/2")
+    assert value("vae_requests_total", **ok) == before + 1
+    assert value("vae_batch_rows_sum", call="encode") == rows + 3
+    assert value("vae_requests_total", route="other") == strangers + 2
+    assert value("vae_request_duration_seconds_count", route="/encode") > 0
+    assert value("vae_ready") == 1
+    assert value("vae_queue_rows") == 0
+    assert value("vae_model_info", digest=grey.get("/model").json()["digest"]) == 1
+
+
+@pytest.mark.parametrize("path", ["/model", "/health/live", "/docs", "/metrics", "/sample"])
+def test_every_answer_carries_the_digest(grey: TestClient, path: str) -> None:
+    assert grey.get(path).headers["x-model-digest"] == grey.get("/model").json()["digest"]
+
+
+def test_head_is_answered_without_a_body(grey: TestClient) -> None:
+    response = grey.head("/health/ready")
+    assert response.status_code == 200
+    assert response.content == b""

@@ -1,0 +1,57 @@
+"""The house: who may import whom, and what must not be in it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("model/**/*.py")])
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_model_knows_no_http_and_no_app() -> None:
+    for path in ROOT.glob("model/**/*.py"):
+        assert not imports(path) & {"app", "fastapi", "starlette", "uvicorn", "typer", "rich", "orjson"}, path
+
+
+def test_nothing_unpickles() -> None:
+    for path in SOURCES:
+        assert not imports(path) & {"pickle", "dill", "joblib", "shelve", "marshal"}, path
+        assert not re.search(r"(?<!safetensors\.)torch\.load\(|allow_pickle=True", path.read_text()), path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is_and_stays_small(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 400
+
+
+def test_the_batcher_knows_no_http_and_no_vae() -> None:
+    assert not imports(ROOT / "app/batcher.py") & {"app", "model", "torch", "fastapi", "starlette"}
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys, app.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_readme_maps_every_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path in SOURCES:
+        if path.name != "__init__.py":
+            assert re.search(rf"\b{re.escape(path.name)}\b", readme), path

@@ -167,5 +167,6 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         detail = f"there is nothing at {request.url.path}; see /docs for all that is"
     elif error.status_code == 405:
-        detail = f"{request.url.path} does not take {request.method}; it takes {headers.get('Allow', 'another method')}"
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+        detail = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}"
     return problem(error.status_code, title, detail, headers=headers)

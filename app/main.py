@@ -54,8 +54,10 @@ def start(settings: Settings, loaded: Checkpoint | None, metrics: Metrics) -> Se
     """
     device = choose_device(settings.device)
     set_threads(settings.threads)
+    found = loaded or checkpoint.load(Path(settings.model))
+    found.vae.to(device)
     engine = Engine(
-        loaded or checkpoint.load(Path(settings.model), device),
+        found,
         batch_rows=settings.batch_rows,
         queue_rows=settings.queue_rows,
         device=device,

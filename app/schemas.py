@@ -79,7 +79,9 @@ class Encoded(Answer):
 class Decoded(Answer):
     """x in its own units, n rows."""
 
-    outputs: Annotated[list[Any], Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")]
+    outputs: Annotated[
+        list[Any], Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")
+    ]
 
 
 class Sampled(Decoded):

@@ -1,5 +1,6 @@
 """What a training ran on, for the model's card."""
 
+import math
 import os
 import platform
 import sys
@@ -8,10 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def cores() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors this process may use: those it is pinned to, and no more than its container's share of time."""
+    pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        share = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # not in a container, another kind of one, or "max"
+        return pinned
+    return max(1, min(pinned, share))
 
 
 def describe(device: str = "cpu") -> str:

@@ -80,7 +80,9 @@ def serving(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], Tes
 
     def of(name: str) -> TestClient:
         if name not in clients:
-            settings = Settings(max_rows=64, max_samples=200, max_work=2000, max_body_bytes=1 << 20, max_pixels=10_000)
+            settings = Settings(
+                threads=1, max_rows=64, max_samples=200, max_work=2000, max_body_bytes=1 << 20, max_pixels=10_000
+            )
             clients[name] = TestClient(create_app(settings, loaded(name)), raise_server_exceptions=False)
             clients[name].__enter__()
         return clients[name]

@@ -1,7 +1,9 @@
 """`vae serve`: the service on one address, until it is told to stop."""
 
 import logging
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +52,10 @@ def serve(
         f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
         f"digest {loaded.digest[:12]}) at http://{shown}:{actual_port}; documentation at /docs, model card at /model"
     )
+    # uvicorn finishes what is under way, then raises the signal again for whoever was there before it: that is us, and
+    # a stop that was asked for and went well is a success.
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(asked, lambda *_: sys.exit(0))
     _Server(config, line).run(sockets=[listener])
 
 
@@ -60,15 +66,12 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: the address is in use, or is none of this machine's.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port or --host"
         ) from error
-    return listener
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from app.settings import Settings
 from model.checkpoint import Checkpoint
 
 GOOD = {"inputs": np.full((1, 8, 8), 0.5).tolist()}
+BOOT = (Path(__file__).parents[2] / "examples/ankle-boot.png").read_bytes()
 JSON = {"Content-Type": "application/json"}
 
 
@@ -45,7 +47,7 @@ def check(response: Any, status: int, said: str) -> dict[str, Any]:
 
 CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", "/encode", {"content": b"{", "headers": JSON}, 400, "not JSON"),
-    ("POST", "/encode", {"content": png((90, 90))[:70], "headers": {"Content-Type": "image/png"}}, 400, "truncated"),
+    ("POST", "/encode", {"content": BOOT[:300], "headers": {"Content-Type": "image/png"}}, 400, "truncated"),
     ("POST", "/encode", {"content": png((8, 8)), "headers": {"Content-Type": "image/gif"}}, 400, "but it is PNG"),
     ("POST", "/encode", {"content": png((101, 100)), "headers": {"Content-Type": "image/png"}}, 413, "10,000"),
     ("POST", "/encode?strict=1", {"content": png((9, 8)), "headers": {"Content-Type": "image/png"}}, 422, "strict"),
@@ -75,7 +77,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("GET", "/model?x=1", {}, 422, "query.x: is not known here"),
     ("GET", "/nothing", {}, 404, "/docs"),
     ("GET", "/encode", {}, 405, "it takes POST"),
-    ("DELETE", "/sample", {}, 405, "it takes GET"),
+    ("DELETE", "/sample", {}, 405, "it takes GET, HEAD"),
 ]
 
 
@@ -121,7 +123,7 @@ def service(loaded: Callable[[str], Checkpoint]) -> Iterator[Service]:
     clients: list[TestClient] = []
 
     def start(**settings: Any) -> TestClient:
-        app = create_app(Settings(**settings), loaded("grey-mlp-discretized"))
+        app = create_app(Settings(threads=1, **settings), loaded("grey-mlp-discretized"))
         clients.append(TestClient(app, raise_server_exceptions=False))
         clients[-1].__enter__()
         return clients[-1]

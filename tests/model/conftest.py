@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from model import noise
@@ -13,6 +14,15 @@ from model.datasets import Dataset
 from model.errors import VAEError
 
 Array = NDArray[Any]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are too small to share: threads that wait for each other cost more than all the arithmetic."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Memory(Dataset):

@@ -7,7 +7,9 @@ from model.errors import DataError, InputError, VAEError
 
 
 def _tree(kind: type[Exception]) -> set[str]:
-    return {kind.__name__}.union(*(_tree(below) for below in kind.__subclasses__() if below.__module__ == "model.errors"))
+    return {kind.__name__}.union(
+        *(_tree(below) for below in kind.__subclasses__() if below.__module__ == "model.errors")
+    )
 
 
 def test_the_drawn_tree_is_the_real_one() -> None:

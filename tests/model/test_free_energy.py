@@ -64,12 +64,16 @@ class PPCA:
     def wrong(self) -> Gaussian:
         """A factorial Q that is not the posterior."""
         q = self.vae.encode(self.x)
-        return Gaussian(q.mean + torch.tensor([0.1, -0.2, 0.3]).double(), q.scale * torch.tensor([1.3, 0.8, 1.1]).double())
+        return Gaussian(
+            q.mean + torch.tensor([0.1, -0.2, 0.3]).double(), q.scale * torch.tensor([1.3, 0.8, 1.1]).double()
+        )
 
     def tables(self, q: Gaussian, draws: int) -> tuple[Floats, Floats, Floats]:
         """The terms of every sample and draw, as `summarize` takes them."""
         parts = [
-            terms(self.vae, self.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e)
+            terms(
+                self.vae, self.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e
+            )
             for i in range(len(self.x))
             for e in [noise(draws)]
         ]

@@ -28,7 +28,9 @@ BYTES = torch.arange(256.0)
 
 def one_component(means: tuple[float, ...] = MEANS, scales: tuple[float, ...] = SCALES) -> DiscretizedLogistic:
     """Every mean with every scale, as the dimensions of one sample."""
-    mean, scale = (t.reshape(1, 1, -1) for t in torch.meshgrid(torch.tensor(means), torch.tensor(scales), indexing="ij"))
+    mean, scale = (
+        t.reshape(1, 1, -1) for t in torch.meshgrid(torch.tensor(means), torch.tensor(scales), indexing="ij")
+    )
     return DiscretizedLogistic(torch.zeros_like(mean), mean, scale, UNIFORM)
 
 
@@ -168,7 +170,9 @@ class TestGaussian:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_both_ends_of_the_uniform_give_finite_draws(self, dtype: torch.dtype) -> None:
-        drawn = Gaussian(torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)).sample(torch.tensor([0, 1], dtype=dtype))
+        drawn = Gaussian(torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)).sample(
+            torch.tensor([0, 1], dtype=dtype)
+        )
         assert torch.isfinite(drawn).all()
 
 

@@ -51,7 +51,10 @@ def test_every_pixel_reaches_the_latent_and_every_pixel_is_reached(name: str) ->
     vae.encode(x).mean.sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert (x.grad != 0).all()
-    far, near = vae.decode(torch.full((1, vae.config.latent), 2.0)).mean, vae.decode(torch.zeros(1, vae.config.latent)).mean
+    far, near = (
+        vae.decode(torch.full((1, vae.config.latent), 2.0)).mean,
+        vae.decode(torch.zeros(1, vae.config.latent)).mean,
+    )
     assert (far != near).all()
 
 

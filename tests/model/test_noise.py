@@ -10,9 +10,7 @@ from model import noise
 @pytest.mark.parametrize("width", [1, 3, 64])
 def test_a_shorter_draw_is_the_start_of_a_longer_one(rows: int, width: int) -> None:
     assert np.array_equal(noise.normal(5, (rows, width)), noise.normal(5, (133, width))[:rows])
-    assert np.array_equal(
-        noise.uniform(5, range(rows), (width, 2)), noise.uniform(5, range(133), (width, 2))[:rows]
-    )
+    assert np.array_equal(noise.uniform(5, range(rows), (width, 2)), noise.uniform(5, range(133), (width, 2))[:rows])
 
 
 def test_rows_of_observations_can_be_drawn_in_any_slices() -> None:

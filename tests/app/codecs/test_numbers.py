@@ -15,6 +15,7 @@ from model.config import ImageData, VectorData
 GREY = expect_inputs(ImageData(height=4, width=5), max_rows=8, max_pixels=100)
 RGB = expect_inputs(ImageData(height=4, width=5, channels=3), max_rows=8, max_pixels=100)
 TABLE = expect_inputs(VectorData(columns=("a", "b"), mean=(0.0, 5.0), std=(1.0, 1e-3)), max_rows=8, max_pixels=1)
+FOUR = VectorData(columns=("a", "b", "c", "d"), mean=(0.0,) * 4, std=(1.0,) * 4)
 LATENT = expect_latents(3, max_rows=8)
 
 
@@ -104,7 +105,7 @@ def test_a_long_string_among_numbers_is_found_before_numpy_makes_room_for_it() -
     rows = [[1.0] * 4 for _ in range(8)]
     bad = body("inputs", [*rows[:7], ["x" * 1_000_000, 1, 1, 1]])
     with pytest.raises(Invalid, match=r"inputs\[7\]\[0\]: is a string"):
-        from_json(bad, Expect("inputs", (4,), -np.float32(9) * np.ones(()), np.float32(9) * np.ones(()), 8, 1))
+        from_json(bad, expect_inputs(FOUR, max_rows=8, max_pixels=1))
 
 
 def test_pickled_objects_are_never_read() -> None:

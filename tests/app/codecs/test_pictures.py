@@ -124,7 +124,7 @@ def test_base64_that_is_refused_names_its_row(bad: Any, said: str) -> None:
 @pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (9, (3, 3)), (10, (3, 4))])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_holds_every_image_in_its_place(count: int, grid: tuple[int, int], channels: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (count, channels, 4, 5)).astype(np.float32) / 255
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, 4, 5)).astype(np.float32) / np.float32(255)
     pixels = np.asarray(Image.open(io.BytesIO(to_png(images)))).reshape(grid[0] * 4, grid[1] * 5, channels)
     for index, image in enumerate(images):
         row, column = divmod(index, grid[1])

@@ -1,0 +1,228 @@
+"""Training makes free energy fall, by the seed alone, and goes on from its state as if it had never stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.errors import TrainingError
+from model.free_energy import estimate
+from model.recipe import Recipe, Split
+from model.training import Record, Training, TrainingSettings
+from model.vae import VAE, to_tensor
+from tests.conftest import CONFIGS
+from tests.model.conftest import Memory, rows, stripes
+
+
+def split_of(config: ModelConfig, count: int) -> Split:
+    data = Memory(rows(count)) if config.data.kind == "vector" else Memory(stripes(count, config.data.shape))
+    return Split.of(data, count // 5, 0)
+
+
+def training(name: str = "table-mlp-gaussian", **settings: Any) -> Training:
+    chosen = {"epochs": 3, "held_out": 20, "batch_size": 16} | settings
+    return Training(CONFIGS[name], TrainingSettings(**chosen))
+
+
+def same_state(first: Training, second: Training) -> bool:
+    a, b = first.state(), second.state()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def without_time(records: list[Record]) -> list[tuple[float | None, ...]]:
+    return [(r.epoch, r.free_energy, r.distortion, r.rate, r.bits_per_dim, r.train_free_energy, r.learning_rate) for r in records]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_free_energy_falls(name: str) -> None:
+    split = split_of(CONFIGS[name], 250)
+    one = training(name, epochs=12, batch_size=20, learning_rate=5e-3)
+    records = list(one.epochs(split.fit, split.held_out))
+    first, last = records[0], records[-1]
+    assert [record.epoch for record in records] == list(range(1, 13))
+    assert last.free_energy < first.free_energy
+    assert last.train_free_energy < first.train_free_energy
+    # The structure of the data is in the latent: knowing z must be worth more than z costs.
+    assert last.rate > 0.1
+    dims = CONFIGS[name].data.dims
+    assert (last.bits_per_dim is None) == (VAE(CONFIGS[name]).levels is None)
+    if last.bits_per_dim is not None:
+        assert last.bits_per_dim == pytest.approx(last.free_energy / dims / np.log(2))
+
+
+@pytest.mark.parametrize("name", ["table-mlp-gaussian", "rgb-conv-discretized"])
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    split = split_of(CONFIGS[name], 60)
+    first, same, other = (training(name, seed=seed, epochs=2) for seed in (1, 1, 2))
+    records = [without_time(list(one.epochs(split.fit, split.held_out))) for one in (first, same, other)]
+    assert same_state(first, same)
+    assert records[0] == records[1] != records[2]
+
+
+@pytest.mark.parametrize("name", ["table-mlp-gaussian", "rgb-conv-discretized", "grey-mlp-bernoulli"])
+@pytest.mark.parametrize("stop", [1, 2])
+def test_a_training_restored_after_any_epoch_ends_as_the_unbroken_one(name: str, stop: int) -> None:
+    split = split_of(CONFIGS[name], 60)
+    unbroken, broken, resumed = training(name), training(name), training(name)
+    whole = without_time(list(unbroken.epochs(split.fit, split.held_out)))
+    steps = broken.epochs(split.fit, split.held_out)
+    part = [next(steps) for _ in range(stop)]
+    resumed.restore(broken.state())
+    assert same_state(resumed, broken)
+    part += resumed.epochs(split.fit, split.held_out)
+    assert same_state(resumed, unbroken)
+    assert without_time(part) == whole
+
+
+def test_a_finished_training_has_nothing_left_to_do() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    done = training(epochs=1)
+    assert len(list(done.epochs(split.fit, split.held_out))) == 1
+    assert list(done.epochs(split.fit, split.held_out)) == []
+
+
+def test_the_state_is_plain_tensors_that_later_steps_leave_alone() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    one = training()
+    steps = one.epochs(split.fit, split.held_out)
+    next(steps)
+    kept = one.state()
+    before = {name: tensor.clone() for name, tensor in kept.items()}
+    other = training()
+    other.restore(kept)
+    list(other.epochs(split.fit, split.held_out))
+    assert all(torch.equal(kept[name], before[name]) for name in kept)
+
+
+def test_no_draw_is_taken_from_the_global_generators() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    torch.manual_seed(5)
+    numpy_before = np.random.get_state()  # noqa: NPY002 - it must be the global one
+    before = torch.get_rng_state()
+    one = training()
+    assert torch.equal(torch.get_rng_state(), before)
+    list(one.epochs(split.fit, split.held_out))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert str(np.random.get_state()) == str(numpy_before)  # noqa: NPY002
+
+
+def test_the_global_generator_does_not_change_the_outcome() -> None:
+    torch.manual_seed(1)
+    first = training()
+    torch.manual_seed(2)
+    assert same_state(first, training())
+
+
+class TestDivergence:
+    def test_an_infinite_loss_names_the_remedy(self) -> None:
+        split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+        one = training()
+        with torch.no_grad():
+            next(one.vae.parameters()).fill_(float("nan"))
+        with pytest.raises(TrainingError, match=r"epoch 1 .*--learning-rate"):
+            list(one.epochs(split.fit, split.held_out))
+
+    def test_weights_stay_as_they_were_before_the_step_that_diverged(self) -> None:
+        split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+        one = training()
+        kept: list[dict[str, Tensor]] = []
+
+        def poison(done: int, total: int) -> None:
+            if done == 2:
+                kept.append({name: weight.clone() for name, weight in one.vae.state_dict().items()})
+                split.fit[:] = np.inf
+
+        with pytest.raises(TrainingError):
+            list(one.epochs(split.fit, split.held_out, poison))
+        assert all(torch.equal(weight, kept[0][name]) for name, weight in one.vae.state_dict().items())
+
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+    def test_held_out_samples_beyond_all_measure_are_an_error_not_a_score(self) -> None:
+        split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+        split.held_out[0, 0] = 1e30
+        with pytest.raises(TrainingError, match="held"):
+            list(training().epochs(split.fit, split.held_out))
+
+
+def test_batches_are_counted() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 50)
+    seen: list[tuple[int, int]] = []
+    list(training(epochs=2).epochs(split.fit, split.held_out, lambda done, total: seen.append((done, total))))
+    assert seen == [(1, 3), (2, 3), (3, 3)] * 2
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    one = training(epochs=10, warmup=7, learning_rate=0.01)
+    rates = []
+    for step in range(100):
+        one.step = step
+        rates.append(one._learning_rate(batches=10))
+    assert rates[:7] == pytest.approx([0.01 * (i + 1) / 7 for i in range(7)])
+    assert max(rates) == pytest.approx(0.01)
+    assert (np.diff(rates[7:]) < 0).all()
+    assert 0 < rates[-1] < 1e-5
+
+
+def test_what_is_judged_is_the_running_average() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    one = training(average=0.9)
+    record = list(one.epochs(split.fit, split.held_out))[-1]
+    assert not torch.equal(next(one.average.parameters()), next(one.vae.parameters()))
+    assert not any(weight.requires_grad for weight in one.average.parameters())
+    x = to_tensor(split.held_out)
+    draws = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    scores = estimate(one.average, x, one.average.encode(x), draws)
+    assert scores.standard_error is not None
+    # One draw each, all of the same noise: allow for it being an unusual one.
+    spread = scores.standard_error.mean() * np.sqrt(2000)
+    assert abs(record.free_energy - scores.free_energy.mean()) < 4 * spread
+
+
+def test_without_an_average_the_weights_themselves_are_kept() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    one = training(average=0.0)
+    list(one.epochs(split.fit, split.held_out))
+    for average, weight in zip(one.average.parameters(), one.vae.parameters(), strict=True):
+        assert torch.allclose(average, weight, atol=1e-6)
+
+
+def test_low_precision_trains_nearly_as_well() -> None:
+    split = split_of(CONFIGS["grey-conv-gaussian"], 100)
+    ends = [
+        list(training("grey-conv-gaussian", precision=precision, epochs=4).epochs(split.fit, split.held_out))[-1]
+        for precision in ("float32", "bfloat16")
+    ]
+    assert ends[0].free_energy != ends[1].free_energy
+    assert ends[1].free_energy == pytest.approx(ends[0].free_energy, abs=5)
+
+
+def test_held_out_samples_in_several_batches_are_all_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIGS["table-mlp-gaussian"]
+    split = Split.of(Memory(rows(620)), 600, 0)
+    one = training(epochs=1)
+    judged: list[int] = []
+
+    def counted(vae: VAE, x: Tensor, *rest: Any) -> Any:
+        judged.append(len(x))
+        return estimate(vae, x, *rest)
+
+    monkeypatch.setattr("model.training.estimate", counted)
+    list(one.epochs(split.fit, split.held_out))
+    assert sum(judged) == 600 and len(judged) > 1
+    assert config == one.vae.config
+
+
+def test_a_recipe_says_how_to_repeat_its_training(tmp_path: Path) -> None:
+    recipe, split = Recipe.plan(
+        Memory(rows(60)), network={"hidden": (8,)}, likelihood={}, latent=None, settings={"epochs": 2}
+    )
+    again = Recipe.model_validate(json.loads(recipe.model_dump_json()))
+    first, second = (Training(r.config, r.settings) for r in (recipe, again))
+    for one in (first, second):
+        list(one.epochs(split.fit, split.held_out))
+    assert same_state(first, second)

@@ -1,0 +1,78 @@
+"""The shipped models are what their cards say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.checkpoint import PRETRAINED, WEIGHTS, load
+from model.datasets import Dataset, open_dataset
+from model.errors import DataError
+from model.evaluation import evaluate, score
+
+MODELS = ("fashion-mnist", "fashion-mnist-mlp")
+every = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture(scope="module")
+def test_set() -> Dataset:
+    """The 10,000 test images."""
+    try:
+        return open_dataset("fashion-mnist:test")
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+def test_these_and_no_others_are_shipped() -> None:
+    assert sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir()) == sorted(MODELS)
+
+
+@every
+def test_the_card_says_how_it_was_trained_and_how_well(name: str) -> None:
+    found = load(Path(name))
+    assert found.folder == PRETRAINED / name
+    assert (found.folder / WEIGHTS).stat().st_size <= 16 << 20
+    training, report = found.card.training, found.card.evaluation
+    assert training is not None
+    assert training.command.startswith("vae train fashion-mnist ")
+    assert training.seconds > 0
+    assert "cores" in training.machine
+    assert "seed" in training.settings
+    assert report is not None
+    assert (report["dataset"], report["samples"]) == ("fashion-mnist:test", 10_000)
+
+
+def test_the_default_beats_png_and_gzip() -> None:
+    report = load(Path("fashion-mnist")).card.evaluation
+    assert report is not None
+    codecs = report["codecs_bits_per_dim"]
+    assert report["bits_per_dim"] <= 3.40 < codecs["gzip"] < codecs["png"]
+
+
+def test_a_density_has_no_bits() -> None:
+    found = load(Path("fashion-mnist-mlp"))
+    assert found.vae.levels is None
+    assert found.card.evaluation is not None
+    assert found.card.evaluation["bits_per_dim"] is None
+
+
+@every
+def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, test_set: Dataset) -> None:
+    found = load(Path(name))
+    part = next(score(found.vae, test_set, draws=1, seed=0, rows=1000))
+    assert found.card.evaluation is not None
+    mean = found.card.evaluation["free_energy"]
+    error = found.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
+    assert abs(part.scores.free_energy.mean() - mean) < 4 * error
+
+
+@pytest.mark.long
+@every
+def test_the_held_out_report_is_what_evaluation_finds(name: str, test_set: Dataset) -> None:
+    found = load(Path(name))
+    expected = found.card.evaluation
+    assert expected is not None
+    report = evaluate(found.vae, test_set, draws=expected["draws"], seed=expected["seed"]).plain()
+    assert report["active_units"] == expected["active_units"]
+    for key in ("free_energy", "distortion", "rate", "nlog_p_x"):
+        assert report[key] == pytest.approx(expected[key], rel=1e-4)

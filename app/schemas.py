@@ -123,7 +123,7 @@ class Limits(Answer):
     max_rows: int
     max_samples: int
     max_work: Annotated[int, Field(description="Rows x samples of a free energy.")]
-    max_pixels: Annotated[int, Field(description="Of one image, before it is resized.")]
+    max_pixels: Annotated[int, Field(description="Of a request's images together, before they are resized.")]
     deadline: Annotated[float, Field(description="Seconds.")]
 
 

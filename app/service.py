@@ -1,9 +1,12 @@
 """What every route works with: the settings, the engine, the metrics, and the reading of a request."""
 
+import asyncio
+import functools
 import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +19,9 @@ from app.errors import TooLarge
 from app.metrics import Metrics
 from app.settings import Settings
 from model.config import ImageData
+
+#: Bytes from which on a body is read, or an answer written, beside the event loop instead of in it.
+LARGE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,9 @@ class Service:
         s = self.settings
         body = await read_body(request, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
         headers = request.headers
-        return read_rows(body, headers.get("content-type", ""), headers.get("content-encoding", ""), expect)
+        arguments = (body, headers.get("content-type", ""), headers.get("content-encoding", ""), expect)
+        # Reading a large body takes long enough to be felt by every other request, unless a thread does it.
+        return await asyncio.to_thread(read_rows, *arguments) if len(body) > LARGE else read_rows(*arguments)
 
     def deadline(self) -> float:
         """Of a request that is read by now, on the clock of `time.monotonic`."""
@@ -66,9 +74,11 @@ class Service:
         offers = ("json", "npz", "png") if pictures and self.images else ("json", "npz")
         return negotiation.choose(request.headers.get("accept", ""), wish, offers)
 
-    def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
+    async def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
         """Arrays -> a response in this form."""
-        body, media = answers.write(form, answer, pictures)
+        size = sum(value.nbytes for value in answer.values() if isinstance(value, np.ndarray))
+        write = functools.partial(answers.write, form, answer, pictures)
+        body, media = await asyncio.to_thread(write) if size > LARGE else write()
         return Response(body, media_type=media)
 
     def outputs(self, x: Floats) -> Floats:

@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     max_rows: Annotated[int, Field(description="Most rows (inputs, latents, samples) of a request.", ge=1)] = 1024
     max_samples: Annotated[int, Field(description="Most draws per input of a free energy.", ge=1)] = 5000
     max_work: Annotated[int, Field(description="Most rows x samples of a request.", ge=1)] = 65536
-    max_pixels: Annotated[int, Field(description="Most pixels of one image before it is resized.", ge=1)] = 1 << 24
+    max_pixels: Annotated[
+        int, Field(description="Most pixels of a request's images together, before they are resized.", ge=1)
+    ] = 1 << 25
     batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 256
     queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 18
     body_timeout: Annotated[float, Field(description="Seconds a client may take to send its body.", gt=0)] = 30.0

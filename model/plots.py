@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -63,6 +64,8 @@ def learning_curves(records: list[Record]) -> Figure:
     twin.set_ylabel("rate (nats per sample)", color="tab:green")
     twin.spines["right"].set_visible(True)
     right.set(xlabel="epoch", title="Its two terms, held out")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

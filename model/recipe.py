@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from model import noise
 from model.config import (
+    BernoulliLikelihood,
     ConvNetwork,
     DiscretizedLikelihood,
     Frozen,
@@ -93,9 +94,9 @@ class Recipe(Frozen):
         data = default_data(dataset, split.fit)
         config = ModelConfig.build(
             data=data.model_dump(),
-            network=_wished(network, default_network(data)),
+            network=_wished(network, default_network(data, network.get("name"))),
             latent=latent or default_latent(data),
-            likelihood=_wished(likelihood, default_likelihood(data, split.fit)),
+            likelihood=_wished(likelihood, default_likelihood(data, split.fit, likelihood.get("name"))),
         )
         _require_bits(config, split, dataset.source)
         chosen = {"epochs": default_epochs(len(split.fit), settings), **settings, "held_out": len(split.held_out)}
@@ -114,9 +115,8 @@ class Recipe(Frozen):
 
 
 def _wished(wishes: Wishes, default: Network | Likelihood) -> Wishes:
-    """The wishes, completed by the default where they are of its kind."""
-    same = wishes.get("name", default.name) == default.name
-    return {**default.model_dump(), **wishes} if same else wishes
+    """The wishes, completed by the default; a name that has no default is left to the configuration to refuse."""
+    return {**default.model_dump(), **wishes}
 
 
 def _require_bits(config: ModelConfig, split: Split, source: str) -> None:
@@ -145,15 +145,14 @@ def _image_data(source: str, height: int, width: int, channels: int) -> ImageDat
         raise DataError(f"{source}: {explain(error)}") from error
 
 
-def default_network(data: ImageData | VectorData) -> Network:
+def default_network(data: ImageData | VectorData, name: str | None = None) -> Network:
     """`conv` for images of 16 pixels and more a side, halved until some 8 pixels are left; `mlp` for the rest."""
-    if isinstance(data, VectorData):
-        width = 64 if data.dims <= 64 else 256
-        return MLPNetwork(hidden=(width, width))
-    if min(data.height, data.width) < 16:
-        return MLPNetwork()
-    stages = max(2, round(math.log2(min(data.height, data.width) / 8)))
-    return ConvNetwork(channels=(32, 64, 128, 128, 128, 128, 128)[:stages], blocks=(1, 2, 2, 2, 2, 2, 2)[:stages])
+    if name == "conv" or (name is None and isinstance(data, ImageData) and min(data.height, data.width) >= 16):
+        side = min(data.height, data.width) if isinstance(data, ImageData) else 16
+        stages = max(2, round(math.log2(side / 8)))
+        return ConvNetwork(channels=(32, 64, 128, 128, 128, 128, 128)[:stages], blocks=(1, 2, 2, 2, 2, 2, 2)[:stages])
+    width = 64 if data.dims <= 64 else 256
+    return MLPNetwork() if isinstance(data, ImageData) else MLPNetwork(hidden=(width, width))
 
 
 def default_latent(data: ImageData | VectorData) -> int:
@@ -161,9 +160,11 @@ def default_latent(data: ImageData | VectorData) -> int:
     return 64 if isinstance(data, ImageData) else min(32, max(2, data.dims // 2))
 
 
-def default_likelihood(data: ImageData | VectorData, samples: Array) -> Likelihood:
+def default_likelihood(data: ImageData | VectorData, samples: Array, name: str | None = None) -> Likelihood:
     """`discretized` for bytes; `gaussian` for the rest, with one scale for all pixels or one a column."""
-    if samples.dtype == np.uint8:
+    if name == "bernoulli":
+        return BernoulliLikelihood()
+    if name == "discretized" or (name is None and samples.dtype == np.uint8):
         return DiscretizedLikelihood()
     return GaussianLikelihood(scale="shared" if isinstance(data, ImageData) else "per_dimension")
 

@@ -8,7 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.codecs.expect import Expect, Floats
-from app.codecs.pictures import FORMATS, from_picture
+from app.codecs.pictures import FORMATS, Pixels, from_picture
 from app.errors import Invalid, Malformed, TooLarge
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def from_multipart(body: bytes, content_type: str, expect: Expect) -> Floats:
     if not collector.ended:
         raise Malformed("multipart: the body ends before its last boundary")
     expect.count(len(collector.parts))
-    return np.concatenate([_row(index, part, expect) for index, part in enumerate(collector.parts)])
+    pixels = Pixels(expect.max_pixels)
+    return np.concatenate([_row(index, part, expect, pixels) for index, part in enumerate(collector.parts)])
 
 
-def _row(index: int, part: _Part, expect: Expect) -> Floats:
+def _row(index: int, part: _Part, expect: Expect, pixels: Pixels) -> Floats:
     place = f"part[{index}]"
     options = parse_options_header(part.headers.get("content-disposition", ""))[1]
     name = options.get(b"name", b"").decode("latin-1")
@@ -87,4 +88,4 @@ def _row(index: int, part: _Part, expect: Expect) -> Floats:
         raise Invalid.at(place, f"is named '{name:.60}'; name every image '{expect.name}'")
     media = parse_options_header(part.headers.get("content-type", ""))[0].decode("latin-1").lower()
     # Clients that do not know a file's type say octet-stream; the bytes themselves then tell the format.
-    return from_picture(bytes(part.body), media if media in FORMATS else "image/*", expect, place)
+    return from_picture(bytes(part.body), media if media in FORMATS else "image/*", expect, pixels, place)

@@ -27,8 +27,29 @@ FORMATS = {
 }
 
 
-def from_picture(body: bytes, media: str, expect: Expect, place: str = "body") -> Floats:
-    """One image -> one row. `media` is a type of `FORMATS`, which the image must be, or `image/*` for any of them.
+class Pixels:
+    """How many pixels the images of one request may still have, before they are resized."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.left = most
+
+    def spend(self, image: Image.Image, place: str) -> None:
+        """Count an image that is about to be decoded, or refuse it."""
+        self.left -= image.width * image.height
+        if self.left < 0:
+            raise TooLarge(
+                f"{place}: with this image of {image.width} x {image.height} the request has more than the "
+                f"{self.most:,} pixels that one may have; send smaller images, or fewer"
+            )
+
+
+def from_picture(body: bytes, media: str, expect: Expect, pixels: Pixels, place: str = "body") -> Floats:
+    """One image -> one row.
+
+    Args:
+        media: a type of `FORMATS`, which the image must be, or `image/*` for any of them.
+        pixels: what is left to the request that this image is of.
 
     Raises:
         Invalid: this model takes no images, or the image is of another format, or does not fit and `strict` is set.
@@ -38,10 +59,7 @@ def from_picture(body: bytes, media: str, expect: Expect, place: str = "body") -
     if expect.image is None:
         raise UnsupportedMedia(f"{place}: this call takes no images; send JSON or application/x-npy")
     image = _open(body, media, place)
-    if image.width * image.height > expect.max_pixels:
-        raise TooLarge(
-            f"{place}: the image has {image.width} x {image.height} pixels; at most {expect.max_pixels:,} are decoded"
-        )
+    pixels.spend(image, place)
     if getattr(image, "n_frames", 1) > 1:
         raise Invalid.at(place, f"the image has {image.n_frames} frames; send one")  # type: ignore[attr-defined]
     try:
@@ -74,7 +92,7 @@ def _open(body: bytes, media: str, place: str) -> Image.Image:
 
 def from_base64(rows: Sequence[Any], expect: Expect) -> Floats:
     """Images as base64 strings, optionally as data URLs -> rows."""
-    pictures = []
+    pictures, pixels = [], Pixels(expect.max_pixels)
     for index, text in enumerate(rows):
         place = f"{expect.name}[{index}]"
         if not isinstance(text, str):
@@ -85,7 +103,7 @@ def from_base64(rows: Sequence[Any], expect: Expect) -> Floats:
         except (binascii.Error, ValueError) as error:
             raise Invalid.at(place, f"is not base64: {error}") from error
         try:
-            pictures.append(from_picture(body, "image/*", expect, place))
+            pictures.append(from_picture(body, "image/*", expect, pixels, place))
         except Malformed as error:
             raise Invalid.at(place, error.detail.removeprefix(f"{place}: ")) from error
     return np.concatenate(pictures)

@@ -5,7 +5,7 @@ from python_multipart.multipart import parse_options_header
 from app.codecs.expect import Expect, Floats
 from app.codecs.multipart import from_multipart
 from app.codecs.numbers import from_json, from_npy
-from app.codecs.pictures import FORMATS, from_picture
+from app.codecs.pictures import FORMATS, Pixels, from_picture
 from app.errors import UnsupportedMedia
 
 
@@ -24,7 +24,7 @@ def read_rows(body: bytes, content_type: str, encoding: str, expect: Expect) -> 
     if media == "application/x-npy":
         return from_npy(body, expect)
     if media in FORMATS:
-        return from_picture(body, media, expect)
+        return from_picture(body, media, expect, Pixels(expect.max_pixels))
     if media == "multipart/form-data" and expect.image is not None:
         return from_multipart(body, content_type, expect)
     raise UnsupportedMedia(

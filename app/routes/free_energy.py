@@ -20,10 +20,10 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
     )
     answer = {"samples": query.samples, "seed": query.seed, **asdict(result.scores)}
     if result.per_dimension is None:
-        return service.answer(form, answer)
+        return await service.answer(form, answer)
     answer["per_dimension"] = service.outside(result.per_dimension)
     pictures = service.brighten(result.per_dimension) if form == "png" else None
-    return service.answer(form, answer, pictures)
+    return await service.answer(form, answer, pictures)
 
 
 FREE_ENERGY = Operation(

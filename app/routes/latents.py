@@ -14,28 +14,28 @@ async def encode(request: Request, service: Service, query: EncodeQuery) -> Resp
     form = service.form(request, query.format, pictures=False)
     x = await service.inputs(request, strict=query.strict)
     mean, variance = await service.engine.encode(x, service.deadline())
-    return service.answer(form, {"mean": mean, "variance": variance})
+    return await service.answer(form, {"mean": mean, "variance": variance})
 
 
 async def decode(request: Request, service: Service, query: DecodeQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     z = await service.latents(request)
     x = await service.engine.decode(z, service.deadline(), noise_seed=query.seed if query.noise else None)
-    return service.answer(form, {"outputs": service.outputs(x)}, x)
+    return await service.answer(form, {"outputs": service.outputs(x)}, x)
 
 
 async def sample(request: Request, service: Service, query: SampleQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     service.limit("query.n", query.n, service.settings.max_rows)
     z, x = await service.engine.sample(query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise)
-    return service.answer(form, {"outputs": service.outputs(x), "latents": z}, x)
+    return await service.answer(form, {"outputs": service.outputs(x), "latents": z}, x)
 
 
 async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     x = await service.inputs(request, strict=query.strict)
     rebuilt = await service.engine.reconstruct(x, service.deadline())
-    return service.answer(form, {"outputs": service.outputs(rebuilt)}, rebuilt)
+    return await service.answer(form, {"outputs": service.outputs(rebuilt)}, rebuilt)
 
 
 ENCODE = Operation(

@@ -38,7 +38,9 @@ class TestDefaults:
         assert config.data.shape == dataset.shape
 
     def test_pixels_share_a_scale_and_columns_have_their_own(self) -> None:
-        scales = [plan(dataset)[0].config.likelihood.model_dump()["scale"] for dataset in (floats(20), Memory(rows(20)))]
+        scales = [
+            plan(dataset)[0].config.likelihood.model_dump()["scale"] for dataset in (floats(20), Memory(rows(20)))
+        ]
         assert scales == ["shared", "per_dimension"]
 
     @pytest.mark.parametrize("side", [16, 28, 32, 64, 128, 1024])
@@ -105,7 +107,9 @@ class TestStandardization:
         assert isinstance(data, VectorData)
         assert np.allclose(data.mean, split.fit.mean(0, dtype=np.float64), rtol=1e-9)
         assert np.allclose(data.std, split.fit.std(0, dtype=np.float64), rtol=1e-9)
-        assert not np.allclose(data.mean, np.concatenate([split.fit, split.held_out]).mean(0, dtype=np.float64), rtol=1e-5)
+        assert not np.allclose(
+            data.mean, np.concatenate([split.fit, split.held_out]).mean(0, dtype=np.float64), rtol=1e-5
+        )
 
     @pytest.mark.parametrize("value", [0.0, 1e-20, 3.3, -1e30])
     def test_a_constant_column_is_left_in_its_units(self, value: float) -> None:

@@ -35,7 +35,10 @@ def same_state(first: Training, second: Training) -> bool:
 
 
 def without_time(records: list[Record]) -> list[tuple[float | None, ...]]:
-    return [(r.epoch, r.free_energy, r.distortion, r.rate, r.bits_per_dim, r.train_free_energy, r.learning_rate) for r in records]
+    return [
+        (r.epoch, r.free_energy, r.distortion, r.rate, r.bits_per_dim, r.train_free_energy, r.learning_rate)
+        for r in records
+    ]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -47,8 +50,8 @@ def test_free_energy_falls(name: str) -> None:
     assert [record.epoch for record in records] == list(range(1, 13))
     assert last.free_energy < first.free_energy
     assert last.train_free_energy < first.train_free_energy
-    # The structure of the data is in the latent: knowing z must be worth more than z costs.
-    assert last.rate > 0.1
+    # The structure of the data is in the latent.
+    assert one.average.encode(to_tensor(split.held_out)).rate().sum(1).mean() > 0.1
     dims = CONFIGS[name].data.dims
     assert (last.bits_per_dim is None) == (VAE(CONFIGS[name]).levels is None)
     if last.bits_per_dim is not None:

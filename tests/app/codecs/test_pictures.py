@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.codecs.expect import expect_inputs, expect_latents
-from app.codecs.pictures import FORMATS, from_base64, from_picture, to_png
+from app.codecs.pictures import FORMATS, Pixels, from_base64, from_picture, to_png
 from app.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from model.config import ImageData
 
@@ -30,40 +30,40 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (6, 8), mode: str = "L", 
 
 @pytest.mark.parametrize(("media", "kind"), FORMATS.items())
 def test_every_named_format_is_read(media: str, kind: str) -> None:
-    row = from_picture(picture(kind), media, GREY)
+    row = from_picture(picture(kind), media, GREY, Pixels(10_000))
     assert row.shape == (1, 1, 8, 6)
     np.testing.assert_allclose(row.ravel(), np.linspace(0, 1, 48), atol=0.05)
 
 
 def test_another_size_and_mode_is_converted_unless_strict() -> None:
     other = picture(size=(20, 30), mode="RGB")
-    assert from_picture(other, "image/png", GREY).shape == (1, 1, 8, 6)
+    assert from_picture(other, "image/png", GREY, Pixels(10_000)).shape == (1, 1, 8, 6)
     with pytest.raises(Invalid, match="8x6 of mode L"):
-        from_picture(other, "image/png", STRICT)
-    assert from_picture(picture(), "image/png", STRICT).shape == (1, 1, 8, 6)
+        from_picture(other, "image/png", STRICT, Pixels(10_000))
+    assert from_picture(picture(), "image/png", STRICT, Pixels(10_000)).shape == (1, 1, 8, 6)
 
 
 def test_an_image_that_is_not_what_it_is_announced_as() -> None:
     with pytest.raises(Malformed, match=r"announced as image/png, but it is JPEG"):
-        from_picture(picture("JPEG"), "image/png", GREY)
+        from_picture(picture("JPEG"), "image/png", GREY, Pixels(10_000))
 
 
 @pytest.mark.parametrize("kind", sorted(set(FORMATS.values())))
 def test_truncated_images_are_refused_and_never_half_read(kind: str) -> None:
     whole = picture(kind, size=(60, 80))
     with pytest.raises(Malformed):
-        from_picture(whole[: len(whole) // 2], "image/*", GREY)
+        from_picture(whole[: len(whole) // 2], "image/*", GREY, Pixels(10_000))
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"%PDF-1.4", b"<svg/>", b"\0" * 100])
 def test_what_is_no_image(bad: bytes) -> None:
     with pytest.raises(Malformed):
-        from_picture(bad, "image/*", GREY)
+        from_picture(bad, "image/*", GREY, Pixels(10_000))
 
 
 def test_formats_that_are_not_named_are_not_opened() -> None:
     with pytest.raises(Malformed, match="not an image of a format that is read"):
-        from_picture(picture("ICO"), "image/*", GREY)
+        from_picture(picture("ICO"), "image/*", GREY, Pixels(10_000))
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -75,7 +75,14 @@ def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     with pytest.raises(TooLarge):
-        from_picture(bomb, "image/png", GREY)
+        from_picture(bomb, "image/png", GREY, Pixels(10_000))
+
+
+def test_the_pixels_of_a_request_are_counted_together() -> None:
+    text = base64.b64encode(picture(size=(60, 80))).decode()
+    assert len(from_base64([text] * 2, GREY)) == 2
+    with pytest.raises(TooLarge, match=r"inputs\[2\]: with this image of 60 x 80"):
+        from_base64([text] * 3, GREY)
 
 
 def test_moving_pictures_are_refused() -> None:
@@ -83,19 +90,19 @@ def test_moving_pictures_are_refused() -> None:
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(Invalid, match="2 frames"):
-        from_picture(file.getvalue(), "image/gif", GREY)
+        from_picture(file.getvalue(), "image/gif", GREY, Pixels(10_000))
 
 
 def test_modes_without_a_conversion_are_refused() -> None:
     file = io.BytesIO()
     Image.new("F", (6, 8)).save(file, "TIFF")
     with pytest.raises(Invalid, match="mode F"):
-        from_picture(file.getvalue(), "image/tiff", GREY)
+        from_picture(file.getvalue(), "image/tiff", GREY, Pixels(10_000))
 
 
 def test_a_call_that_takes_no_images() -> None:
     with pytest.raises(UnsupportedMedia):
-        from_picture(picture(), "image/png", expect_latents(3, max_rows=1))
+        from_picture(picture(), "image/png", expect_latents(3, max_rows=1), Pixels(10_000))
 
 
 def test_base64_with_and_without_the_head_of_a_data_url() -> None:

@@ -115,7 +115,7 @@ def train(
     from model.recipe import Recipe
     from model.run import Run
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     set_threads(threads)
     dataset = open_dataset(data, exclude=exclude or ())
     console.print(f"Reading {dataset.describe()}")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from model import noise
+from model.errors import DataError
 from model.evaluation import PERCENTILES, Report, codecs, evaluate, score
 from model.free_energy import FreeEnergy, estimate
 from model.vae import VAE, to_tensor
@@ -91,8 +92,9 @@ def test_batches_change_nothing_and_are_told() -> None:
 
 def test_a_dimension_that_says_nothing_is_not_active() -> None:
     vae, data = build("table-mlp-gaussian"), data_of("table-mlp-gaussian")
-    assert evaluate(vae, data, draws=1).active_units == 2
     last = [layer for layer in vae.encoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    last.weight.mul_(10)
+    assert evaluate(vae, data, draws=1).active_units == 2
     # Q of the second latent becomes the prior: mean 0 and log scale 0 for every input.
     for weight in (last.weight, last.bias):
         weight[[1, 3]] = 0
@@ -109,8 +111,6 @@ def test_one_sample_has_no_standard_error() -> None:
 
 
 def test_no_samples_are_refused() -> None:
-    from model.errors import DataError
-
     with pytest.raises(DataError, match="no samples"):
         evaluate(build("grey-mlp-discretized"), Memory(stripes(0)), draws=2)
 

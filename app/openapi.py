@@ -125,7 +125,7 @@ def _responses(operation: Operation[Any], service: Service) -> dict[str, Json]:
     content: dict[str, Json] = {}
     for form in operation.forms:
         if form == "text":
-            content["text/plain"] = {"schema": {"type": "string"}}
+            content["text/plain"] = {"schema": {"type": "string"}, "example": "vae_ready 1.0"}
         elif form == "json" and operation.answer:
             content[MEDIA[form]] = {"schema": {"$ref": REF.format(model=operation.answer.__name__)}}
         elif form == "npz" or service.images:

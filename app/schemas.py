@@ -64,13 +64,19 @@ class FreeEnergyQuery(Query):
 
 
 class Answer(BaseModel):
-    """A body that the service sends."""
+    """A body that the service sends. Examples are of one input to a model of 2x2 images and a latent of 2."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [values]})
+
+
 class Encoded(Answer):
     """Q(z|x) of each input."""
+
+    model_config = _example(mean=[[0.81, -1.32]], variance=[[0.04, 0.09]])
 
     mean: Annotated[Matrix, Field(description="n x latent.")]
     variance: Annotated[Matrix, Field(description="n x latent; the square of the standard deviation.")]
@@ -78,6 +84,8 @@ class Encoded(Answer):
 
 class Decoded(Answer):
     """x in its own units, n rows."""
+
+    model_config = _example(outputs=[[[0.0, 0.25], [0.5, 1.0]]])
 
     outputs: Annotated[
         list[Any], Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")
@@ -87,11 +95,29 @@ class Decoded(Answer):
 class Sampled(Decoded):
     """Samples, with the latents they were decoded from."""
 
+    model_config = _example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
+
     latents: Annotated[Matrix, Field(description="n x latent.")]
 
 
 class FreeEnergies(Answer):
     """Scores in nats per sample, one of each per input: free_energy = distortion + rate >= nlog P(x)."""
+
+    model_config = _example(
+        samples=16,
+        seed=0,
+        free_energy=[11.75],
+        standard_error=[0.21],
+        distortion=[7.5],
+        cross_entropy=[3.25],
+        entropy=[-1.0],
+        rate=[4.25],
+        rate_analytic=[4.31],
+        bits_per_dim=[4.237],
+        nlog_p_x=[11.5],
+        inference_gap=[0.25],
+        effective_sample_size=[9.8],
+    )
 
     samples: Annotated[int, Field(description="K, the draws per input that every score is made of.")]
     seed: int
@@ -116,8 +142,20 @@ class FreeEnergies(Answer):
     ] = None
 
 
+LIMITS = {
+    "max_body_bytes": 33554432,
+    "max_rows": 1024,
+    "max_samples": 5000,
+    "max_work": 65536,
+    "max_pixels": 33554432,
+    "deadline": 60.0,
+}
+
+
 class Limits(Answer):
     """What one request may ask for."""
+
+    model_config = _example(**LIMITS)
 
     max_body_bytes: int
     max_rows: int
@@ -129,6 +167,23 @@ class Limits(Answer):
 
 class ModelCard(Answer):
     """What is served."""
+
+    model_config = _example(
+        name="tiny",
+        digest="5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+        created="2026-01-01",
+        data={"kind": "image", "height": 2, "width": 2, "channels": 1},
+        conversion="resized",
+        latent=2,
+        network={"name": "mlp", "hidden": [8]},
+        likelihood={"name": "discretized", "components": 3, "min_scale": 0.1, "uniform": 0.00390625},
+        weights=422,
+        discrete=True,
+        training=None,
+        evaluation=None,
+        limits=LIMITS,
+        version="0.1.0",
+    )
 
     name: str
     digest: Annotated[str, Field(description="SHA-256 of configuration and weights; also X-Model-Digest.")]
@@ -147,6 +202,10 @@ class ModelCard(Answer):
 
 
 class Health(Answer):
+    """The state of the service."""
+
+    model_config = _example(status="ready")
+
     status: Literal["alive", "ready"]
 
 

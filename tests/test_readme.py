@@ -39,12 +39,14 @@ def folder(port: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all blocks have been run, in order, as they stand but for the port."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", folder / "examples")
+    said = ""
     for block in BLOCKS:
         script = "set -euo pipefail\n" + block.replace("localhost:8000", f"127.0.0.1:{port}")
         script = script.replace("curl -s ", "curl --fail-with-body -sS ")
         done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        (folder / "said.txt").open("a").write(done.stdout)
+        said += done.stdout
+    (folder / "said.txt").write_text(said)
     return folder
 
 
@@ -53,18 +55,23 @@ def test_there_are_blocks_to_run() -> None:
     assert README.index("make serve") < README.index("curl") < README.index("## The files")
 
 
+def picture(path: Path) -> Image.Image:
+    """A grey image, read whole."""
+    with Image.open(path) as image:
+        return image.convert("L")
+
+
 def test_the_pictures_are_what_the_text_says(folder: Path) -> None:
-    assert Image.open(folder / "decoded.png").size == (28, 28)
-    assert Image.open(folder / "samples.png").size == (8 * 28, 8 * 28)
-    assert Image.open(folder / "map.png").size == (28, 28)
+    assert picture(folder / "decoded.png").size == (28, 28)
+    assert picture(folder / "samples.png").size == (8 * 28, 8 * 28)
+    assert picture(folder / "map.png").size == (28, 28)
     assert (folder / "samples.npz").read_bytes()[:2] == b"PK"
     assert '"free_energy":[' in (folder / "said.txt").read_text()
 
 
 def test_the_decoded_mean_looks_like_the_image(folder: Path) -> None:
-    original, decoded = (
-        Image.open(path).convert("L").tobytes() for path in (folder / "examples/ankle-boot.png", folder / "decoded.png")
-    )
+    original = picture(folder / "examples/ankle-boot.png").tobytes()
+    decoded = picture(folder / "decoded.png").tobytes()
     error = sum(abs(a - b) for a, b in zip(original, decoded, strict=True)) / len(original)
     contrast = sum(abs(a - sum(original) / len(original)) for a in original) / len(original)
     assert error < contrast / 4

@@ -1,5 +1,6 @@
 """The card, health, metrics, documentation: what an operator sees."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from app.main import OPERATIONS
-from app.schemas import ModelCard
+from app.schemas import Answer, FreeEnergies, ModelCard
 from app.version import VERSION
 from model.checkpoint import Checkpoint
 from tests.app.routes.test_latents import every, inputs, npy
@@ -60,6 +61,23 @@ def test_every_example_of_the_document_is_answered(serving: Serving, name: str) 
                     assert client.post(path, json=content["example"]).status_code == 200
                     tried += 1
     assert tried == 4
+
+
+@pytest.mark.parametrize("kind", {operation.answer for operation in OPERATIONS if operation.answer})
+def test_the_example_of_every_answer_is_one(kind: type[Answer]) -> None:
+    schema = kind.model_json_schema()
+    (example,) = schema["examples"]
+    kind.model_validate(example)
+    assert set(schema.get("required", [])) <= set(example)
+
+
+def test_the_example_of_scores_adds_up() -> None:
+    (example,) = FreeEnergies.model_json_schema()["examples"]
+    score = {name: value[0] for name, value in example.items() if isinstance(value, list)}
+    assert score["free_energy"] == score["distortion"] + score["rate"]
+    assert score["rate"] == score["cross_entropy"] - score["entropy"]
+    assert score["inference_gap"] == score["free_energy"] - score["nlog_p_x"]
+    assert score["bits_per_dim"] == pytest.approx(score["free_energy"] / (4 * math.log(2)), abs=1e-2)
 
 
 def test_the_documentation_asks_no_other_host(grey: TestClient) -> None:

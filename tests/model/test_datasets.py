@@ -153,7 +153,7 @@ class TestDamage:
     def test_no_altered_byte_raises_anything_but_a_data_error(self, kind: str, tmp_path: Path) -> None:
         path = Path(WRITERS[kind](tmp_path))
         whole = path.read_bytes()
-        for place in {*range(160), *range(len(whole) - 200, len(whole)), *RNG.integers(0, len(whole), 60).tolist()}:
+        for place in {*range(140), *range(len(whole) - 150, len(whole))}:
             path.write_bytes(flipped(whole, place))
             assert attempt(path) in {None, str(path)}
 
@@ -379,7 +379,7 @@ class TestFolder:
         options: dict[str, Any] = {"exif": exif} if kind in {"png", "jpg", "tif"} else {}
         Image.fromarray(RNG.integers(0, 256, (9, 8), dtype=np.uint8)).save(path, **options)
         whole = path.read_bytes()
-        for place in range(min(len(whole), 400)):
+        for place in range(0, min(len(whole), 400), 2):
             for changed in (flipped(whole, place), whole[:place]):
                 path.write_bytes(changed)
                 assert attempt(tmp_path, path) in {None, str(path)}
@@ -414,6 +414,7 @@ class TestCsv:
             ("a,b\n1,2\n3\n", "row 2 (line 3) has 1 cells, not 2"),
             ("a,b\n1,2,3\n", "row 1 (line 2) has 3 cells, not 2"),
             ("a,b\n", "no samples"),
+            ("a,b\n1,2\n" + '"' + "x" * 200_000 + '",2\n', "line 3 is not UTF-8 csv"),
         ],
     )
     def test_what_is_not_a_table_is_refused(self, text: str | bytes, said: str, tmp_path: Path) -> None:
@@ -449,15 +450,16 @@ class TestCsv:
             b"a , b\n 1 , 2 \n",
             b'"a","b"\n"1","2"\n',
             b"a,b\n1,2",
-            b"\na,b\n\n1,2\n\n",
+            b"\na,b\n\n1,2\n  \n",
         ],
     )
     def test_the_ways_to_write_a_table(self, text: bytes, tmp_path: Path) -> None:
         dataset = self.of(tmp_path, text)
         assert (dataset.columns, dataset.load().tolist(), len(dataset)) == (("a", "b"), [[1, 2]], 1)
 
-    def test_a_line_of_spaces_is_a_blank_line(self, tmp_path: Path) -> None:
-        assert self.of(tmp_path, "a,b\n1,2\n  \n3,4\n").load().tolist() == [[1, 2], [3, 4]]
+    def test_an_empty_cell_of_a_single_column_is_not_a_blank_line(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'a'"):
+            self.of(tmp_path, 'a\n1\n""\n').load()
 
 
 class TestFashionMnist:

@@ -55,7 +55,7 @@ def exact_mean(p: DiscretizedLogistic) -> Tensor:
 
 
 def log_prob(p: torch.distributions.Distribution, x: Tensor) -> Tensor:
-    found: Tensor = p.log_prob(x)  # type: ignore[no-untyped-call]
+    found: Tensor = p.log_prob(x)
     return found
 
 

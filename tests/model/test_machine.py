@@ -10,9 +10,34 @@ import torch
 from model import machine
 
 
-def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= machine.cores() <= (os.cpu_count() or 1)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+@pytest.fixture
+def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight processors, and a container's file that may limit the share of them."""
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    return tmp_path / "cpu.max"
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("1000 100000", 1),
+        ("6400000 100000", 8),
+        ("", 8),
+        ("1 2 3", 8),
+    ],
+)
+def test_a_container_limits_the_cores(said: str, cores: int, quota: Path) -> None:
+    quota.write_text(said)
+    assert machine.cores() == cores
+
+
+def test_without_a_container_the_cores_are_those_pinned_to(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.cores() == 8
+    monkeypatch.delattr(os, "sched_getaffinity")
     assert machine.cores() == os.cpu_count()
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from model.config import ImageData
 from model.errors import InputError
@@ -37,6 +37,12 @@ def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> N
         fitted = fitted.resize((data.width, data.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(data.height, data.width, data.channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as the EXIF orientation turns the picture, without decoding it."""
+    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+    return (image.height, image.width) if sideways else (image.width, image.height)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

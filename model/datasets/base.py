@@ -1,0 +1,93 @@
+"""What every dataset is, and what its values must be."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import DataError
+
+Array = NDArray[Any]
+
+
+class Dataset(ABC):
+    """Samples of one shape from one source. `columns` names the columns of vectors; it is empty for images."""
+
+    source: str
+    shape: tuple[int, ...]
+    columns: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are; a csv is read through once to count them."""
+
+    @abstractmethod
+    def batches(self, rows: int) -> Iterator[Array]:
+        """All samples in order, at most `rows` at a time. Raises `DataError` naming the place of a bad value."""
+
+    def labels(self) -> NDArray[np.int64] | None:
+        """One class per sample where the source has them; only ever used to colour a plot."""
+        return None
+
+    def name_of(self, index: int) -> str:
+        """What a report calls a sample: its number, or the path of its file."""
+        return str(index)
+
+    def load(self) -> Array:
+        """All samples at once."""
+        parts = list(self.batches(4096))
+        if not parts:
+            raise DataError(f"{self.source}: there are no samples in it")
+        return np.concatenate(parts)
+
+    def describe(self) -> str:
+        shape = "x".join(str(n) for n in self.shape)
+        return f"{self.source}: {len(self):,} samples of {shape}"
+
+
+def canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> Array:
+    """Raw values -> samples as the model takes them, or a `DataError` that names the first bad value."""
+    image = len(shape) == 3
+    if batch.dtype == np.uint8 and image:
+        return _channels_first(batch, shape)
+    integer = batch.dtype.kind in "iu"
+    if batch.dtype.kind not in "iuf":
+        raise DataError(f"{where}: holds values of type {batch.dtype}; only integers and floats can be read")
+    low, high = (0, 255 if integer else 1) if image else (-np.inf, np.inf)
+    with np.errstate(over="ignore"):
+        values = batch if integer else batch.astype(np.float32)
+    bad = ~((values >= low) & (values <= high) & np.isfinite(values))
+    if bad.any():
+        place = np.argwhere(bad)[0]
+        index = ", ".join(str(i) for i in (first + place[0], *place[1:]))
+        expected = (
+            f"images need {'bytes 0..255' if integer else 'floats in [0, 1]'}" if image else "not a finite float32"
+        )
+        raise DataError(f"{where}: the value at [{index}] is {batch[tuple(place)]}: {expected}")
+    if image:
+        return _channels_first(values.astype(np.uint8) if integer else values, shape)
+    return values.astype(np.float32)
+
+
+def _channels_first(batch: Array, shape: tuple[int, ...]) -> Array:
+    if batch.ndim == 3:
+        return batch[:, None]
+    return batch if batch.shape[1:] == shape else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+
+
+def sample_shape(raw: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """The shape of one sample inside the model, from that of one sample in a file."""
+    if len(raw) == 1 and raw[0] > 0:
+        return raw
+    if len(raw) == 2:
+        return (1, *raw)
+    if len(raw) == 3 and raw[2] in {1, 3}:
+        return (raw[2], raw[0], raw[1])
+    if len(raw) == 3 and raw[0] in {1, 3}:
+        return raw
+    raise DataError(
+        f"{where}: samples of shape {raw} are neither images (height x width, with 1 or 3 channels last or first) "
+        "nor vectors"
+    )

@@ -1,0 +1,65 @@
+"""A folder of images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from model.config import ImageData, explain
+from model.datasets.base import Array, Dataset
+from model.errors import DataError
+from model.images import fit_image, upright_size
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+class ImageFolder(Dataset):
+    """All images in a folder and the folders in it, in the order of their paths; a subfolder's name is a label.
+
+    All are converted to the size and mode of `like`, or of the first.
+    """
+
+    def __init__(self, folder: Path, like: ImageData | None = None) -> None:
+        self.source = str(folder)
+        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not self.paths:
+            raise DataError(f"{folder}: there are no images in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        self.data = like or _data_of(self.paths[0])
+        self.shape = self.data.shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, rows: int) -> Iterator[Array]:
+        for start in range(0, len(self.paths), rows):
+            yield np.stack([self._read(path) for path in self.paths[start : start + rows]])
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        try:
+            with Image.open(path) as image:
+                return fit_image(image, self.data)
+        except Exception as error:  # a decoder fed with damaged bytes raises anything
+            raise DataError(f"{path}: not an image that can be read: {error!s:.200}") from error
+
+    def name_of(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def labels(self) -> NDArray[np.int64] | None:
+        parents = [path.parent for path in self.paths]
+        names = {name: label for label, name in enumerate(sorted(set(parents)))}
+        return np.array([names[parent] for parent in parents]) if len(names) > 1 else None
+
+
+def _data_of(path: Path) -> ImageData:
+    try:
+        with Image.open(path) as image:
+            grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I;16")
+            width, height = upright_size(image)
+            return ImageData(height=height, width=width, channels=1 if grey else 3)
+    except ValidationError as error:
+        raise DataError(f"{path}: {explain(error)}; resize the images first") from error
+    except Exception as error:
+        raise DataError(f"{path}: not an image that can be read: {error!s:.200}") from error

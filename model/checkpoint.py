@@ -81,8 +81,12 @@ def save(folder: Path, vae: VAE, card: Card) -> None:
 
 
 def save_card(folder: Path, card: Card) -> None:
-    """Replace only the card of a saved model."""
-    folder = find(folder)
+    """Replace only the card of a saved model.
+
+    Raises:
+        CheckpointError: the model is not whole, so that a new seal would hide what is wrong with it; or as `save`.
+    """
+    folder = load(folder).folder
     files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     _replace(folder, {**files, CARD: _json(card.model_dump(mode="json"))})
 
@@ -114,10 +118,10 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
 
 def find(folder: Path) -> Path:
     """The checkpoint meant by a path: itself, that of a run, or the name of a shipped model."""
-    for place in (folder, folder / "checkpoint", PRETRAINED / folder):
+    for place in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
         # A save that was cut off between its two renames leaves the old model under its second name.
         for found in (place, _previous(place)):
-            if (found / CONFIG).exists():
+            if (found / CONFIG).is_file():
                 return found
     shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
     raise CheckpointError(
@@ -129,7 +133,7 @@ def find(folder: Path) -> Path:
 def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
     try:
         weights = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # a KeyError where the header names a type that torch has not
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
     # Compared without memory first: a configuration of absurd sizes must not allocate them.
     with torch.device("meta"):
@@ -143,7 +147,9 @@ def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite; train again")
-    vae = VAE(config)
+    # Building draws weights that are about to be replaced; the caller's random numbers are none of its business.
+    with torch.random.fork_rng(devices=[]):
+        vae = VAE(config)
     vae.load_state_dict(weights)
     return vae.eval().requires_grad_(False)
 
@@ -182,7 +188,7 @@ def _sums(files: dict[str, bytes]) -> bytes:
 
 
 def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
+    return folder.parent / f".{folder.name}.previous"
 
 
 def _replace(folder: Path, files: dict[str, bytes]) -> None:

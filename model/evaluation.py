@@ -18,6 +18,7 @@ from PIL import Image
 
 from model import noise
 from model.datasets import Dataset
+from model.errors import DataError
 from model.free_energy import FreeEnergy, estimate
 from model.vae import VAE, to_tensor
 
@@ -36,7 +37,7 @@ class Report:
     draws: int
     seed: int
     free_energy: float
-    free_energy_standard_error: float
+    free_energy_standard_error: float | None
     distortion: float
     rate: float
     nlog_p_x: float
@@ -98,15 +99,20 @@ def evaluate(
 
     Args:
         on_batch: called with the number of samples done.
+
+    Raises:
+        DataError: the dataset is empty, or a sample cannot be read.
     """
     parts = []
     for part in score(vae, dataset, draws=draws, seed=seed):
         parts.append(part)
         on_batch(part.first + len(part.mean))
+    if not parts:
+        raise DataError(f"{dataset.source}: there are no samples in it")
     free_energy = np.concatenate([part.scores.free_energy for part in parts])
     means = np.concatenate([part.mean for part in parts])
     rates = np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0)
-    error = float(free_energy.std(ddof=1) / math.sqrt(len(free_energy))) if len(free_energy) > 1 else math.nan
+    error = float(free_energy.std(ddof=1) / math.sqrt(len(free_energy))) if len(free_energy) > 1 else None
     nlog_p_x = _mean(parts, "nlog_p_x")
     unit = vae.config.data.dims * math.log(2) if vae.levels else None
     return Report(
@@ -120,7 +126,7 @@ def evaluate(
         rate=_mean(parts, "rate"),
         nlog_p_x=nlog_p_x,
         bits_per_dim=float(free_energy.mean()) / unit if unit else None,
-        bits_per_dim_standard_error=error / unit if unit else None,
+        bits_per_dim_standard_error=error / unit if unit and error is not None else None,
         nlog_p_x_bits_per_dim=nlog_p_x / unit if unit else None,
         free_energy_percentiles={f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES},
         active_units=int((means.var(axis=0) > ACTIVE).sum()),

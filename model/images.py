@@ -13,6 +13,8 @@ CONVERSION = (
     "(grey by ITU-R 601 luma, or RGB), 16-bit grey reduced to its upper 8 bits, resized without keeping "
     "the aspect ratio by an antialiased bilinear filter"
 )
+#: Pillow's modes of 8 bits and fewer a channel that it converts to grey and RGB.
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
 
 
 def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> NDArray[np.uint8]:
@@ -24,12 +26,15 @@ def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> N
         strict: refuse a picture of another size or mode instead of converting it.
 
     Raises:
-        InputError: it differs and `strict` is set, or its mode has no such conversion (floats, 32-bit integers).
+        InputError: it differs and `strict` is set, or its mode has no such conversion (floats, 32-bit integers, Lab).
     """
     mode = "L" if data.channels == 1 else "RGB"
-    if strict and (image.size != (data.width, data.height) or image.mode != mode):
+    width, height = upright_size(image)
+    fits = (width, height) == (data.width, data.height) and image.mode == mode and not image.has_transparency_data
+    if strict and not fits:
+        transparent = " with transparency" if image.has_transparency_data else ""
         raise InputError(
-            f"the image is {image.height}x{image.width} of mode {image.mode}; this model takes "
+            f"the image is {height}x{width} of mode {image.mode}{transparent}; this model takes "
             f"{data.height}x{data.width} of mode {mode}: send that, or leave out strict=true to have it converted"
         )
     fitted = _to_mode(ImageOps.exif_transpose(image), mode)
@@ -49,8 +54,8 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 and would turn most of such a picture white.
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in {"I", "F"}:
-        raise InputError(f"the image has mode {image.mode} (32 bits a pixel); send 8 or 16 bits a channel")
+    if image.mode not in MODES:
+        raise InputError(f"the image has mode {image.mode}, which has no conversion; save it as 8-bit grey or RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)

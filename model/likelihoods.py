@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from model.config import BernoulliLikelihood, DiscretizedLikelihood, GaussianLikelihood, ModelConfig, VectorData
 
 LOG_2PI = math.log(2 * math.pi)
-# Half a step of a float32 uniform: keeps both ends of (0, 1) open, so that no quantile is infinite.
-TINY = 2.0**-25
+# The step of a float32 uniform: keeps both ends of (0, 1) open, so that no quantile is infinite.
+TINY = 2.0**-24
 
 
 class Distribution(ABC):
@@ -120,7 +120,9 @@ class DiscretizedLogistic(Distribution):
         sum_v S((m - v - 1/2) / s) becomes s [softplus(m / s) - softplus((m - 255) / s)]: never more than half a
         byte from the exact mean, a hundredth of a byte for scales of half a byte and more.
         """
-        m, s = self.mean_bytes, self.scale
+        s = self.scale
+        # Further out than this nothing is left inside, and the difference of two large numbers would be noise.
+        m = torch.minimum(torch.maximum(self.mean_bytes, -30 * s), 255 + 30 * s)
         clipped = s * (F.softplus(m / s) - F.softplus((m - 255) / s))
         mixed = (self.log_weights.exp() * clipped).sum(dim=1) / 255
         return (1 - self.uniform) * mixed + self.uniform / 2

@@ -28,7 +28,8 @@ def describe(device: str = "cpu") -> str:
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {cores()} cores"
 
 

@@ -46,7 +46,7 @@ class Split:
     def of(cls, dataset: Dataset, held_out: int | None, seed: int) -> "Split":
         """Hold out `held_out` samples, or a tenth of them but no more than 5,000."""
         samples, labels = dataset.load(), dataset.labels()
-        count = held_out or min(5000, max(1, len(samples) // 10))
+        count = min(5000, max(1, len(samples) // 10)) if held_out is None else held_out
         if count >= len(samples):
             raise DataError(
                 f"{dataset.source}: {len(samples)} samples cannot hold out {count} and train on the rest; "
@@ -90,28 +90,33 @@ class Recipe(Frozen):
             ConfigError: a wish that does not go with the data or with another wish.
             DataError: the samples cannot be read, are too few, or are out of the likelihood's range.
         """
-        split = Split.of(dataset, settings.get("held_out"), settings.get("seed", 0))
+        # What is wrong with a setting is said before the data is read.
+        checked = _settings({"epochs": 1, "held_out": 1, **settings})
+        split = Split.of(dataset, settings.get("held_out"), checked.seed)
         data = default_data(dataset, split.fit)
         config = ModelConfig.build(
             data=data.model_dump(),
             network=_wished(network, default_network(data, network.get("name"))),
-            latent=latent or default_latent(data),
+            latent=default_latent(data) if latent is None else latent,
             likelihood=_wished(likelihood, default_likelihood(data, split.fit, likelihood.get("name"))),
         )
         _require_bits(config, split, dataset.source)
         chosen = {"epochs": default_epochs(len(split.fit), settings), **settings, "held_out": len(split.held_out)}
-        try:
-            planned = TrainingSettings(**chosen)
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from error
         recipe = cls(
             dataset=dataset.source,
             dataset_sha256=split.sha256(),
             samples=len(split.fit) + len(split.held_out),
             config=config,
-            settings=planned,
+            settings=_settings(chosen),
         )
         return recipe, split
+
+
+def _settings(values: Wishes) -> TrainingSettings:
+    try:
+        return TrainingSettings(**values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
 
 
 def _wished(wishes: Wishes, default: Network | Likelihood) -> Wishes:
@@ -133,9 +138,12 @@ def default_data(dataset: Dataset, fit: Array) -> ImageData | VectorData:
         channels, height, width = dataset.shape
         return _image_data(dataset.source, height, width, channels)
     mean, std = fit.mean(axis=0, dtype=np.float64), fit.std(axis=0, dtype=np.float64)
-    # A column that never varies has no scale of its own; 1 leaves it in its units.
-    std[std < 1e-7 * np.maximum(1.0, np.abs(mean))] = 1.0
-    return VectorData(columns=dataset.columns, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    # A column that does not vary beyond the rounding of float32 has no scale of its own; 1 leaves it in its units.
+    std[(std <= 1e-7 * np.abs(mean)) | (std < 1e-30)] = 1.0
+    try:
+        return VectorData(columns=dataset.columns, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    except ValidationError as error:
+        raise DataError(f"{dataset.source}: {explain(error)[:500]}") from error
 
 
 def _image_data(source: str, height: int, width: int, channels: int) -> ImageData:

@@ -10,6 +10,7 @@ finished epoch whole, and the epoch after it is trained again to the same end.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
 from model import checkpoint
 from model.errors import CheckpointError, TrainingError
@@ -45,6 +47,8 @@ class Run:
         path = folder / "state.safetensors"
         if path.exists():
             run._resume(path)
+        elif folder.exists() and not folder.is_dir():
+            raise TrainingError(f"{folder}: is a file; give a folder to --out")
         elif folder.exists() and any(child.name not in OWN for child in folder.iterdir()):
             raise TrainingError(f"{folder}: is not empty and not a run; give a new folder to --out")
         return run
@@ -56,11 +60,15 @@ class Run:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             recipe = Recipe.model_validate_json(said.get("recipe", ""))
             records = [Record(**record) for record in json.loads(said.get("records", ""))]
-        except (safetensors.SafetensorError, ValueError, TypeError) as error:
+            if said.get("sha256") != _digest(state, said):
+                raise ValueError("its SHA-256 is not the one in its header")
+        except Exception as error:  # damaged bytes can raise whatever their reader does
             raise TrainingError(f"{path}: cannot be resumed from, it is damaged ({error}); use a new --out") from error
         self._same(recipe)
         self.training.restore(state)
         self.records = records
+        # Killed between the state and the table, a run lacks the last line of it.
+        _write(self.folder / "metrics.csv", self._table().encode())
 
     def _same(self, recipe: Recipe) -> None:
         old, new = recipe.model_dump(mode="json"), self.recipe.model_dump(mode="json")
@@ -87,9 +95,11 @@ class Run:
             "recipe": self.recipe.model_dump_json(),
             "records": json.dumps([asdict(kept) for kept in self.records]),
         }
+        state = self.training.state()
+        said["sha256"] = _digest(state, said)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / "state.safetensors", safetensors.torch.save(self.training.state(), said))
+            _write(self.folder / "state.safetensors", safetensors.torch.save(state, said))
             _write(self.folder / "metrics.csv", self._table().encode())
         except OSError as error:
             raise CheckpointError(
@@ -107,6 +117,15 @@ class Run:
 
 #: What a run may have left in its folder before its first state was written.
 OWN = frozenset({"checkpoint", ".checkpoint.fresh", ".checkpoint.previous", ".state.safetensors.fresh"})
+
+
+def _digest(state: dict[str, Tensor], said: dict[str, str]) -> str:
+    """Of all that a run resumes from: every tensor by its name, the recipe, the records."""
+    digest = hashlib.sha256((said.get("recipe", "") + said.get("records", "")).encode())
+    for name in sorted(state):
+        digest.update(f"{name}{state[name].dtype}{tuple(state[name].shape)}".encode())
+        digest.update(state[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -79,7 +79,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.vae = _placed(VAE(config), settings.device)
-        self.average = _placed(VAE(config), settings.device)
+            self.average = _placed(VAE(config), settings.device)
         self.average.load_state_dict(self.vae.state_dict())
         self.average.eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -174,6 +174,12 @@ class Training:
                 )
                 parts.append(estimate(self.average, x, self.average.encode(x), torch.from_numpy(draw).to(x.device)))
         free_energy = np.concatenate([part.free_energy for part in parts])
+        if not np.isfinite(free_energy).all():
+            worst = int(np.argmin(np.isfinite(free_energy)))
+            raise TrainingError(
+                f"held-out sample {worst} has a free energy that is not finite after epoch {self.epoch}; look for "
+                "values far out in the data, or start again in a new folder with a smaller --learning-rate"
+            )
         levels = self.vae.levels
         mean = float(free_energy.mean())
         return Record(
@@ -195,16 +201,34 @@ class Training:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": t for name, t in moments.items()}
         tensors["progress"] = torch.tensor([self.epoch, self.step])
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state` of a training with the same configuration and settings."""
+        """Go on from a `state` of a training with the same configuration and settings.
+
+        Raises:
+            TrainingError: a tensor is missing, unknown, or of another shape.
+        """
+        try:
+            self._restore(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TrainingError(f"the state is not that of this training ({error!s:.200}); use a new --out") from error
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
         self.vae.load_state_dict(_under("weights.", state))
         self.average.load_state_dict(_under("average.", state))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", state).items():
             index, _, key = name.partition(".")
             moments.setdefault(int(index), {})[key] = tensor
+        for index, weight in enumerate(self.vae.parameters()):
+            if (
+                moments[index].keys() != {"step", "exp_avg", "exp_avg_sq"}
+                or moments[index]["exp_avg"].shape != weight.shape
+            ):
+                raise KeyError(f"optimizer.{index}")
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.epoch, self.step = (int(n) for n in state["progress"])
 

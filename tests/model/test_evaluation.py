@@ -95,9 +95,11 @@ def test_a_dimension_that_says_nothing_is_not_active() -> None:
     last = [layer for layer in vae.encoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
     last.weight.mul_(10)
     assert evaluate(vae, data, draws=1).active_units == 2
-    # Q of the second latent becomes the prior: mean 0 and log scale 0 for every input.
-    for weight in (last.weight, last.bias):
-        weight[[1, 3]] = 0
+    # Q of the second latent becomes the same for every input, and then the prior.
+    last.weight[[1, 3]] = 0
+    last.bias[1] = 0.7
+    assert evaluate(vae, data, draws=1).active_units == 1
+    last.bias[[1, 3]] = 0
     report = evaluate(vae, data, draws=1)
     assert report.active_units == 1
     assert report.rate_per_dimension[1] == 0

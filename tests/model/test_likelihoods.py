@@ -96,6 +96,15 @@ class TestDiscretized:
             assert 0.5 * (often - probability[:, dim]).abs().sum() < 1e-2
 
 
+def test_a_draw_from_the_uniform_component_is_any_byte_alike() -> None:
+    u = torch.from_numpy(grid(1 << 14))[None]
+    mean = torch.full((1, 1, u.shape[1]), 100.0)
+    drawn = DiscretizedLogistic(torch.zeros_like(mean), mean, 0.1 * torch.ones_like(mean), 0.9).sample(u)
+    often = torch.bincount((drawn[0] * 255).round().long(), minlength=256) / u.shape[1]
+    others = often[BYTES != 100]
+    assert torch.allclose(others, torch.full_like(others, 0.9 / 256), atol=2 / u.shape[1])
+
+
 @pytest.mark.parametrize("mean", [-1e30, -1e12, -1e8, 1e8, 1e12, 1e30])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 4112.0])
 def test_discretized_mean_stays_beside_the_nearer_end_however_far_out(mean: float, scale: float) -> None:

@@ -34,9 +34,13 @@ def test_streams_and_seeds_and_epochs_differ() -> None:
     assert _distinct(keys) == len(keys)
 
 
-def test_a_key_is_no_other_key_because_of_zeros_or_of_a_large_seed() -> None:
-    assert _distinct([(7, 0), (7, 0, 0), (7, 0, 0, 0)]) == 3
-    assert _distinct([(7, 1, 0), (7 + (1 << 32), 0)]) == 2
+def test_all_keys_that_a_seed_is_used_with_give_streams_of_their_own() -> None:
+    split, scores = (7, noise.SHUFFLE), (7, noise.LATENT)
+    epochs = [(7, stream, epoch) for stream in (noise.SHUFFLE, noise.LATENT) for epoch in range(1, 100)]
+    held_out = [(7, noise.LATENT, 0, start) for start in range(256, 5000, 256)]
+    observed = [(7, noise.OBSERVATION, row) for row in range(1024)]
+    keys = [split, scores, *epochs, *held_out, *observed]
+    assert _distinct(keys) == len(keys)
 
 
 def test_rows_of_observations_differ() -> None:

@@ -152,6 +152,28 @@ class TestDivergence:
             list(training().epochs(split.fit, split.held_out))
 
 
+def test_the_loss_is_the_free_energy() -> None:
+    split = split_of(CONFIGS["grey-mlp-bernoulli"], 250)
+    still = training("grey-mlp-bernoulli", epochs=1, learning_rate=1e-12)
+    # Weights that make the rate large: a loss without it, or with another, would be far off.
+    torch.nn.init.constant_([w for w in still.vae.encoder.parameters() if w.ndim == 1][-1], 2.0)
+    said = next(still.epochs(split.fit, split.held_out)).train_free_energy
+    x = to_tensor(split.fit)
+    draws = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    scores = estimate(still.vae, x, still.vae.encode(x), draws)
+    assert scores.rate_analytic.mean() > 10
+    assert said == pytest.approx(scores.free_energy.mean(), rel=0.02)
+
+
+def test_each_epoch_has_draws_of_its_own() -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    split.fit[:] = split.fit[0]
+    still = training(epochs=3, learning_rate=1e-12, batch_size=100)
+    records = list(still.epochs(split.fit, split.held_out))
+    assert len({round(record.train_free_energy, 3) for record in records}) == 3
+    assert len({round(record.free_energy, 3) for record in records}) == 1
+
+
 def test_batches_are_counted() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 50)
     seen: list[tuple[int, int]] = []

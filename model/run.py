@@ -68,7 +68,7 @@ class Run:
         self.training.restore(state)
         self.records = records
         # Killed between the state and the table, a run lacks the last line of it.
-        _write(self.folder / "metrics.csv", self._table().encode())
+        self._write({"metrics.csv": self._table().encode()})
 
     def _same(self, recipe: Recipe) -> None:
         old, new = recipe.model_dump(mode="json"), self.recipe.model_dump(mode="json")
@@ -97,10 +97,16 @@ class Run:
         }
         state = self.training.state()
         said["sha256"] = _digest(state, said)
+        self._write({"state.safetensors": safetensors.torch.save(state, said), "metrics.csv": self._table().encode()})
+
+    def _write(self, files: dict[str, bytes]) -> None:
+        """Replace each file in one step, in this order."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / "state.safetensors", safetensors.torch.save(state, said))
-            _write(self.folder / "metrics.csv", self._table().encode())
+            for name, data in files.items():
+                fresh = self.folder / f".{name}.fresh"
+                checkpoint.write_synced(fresh, data)
+                os.replace(fresh, self.folder / name)
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room and repeat the command, it goes on "
@@ -126,12 +132,6 @@ def _digest(state: dict[str, Tensor], said: dict[str, str]) -> str:
         digest.update(f"{name}{state[name].dtype}{tuple(state[name].shape)}".encode())
         digest.update(state[name].numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    checkpoint.write_synced(fresh, data)
-    os.replace(fresh, path)
 
 
 def _differences(old: object, new: object, key: str = "") -> list[str]:

@@ -201,9 +201,8 @@ class Training:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": t for name, t in moments.items()}
         tensors["progress"] = torch.tensor([self.epoch, self.step])
-        return {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
+        plain = torch.contiguous_format
+        return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state` of a training with the same configuration and settings.
@@ -222,13 +221,12 @@ class Training:
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", state).items():
             index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
-        for index, weight in enumerate(self.vae.parameters()):
-            if (
-                moments[index].keys() != {"step", "exp_avg", "exp_avg_sq"}
-                or moments[index]["exp_avg"].shape != weight.shape
-            ):
-                raise KeyError(f"optimizer.{index}")
+            # The optimizer goes on to change its moments in place; the state is the caller's.
+            moments.setdefault(int(index), {})[key] = tensor.clone()
+        for number, weight in enumerate(self.vae.parameters()):
+            kept = moments[number]
+            if kept.keys() != {"step", "exp_avg", "exp_avg_sq"} or kept["exp_avg"].shape != weight.shape:
+                raise KeyError(f"optimizer.{number}")
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.epoch, self.step = (int(n) for n in state["progress"])
 

@@ -101,7 +101,7 @@ def test_a_draw_from_the_uniform_component_is_any_byte_alike() -> None:
     mean = torch.full((1, 1, u.shape[1]), 100.0)
     drawn = DiscretizedLogistic(torch.zeros_like(mean), mean, 0.1 * torch.ones_like(mean), 0.9).sample(u)
     often = torch.bincount((drawn[0] * 255).round().long(), minlength=256) / u.shape[1]
-    others = often[BYTES != 100]
+    others = often[(BYTES - 100).abs() > 5]
     assert torch.allclose(others, torch.full_like(others, 0.9 / 256), atol=2 / u.shape[1])
 
 

@@ -156,13 +156,16 @@ def test_the_loss_is_the_free_energy() -> None:
     split = split_of(CONFIGS["grey-mlp-bernoulli"], 250)
     still = training("grey-mlp-bernoulli", epochs=1, learning_rate=1e-12)
     # Weights that make the rate large: a loss without it, or with another, would be far off.
-    torch.nn.init.constant_([w for w in still.vae.encoder.parameters() if w.ndim == 1][-1], 2.0)
+    bias = [weight for weight in still.vae.encoder.parameters() if weight.ndim == 1][-1]
+    bias.data = torch.tensor([4.0, 4.0, 4.0, -1.0, -1.0, -1.0])
     said = next(still.epochs(split.fit, split.held_out)).train_free_energy
     x = to_tensor(split.fit)
     draws = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     scores = estimate(still.vae, x, still.vae.encode(x), draws)
     assert scores.rate_analytic.mean() > 10
-    assert said == pytest.approx(scores.free_energy.mean(), rel=0.02)
+    assert scores.standard_error is not None
+    one_draw_each = float(scores.standard_error.mean()) * np.sqrt(len(draws) / len(x))
+    assert abs(said - scores.free_energy.mean()) < 4 * one_draw_each < 5
 
 
 def test_each_epoch_has_draws_of_its_own() -> None:

@@ -1,6 +1,7 @@
 """Training makes free energy fall, by the seed alone, and goes on from its state as if it had never stopped."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def without_time(records: list[Record]) -> list[tuple[float | None, ...]]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_free_energy_falls(name: str) -> None:
-    split = split_of(CONFIGS[name], 250)
+    split = split_of(CONFIGS[name], 150)
     one = training(name, epochs=12, batch_size=20, learning_rate=5e-3)
     records = list(one.epochs(split.fit, split.held_out))
     first, last = records[0], records[-1]
@@ -80,6 +81,27 @@ def test_a_training_restored_after_any_epoch_ends_as_the_unbroken_one(name: str,
     part += resumed.epochs(split.fit, split.held_out)
     assert same_state(resumed, unbroken)
     assert without_time(part) == whole
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("progress"),
+        lambda state: state.pop("weights.encoder.layers.0.bias"),
+        lambda state: state.pop("optimizer.0.exp_avg"),
+        lambda state: state.update({"optimizer.0.exp_avg": torch.zeros(3)}),
+        lambda state: state.update({"average.encoder.layers.0.bias": torch.zeros(3)}),
+        lambda state: state.update({"optimizer.first.exp_avg": torch.zeros(3)}),
+    ],
+)
+def test_a_state_of_another_training_is_refused(spoil: Callable[[dict[str, Tensor]], object]) -> None:
+    split = split_of(CONFIGS["table-mlp-gaussian"], 60)
+    one = training()
+    next(one.epochs(split.fit, split.held_out))
+    state = one.state()
+    spoil(state)
+    with pytest.raises(TrainingError, match="--out"):
+        training().restore(state)
 
 
 def test_a_finished_training_has_nothing_left_to_do() -> None:

@@ -13,14 +13,15 @@ from starlette.responses import Response
 from app.bodies import read_body
 from app.codecs import answers, negotiation
 from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
-from app.codecs.rows import read_rows
+from app.codecs.rows import may_hold_pictures, read_rows
 from app.engine import Engine
 from app.errors import TooLarge
 from app.metrics import Metrics
 from app.settings import Settings
 from model.config import ImageData
 
-#: Bytes from which on a body is read, or an answer written, beside the event loop instead of in it.
+#: Bytes from which on a body is read, or an answer written, beside the event loop instead of in it: every other
+#: request would feel it.
 LARGE = 1 << 17
 
 
@@ -56,9 +57,11 @@ class Service:
         s = self.settings
         body = await read_body(request, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
         headers = request.headers
-        arguments = (body, headers.get("content-type", ""), headers.get("content-encoding", ""), expect)
-        # Reading a large body takes long enough to be felt by every other request, unless a thread does it.
-        return await asyncio.to_thread(read_rows, *arguments) if len(body) > LARGE else read_rows(*arguments)
+        content_type = headers.get("content-type", "")
+        arguments = (body, content_type, headers.get("content-encoding", ""), expect)
+        if len(body) > LARGE or may_hold_pictures(body, content_type):
+            return await asyncio.to_thread(read_rows, *arguments)
+        return read_rows(*arguments)
 
     def deadline(self) -> float:
         """Of a request that is read by now, on the clock of `time.monotonic`."""

@@ -32,6 +32,13 @@ def read_rows(body: bytes, content_type: str, encoding: str, expect: Expect) -> 
     )
 
 
+def may_hold_pictures(body: bytes, content_type: str) -> bool:
+    """Whether there may be images in a body, whose decoding can be far more work than their bytes tell."""
+    if content_type.startswith("application/json"):
+        return body.count(b'"') > 2  # more strings than the one key: base64
+    return content_type != "application/x-npy"
+
+
 def media_types(images: bool) -> tuple[str, ...]:
     """The content types that a call reads."""
     return ("application/json", "application/x-npy", *((*FORMATS, "multipart/form-data") if images else ()))

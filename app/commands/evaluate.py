@@ -53,15 +53,17 @@ def evaluate_command(
 
 def _table(report: "Report", name: str) -> Table:
     table = Table(title=f"{name} on {report.samples:,} samples of {report.dataset}, {report.draws} draws each")
-    for header in ("score", "nats per sample", "bits per dimension"):
-        table.add_column(header, justify="left" if header == "score" else "right")
+    table.add_column("score")
+    table.add_column("nats per sample", justify="right")
     scale = report.bits_per_dim / report.free_energy if report.bits_per_dim is not None else None
+    if scale is not None:
+        table.add_column("bits per dimension", justify="right")
 
     def add(label: str, nats: float, error: float | None = None) -> None:
-        bits = "" if scale is None else f"{nats * scale:.4f}"
-        if error is not None and scale is not None:
-            bits += f" ± {error * scale:.4f}"
-        table.add_row(label, f"{nats:.2f}" + (f" ± {error:.2f}" if error is not None else ""), bits)
+        cells = [f"{nats:.2f}" + (f" ± {error:.2f}" if error is not None else "")]
+        if scale is not None:
+            cells.append(f"{nats * scale:.4f}" + (f" ± {error * scale:.4f}" if error is not None else ""))
+        table.add_row(label, *cells)
 
     add("free energy", report.free_energy, report.free_energy_standard_error)
     add("  distortion", report.distortion)
@@ -72,5 +74,5 @@ def _table(report: "Report", name: str) -> Table:
     table.add_section()
     for codec, bits in report.codecs_bits_per_dim.items():
         table.add_row(codec, "", f"{bits:.4f}")
-    table.add_row("active latent dimensions", f"{report.active_units} of {report.latent}", "")
+    table.add_row("active latent dimensions", f"{report.active_units} of {report.latent}")
     return table

@@ -130,13 +130,12 @@ def train(
         "precision": precision,
         "device": choose_device(device),
     }
-    recipe, split = Recipe.plan(
-        dataset,
-        network=_given(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks)),
-        likelihood=_given(name=likelihood, components=components, scale=scale, min_scale=min_scale),
-        latent=latent,
-        settings=_given(**wishes),
-    )
+    shape = _given(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks))
+    observed = _given(name=likelihood, components=components, scale=scale, min_scale=min_scale)
+    with console.status("Reading the samples ..."):
+        recipe, split = Recipe.plan(
+            dataset, network=shape, likelihood=observed, latent=latent, settings=_given(**wishes)
+        )
     run = Run.open(out, recipe)
     _introduce(console, run, torch.get_num_threads())
     _Loop(console, run, split, name or out.name).go()

@@ -10,7 +10,7 @@ Format = Annotated[
     Field(description="The form of the answer; overrules the Accept header."),
 ]
 Seed = Annotated[
-    int, Field(ge=0, lt=1 << 63, description="Decides all noise: the same seed gives the same answer in any company.")
+    int, Field(ge=0, lt=1 << 32, description="Decides all noise: the same seed gives the same answer in any company.")
 ]
 Strict = Annotated[
     bool, Field(description="Refuse an image of another size or mode instead of converting it as the card says.")

@@ -1,6 +1,7 @@
 """The held-out report of a trained model: how well it codes data that it was not fitted to.
 
-Every score is per sample, in nats; means come with the standard error over samples.
+Every score is per sample, in nats; means come with the standard error over samples. The same draws of z serve every
+sample, as they do for a score; their own error, smaller by far than that over samples, is not in it.
 """
 
 import gzip

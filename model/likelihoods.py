@@ -118,7 +118,7 @@ class DiscretizedLogistic(Distribution):
         """The mean over 255, with each logistic's sum over bins taken as an integral.
 
         sum_v S((m - v - 1/2) / s) becomes s [softplus(m / s) - softplus((m - 255) / s)]: never more than half a
-        byte from the exact mean, a hundredth of a byte for scales of half a byte and more.
+        byte from the exact mean, and 0.023 of a byte for scales of half a byte and more.
         """
         s = self.scale
         # Further out than this nothing is left inside, and the difference of two large numbers would be noise.

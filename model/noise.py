@@ -1,7 +1,8 @@
 """Noise from a seed alone: row i is the i-th draw of the seed's stream, however many rows are drawn.
 
 numpy's generators fill arrays one number after the other, so a shorter draw is a prefix of a longer one; torch's do
-not promise that (its normal draws change with the length). Streams of one seed are independent of each other.
+not promise that (its normal draws change with the length). Streams of one seed are independent of each other. Seeds
+are below 2^32: a larger one would spill into the next word of its key.
 """
 
 import numpy as np

@@ -18,7 +18,7 @@ def evaluate_command(
     run: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a shipped model's name.")],
     data: Annotated[str, typer.Argument(help="Data the model was not fitted to, as for `vae train`.")],
     samples: Annotated[int, typer.Option(min=1, max=5000, help="Draws of z per input.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep the report in the model's card.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -22,7 +22,7 @@ def score_command(
     data: Annotated[str, typer.Argument(help="What to score, as for `vae train`; of any size.")],
     out: Annotated[Path, typer.Option(help="The csv to write; it appears when it is complete.")],
     samples: Annotated[int, typer.Option(min=1, max=5000, help="K, draws of z per input.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the draws.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="(default: the cores it may use)")] = None,
 ) -> None:

@@ -189,7 +189,8 @@ class DiscretizedHead(nn.Module):
         self.config = config.likelihood
         self.params: int = 3 * self.config.components
         # Components that start alike stay alike: spread their first means over the bytes.
-        spread = torch.linspace(0, 255, self.config.components + 2)[1:-1]
+        count = self.config.components
+        spread = torch.tensor([255 * (k + 1) / (count + 1) for k in range(count)])
         self.register_buffer("start", spread.view(-1, *[1] * len(config.data.shape)), persistent=False)
         self.start: Tensor
 

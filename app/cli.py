@@ -3,12 +3,12 @@
 import sys
 
 import typer
-from rich.console import Console
 
 from app.commands.evaluate import evaluate_command
 from app.commands.score import score_command
 from app.commands.serve import serve
 from app.commands.train import train
+from app.progress import plain_console
 
 cli = typer.Typer(
     name="vae",
@@ -30,5 +30,5 @@ def main() -> None:
     try:
         cli()
     except VAEError as error:
-        Console(stderr=True, highlight=False).print(f"vae: {error}", style="red", markup=False)
+        plain_console(stderr=True).print(f"vae: {error}", style="red")
         sys.exit(1)

@@ -165,7 +165,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     detail = error.detail
     if error.status_code == 404:
-        detail = f"there is nothing at {request.url.path}; see /docs for all that is"
+        detail = f"there is nothing at {request.url.path:.80}; see /docs for all that is"
     elif error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
         detail = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}"

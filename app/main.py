@@ -37,7 +37,9 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         yield
         service.engine.stop(settings.shutdown_timeout)
 
-    app: FastAPI = FastAPIOffline(redoc_url=None, title="vae-server", version=VERSION, lifespan=lifespan)
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None, title="vae-server", version=VERSION, lifespan=lifespan, redirect_slashes=False
+    )
     # First in the table: the documentation's routes, which FastAPI has put there, can wait.
     app.router.routes[:0] = [operation.route() for operation in OPERATIONS]
     app.router.routes.append(Route("/", home))

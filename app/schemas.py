@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Matrix = list[list[float]]
 Format = Annotated[
     Literal["json", "npz", "png"] | None,
-    Field(description="The form of the answer; overrules the Accept header."),
+    Field(description="The form of the answer, png where it is pictures; overrules the Accept header."),
 ]
 Seed = Annotated[
     int, Field(ge=0, lt=1 << 32, description="Decides all noise: the same seed gives the same answer in any company.")
@@ -29,9 +29,7 @@ class NoQuery(Query):
 
 class EncodeQuery(Query):
     strict: Strict = False
-    format: Annotated[
-        Literal["json", "npz"] | None, Field(description="The form of the answer; overrules the Accept header.")
-    ] = None
+    format: Format = None
 
 
 class ReconstructQuery(Query):

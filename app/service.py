@@ -75,7 +75,7 @@ class Service:
     def form(self, request: Request, wish: str | None, *, pictures: bool) -> str:
         """The form of the answer; chosen before any work is done for it."""
         offers = ("json", "npz", "png") if pictures and self.images else ("json", "npz")
-        return negotiation.choose(request.headers.get("accept", ""), wish, offers)
+        return negotiation.choose(", ".join(request.headers.getlist("accept")), wish, offers)
 
     async def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
         """Arrays -> a response in this form."""

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Terms:
-    """The three terms of minus a log-weight, one of each per row, in nats."""
+    """The three terms of minus a log-weight, one of each per row, in nats, summed in float64."""
 
     distortion: Tensor  # nlog P(x|z), summed over x
     cross_entropy: Tensor  # nlog P(z), summed over z
@@ -48,10 +48,11 @@ def terms(
     """
     z = q.draw(noise)
     per_dimension = vae.decode(z).nlog_prob(x)
+    # Weights are exponentials of these sums: rounding them to float32 would be felt in every effective sample size.
     return Terms(
-        distortion=per_dimension.flatten(1).sum(1),
-        cross_entropy=vae.prior().nlog_prob(z).sum(1),
-        nlog_q=q.nlog_prob(z).sum(1),
+        distortion=per_dimension.flatten(1).sum(1, dtype=torch.float64),
+        cross_entropy=vae.prior().nlog_prob(z).sum(1, dtype=torch.float64),
+        nlog_q=q.nlog_prob(z).sum(1, dtype=torch.float64),
         per_dimension=per_dimension,
     )
 

@@ -125,7 +125,11 @@ def _wished(wishes: Wishes, default: Network | Likelihood) -> Wishes:
 
 
 def _require_bits(config: ModelConfig, split: Split, source: str) -> None:
-    if config.likelihood.name != "bernoulli" or isinstance(config.data, ImageData):
+    if config.likelihood.name != "bernoulli":
+        return
+    if isinstance(config.data, ImageData):
+        if split.fit.dtype == np.uint8 and split.fit.max() <= 1:
+            raise DataError(f"{source}: likelihood 'bernoulli' reads bytes from 128 on as ones; multiply these by 255")
         return
     for part in (split.fit, split.held_out):
         if not np.isin(part, (0, 1)).all():

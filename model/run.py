@@ -51,6 +51,10 @@ class Run:
             raise TrainingError(f"{folder}: is a file; give a folder to --out")
         elif folder.exists() and any(child.name not in OWN for child in folder.iterdir()):
             raise TrainingError(f"{folder}: is not empty and not a run; give a new folder to --out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{folder}: cannot be made ({error.strerror}); give another folder to --out") from error
         return run
 
     def _resume(self, path: Path) -> None:
@@ -73,9 +77,12 @@ class Run:
     def _same(self, recipe: Recipe) -> None:
         old, new = recipe.model_dump(mode="json"), self.recipe.model_dump(mode="json")
         if old != new:
+            # A setting is what a user can repeat; what else differs follows from it, or from the data.
+            differences = sorted(_differences(old, new), key=lambda said: not said.startswith("settings."))
+            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise TrainingError(
-                f"{self.folder}: holds a run with other settings ({'; '.join(_differences(old, new))}); repeat those "
-                "to resume it, or give a new folder to --out"
+                f"{self.folder}: holds a run of other data or settings; repeat those to resume it, or give a new "
+                f"folder to --out ({'; '.join(differences[:3])}{more})"
             )
 
     @property

@@ -99,12 +99,14 @@ def from_npy(body: bytes, expect: Expect) -> Floats:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except Exception as error:  # numpy's header parser raises whatever its tokenizer does
-        raise Malformed(f"the body is not an npy file: {error!s:.200}") from error
+    except Exception as error:  # numpy's header parser raises whatever its tokenizer does, in its own words
+        raise Malformed("the body is not an npy file: its header cannot be read; write it with numpy.save") from error
+    if any(isinstance(size, bool) for size in shape):
+        raise Malformed("the body is not an npy file: its shape holds a boolean; write it with numpy.save")
     if dtype.hasobject:
         raise Invalid.at(expect.name, "holds pickled Python objects, which are never read; save plain numbers instead")
     if dtype.kind not in "iuf":
-        raise Invalid.at(expect.name, f"is of type {dtype}; send integers or floats")
+        raise Invalid.at(expect.name, f"is of type {dtype}; send integers or floats, as by astype")
     if shape[1:] not in expect.shapes:
         got = " x ".join(str(n) for n in shape) or "a single number"
         raise Invalid.at(expect.name, f"is {got}; it must be {expect.say()}")

@@ -25,6 +25,8 @@ FORMATS = {
     "image/bmp": "BMP",
     "image/tiff": "TIFF",
 }
+#: The longest side of an image that is decoded: resizing a line of millions of pixels takes seconds.
+LONGEST = 1 << 15
 
 
 class Pixels:
@@ -36,10 +38,13 @@ class Pixels:
 
     def spend(self, image: Image.Image, place: str) -> None:
         """Count an image that is about to be decoded, or refuse it."""
+        size = f"{image.width} x {image.height}"
+        if max(image.size) > LONGEST:
+            raise TooLarge(f"{place}: the image has {size} pixels; no side may have more than {LONGEST:,}")
         self.left -= image.width * image.height
         if self.left < 0:
             raise TooLarge(
-                f"{place}: with this image of {image.width} x {image.height} the request has more than the "
+                f"{place}: with this image of {size} the request has more than the "
                 f"{self.most:,} pixels that one may have; send smaller images, or fewer"
             )
 
@@ -60,9 +65,10 @@ def from_picture(body: bytes, media: str, expect: Expect, pixels: Pixels, place:
         raise UnsupportedMedia(f"{place}: this call takes no images; send JSON or application/x-npy")
     image = _open(body, media, place)
     pixels.spend(image, place)
-    if getattr(image, "n_frames", 1) > 1:
-        raise Invalid.at(place, f"the image has {image.n_frames} frames; send one")  # type: ignore[attr-defined]
     try:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise InputError(f"the image has {frames} frames; send one")
         row = fit_image(image, expect.image, strict=expect.strict)
     except InputError as error:
         raise Invalid.at(place, error.detail) from error
@@ -79,11 +85,12 @@ def _open(body: bytes, media: str, place: str) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(body), formats=list(FORMATS.values()))
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{place}: {error!s:.200}") from error
+        raise TooLarge(f"{place}: the image has more pixels than are ever decoded; send a smaller one") from error
     except Exception as error:
         known = ", ".join(sorted(FORMATS.values()))
         raise Malformed(f"{place}: not an image of a format that is read ({known})") from error
-    # The multi-picture format is a JPEG with more pictures behind the first; cameras write it under JPEG's name.
+    # The multi-picture format is a JPEG with more pictures behind the first, which is the one that is taken; cameras
+    # write it under JPEG's name.
     found = "JPEG" if image.format == "MPO" else image.format
     if wanted is not None and found != wanted:
         raise Malformed(f"{place}: announced as {media}, but it is {found}; announce what it is")

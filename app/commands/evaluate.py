@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from app.progress import progress
+from app.progress import plain_console, progress
+from model.errors import DataError
 
 if TYPE_CHECKING:
     from model.evaluation import Report
@@ -22,7 +23,7 @@ def evaluate_command(
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep the report in the model's card.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="(default: the cores it may use)")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="(default: the cores it may use)")] = None,
 ) -> None:
     """Judge a model honestly, on data that it was not fitted to.
 
@@ -36,23 +37,30 @@ def evaluate_command(
     from model.datasets import open_dataset
     from model.evaluation import evaluate
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
+    if out is not None and not out.absolute().parent.is_dir():
+        raise DataError(f"{out}: there is no such folder to write to; make it first")
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
     dataset = open_dataset(data, loaded.vae.config.data)
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
         report = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
     console.print(_table(report, loaded.card.name))
-    if out is not None:
-        out.write_text(json.dumps(report.plain(), indent=2) + "\n")
-        console.print(f"Wrote {out}")
     if save:
         checkpoint.save_card(run, loaded.card.model_copy(update={"evaluation": report.plain()}))
         console.print(f"Kept in the card of {loaded.folder}")
+    if out is not None:
+        try:
+            out.write_text(json.dumps(report.plain(), indent=2) + "\n")
+        except OSError as error:
+            raise DataError(
+                f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
+            ) from error
+        console.print(f"Wrote {out}")
 
 
 def _table(report: "Report", name: str) -> Table:
-    table = Table(title=f"{name} on {report.samples:,} samples of {report.dataset}, {report.draws} draws each")
+    table = Table(title=Text(f"{name} on {report.samples:,} samples of {report.dataset}, {report.draws} draws each"))
     table.add_column("score")
     table.add_column("nats per sample", justify="right")
     scale = report.bits_per_dim / report.free_energy if report.bits_per_dim is not None else None

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from app.progress import Advance, progress
+from app.progress import Advance, plain_console, progress
 from model.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def score_command(
     samples: Annotated[int, typer.Option(min=1, max=5000, help="K, draws of z per input.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the draws.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="(default: the cores it may use)")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="(default: the cores it may use)")] = None,
 ) -> None:
     """Score each sample by its variational free energy: the higher, the more anomalous.
 
@@ -37,7 +36,7 @@ def score_command(
     from model import checkpoint
     from model.datasets import open_dataset
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
     dataset = open_dataset(data, loaded.vae.config.data)
@@ -47,7 +46,9 @@ def score_command(
             count = _write(file, loaded.vae, dataset, samples, seed, advance)
         os.replace(part, out)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror})") from error
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     console.print(f"Wrote the scores of {count:,} samples to {out}")

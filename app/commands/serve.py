@@ -30,11 +30,13 @@ def serve(
 
     Example: vae serve runs/fashion --port 8080
     """
+    from app.devices import choose_device
     from app.main import create_app
     from model import checkpoint
 
     settings = Settings.load(model=run, host=host, port=port, device=device, threads=threads, log_level=log_level)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    choose_device(settings.device)
     # Loaded here already: what is wrong with a model is then one line, before there is a server.
     loaded = checkpoint.load(Path(settings.model))
     listener = listen(settings.host, settings.port)
@@ -68,10 +70,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port or --host"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another with --port or --host") from error
 
 
 class _Server(uvicorn.Server):

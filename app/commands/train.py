@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.progress import plain_console
+
 if TYPE_CHECKING:
     from model.checkpoint import Card
     from model.recipe import Split
@@ -96,7 +98,7 @@ def train(
         str, typer.Option(help="auto, cpu, cuda; auto takes cuda where there is one.", rich_help_panel=TRAINING)
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="(default: the cores it may use)", rich_help_panel=TRAINING)
+        int | None, typer.Option(min=1, help="(default: the cores it may use)", rich_help_panel=TRAINING)
     ] = None,
 ) -> None:
     """Train a VAE on your data. Every setting has a default; killed at any moment, the same command resumes.
@@ -115,7 +117,7 @@ def train(
     from model.recipe import Recipe
     from model.run import Run
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     set_threads(threads)
     dataset = open_dataset(data, exclude=exclude or ())
     console.print(f"Reading {dataset.describe()}")

@@ -5,12 +5,15 @@ from dataclasses import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.errors import NotAcceptable
 from app.operation import Operation
 from app.schemas import FreeEnergies, FreeEnergyQuery
 from app.service import Service
 
 
 async def free_energy(request: Request, service: Service, query: FreeEnergyQuery) -> Response:
+    if query.format == "png" and not query.per_dimension:
+        raise NotAcceptable("format=png shows the map of where the surprise is; ask for per_dimension=true with it")
     form = service.form(request, query.format, pictures=query.per_dimension)
     service.limit("query.samples", query.samples, service.settings.max_samples)
     x = await service.inputs(request, strict=query.strict)

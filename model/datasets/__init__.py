@@ -34,6 +34,8 @@ def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exc
     Raises:
         DataError: nothing is there, or not of a kind that can be read, or it does not fit `like`.
     """
+    if not source.strip():
+        raise DataError("the name of the data is empty; give a path, or fashion-mnist")
     if source.partition(":")[0] == "fashion-mnist":
         dataset: Dataset = _fashion_mnist(source)
     else:

@@ -201,3 +201,11 @@ def test_pictures_of_a_size_that_no_model_takes_are_refused(shape: tuple[int, ..
 def test_more_columns_than_a_model_takes_are_refused() -> None:
     with pytest.raises(DataError, match="memory: columns"):
         plan(Memory(np.zeros((3, 70_000), np.float32)))
+
+
+def test_bytes_of_zero_and_one_are_not_taken_for_black() -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (40, 1, 8, 8), np.uint8)
+    wishes: dict[str, Any] = {"network": {}, "likelihood": {"name": "bernoulli"}, "latent": 2, "settings": {}}
+    with pytest.raises(DataError, match="multiply these by 255"):
+        Recipe.plan(Memory(bits), **wishes)
+    assert Recipe.plan(Memory(bits * 255), **wishes)[0].config.likelihood.name == "bernoulli"

@@ -156,6 +156,12 @@ def test_what_is_not_npy(bad: bytes) -> None:
         from_npy(bad, TABLE)
 
 
+def test_a_shape_of_booleans_is_no_shape() -> None:
+    body = npy(np.zeros((1, 2))).replace(b"(1, 2), }   ", b"(True, 2), }")
+    with pytest.raises(Malformed, match="boolean"):
+        from_npy(body, TABLE)
+
+
 def test_shapes_that_do_not_fit() -> None:
     for shape in ((), (2,), (1, 3), (1, 2, 1)):
         with pytest.raises(Invalid, match="must be rows x 2"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.codecs.expect import expect_inputs, expect_latents
 from app.codecs.pictures import FORMATS, Pixels, from_base64, from_picture, to_png
-from app.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
+from app.errors import Invalid, Malformed, Refusal, TooLarge, UnsupportedMedia
 from model.config import ImageData
 
 DATA = ImageData(height=8, width=6)
@@ -91,6 +91,40 @@ def test_moving_pictures_are_refused() -> None:
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(Invalid, match="2 frames"):
         from_picture(file.getvalue(), "image/gif", GREY, Pixels(10_000))
+
+
+def two_frames(kind: str) -> bytes:
+    frames = [Image.new("L", (12, 12), shade) for shade in (0, 200)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_damage_raises_anything_but_a_refusal(kind: str) -> None:
+    whole = two_frames(kind)
+    damaged = [whole[:end] for end in range(len(whole))]
+    damaged += [whole[:i] + bytes([whole[i] ^ flip]) + whole[i + 1 :] for i in range(len(whole)) for flip in (1, 0xFF)]
+    said = []
+    for body in damaged:
+        try:
+            assert from_picture(body, "image/*", GREY, Pixels(10_000)).shape == (1, 1, 8, 6)
+        except Refusal as refusal:
+            said.append(refusal.detail)
+    assert said
+    assert all(detail.startswith("body: ") for detail in said)
+
+
+def test_a_camera_picture_of_two_is_its_first() -> None:
+    row = from_picture(two_frames("MPO"), "image/jpeg", GREY, Pixels(10_000))
+    np.testing.assert_array_equal(row, np.zeros((1, 1, 8, 6)))
+
+
+def test_a_line_of_millions_of_pixels_is_refused() -> None:
+    body = picture(size=(1, (1 << 15) + 1))
+    with pytest.raises(TooLarge, match="no side may have more than 32,768"):
+        from_picture(body, "image/png", GREY, Pixels(1 << 25))
 
 
 def test_modes_without_a_conversion_are_refused() -> None:

@@ -133,6 +133,8 @@ def test_an_error_is_one_line_and_exit_code_one(monkeypatch: pytest.MonkeyPatch,
         (["train", "nothing.npy", "--out", "run"], "nothing.npy: there is no such file"),
         (["score", "nothing", "x.npy", "--out", "s.csv"], "no model is there"),
         (["serve", "--port", "99999"], "port: "),
+        (["serve", "--device", "abacus"], "device: 'abacus' cannot be used here"),
+        (["train", "", "--out", "run"], "the name of the data is empty"),
     ):
         monkeypatch.setattr(sys, "argv", ["vae", *command])
         stderr = io.StringIO()
@@ -149,6 +151,35 @@ def test_wishes_that_are_no_numbers_are_refused_with_an_example(vae: Invoke) -> 
     result = CliRunner().invoke(cli.cli, ["train", "squares.npy", "--out", "run", "--hidden", "wide"])
     assert result.exit_code == 2
     assert "32,64" in result.output
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(vae: Invoke) -> None:
+    np.savez("x.npz", x=bytes_())
+    said = vae("train", "x.npz", "--out", "a[red]b", "--name", "n[/b]", *SMALL)
+    assert "Reading x.npz:x: 80 samples" in said
+    assert "vae serve a[red]b" in said
+    assert "n[/b] on 80 samples" in vae("evaluate", "a[red]b", "x.npz")
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_work(vae: Invoke) -> None:
+    from model.errors import DataError
+
+    with pytest.raises(DataError, match="no such folder"):
+        vae("evaluate", "nothing", "nothing.npy", "--out", "nowhere/report.json")
+    np.save("squares.npy", bytes_())
+    vae("train", "squares.npy", "--out", "run", *SMALL)
+    with pytest.raises(DataError, match="cannot be written"):
+        vae("evaluate", "run", "squares.npy", "--save", "--out", "run")
+    assert checkpoint.load(Path("run")).card.evaluation is not None
+
+
+@pytest.mark.parametrize("host", ["a..b", "nowhere.invalid"])
+def test_a_host_that_is_none_is_said_so(host: str) -> None:
+    from app.commands.serve import listen
+    from model.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=f"cannot listen on {host}"):
+        listen(host, 0)
 
 
 def test_a_port_in_use_is_said_so(saved: Callable[[str], Path]) -> None:

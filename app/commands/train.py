@@ -1,5 +1,6 @@
 """`vae train`: from a name or path of data to a run, with a progress bar and a line an epoch."""
 
+import math
 import shlex
 import sys
 import time
@@ -194,7 +195,8 @@ class _Loop:
             transient=True,
             disable=not self.console.is_terminal,
         ) as progress:
-            bar = progress.add_task("", epoch=self.run.training.epoch + 1, total=None)
+            batches = math.ceil(len(self.split.fit) / self.run.recipe.settings.batch_size)
+            bar = progress.add_task("", epoch=self.run.training.epoch + 1, total=batches)
 
             def on_batch(done: int, total: int) -> None:
                 progress.update(bar, completed=done, total=total, epoch=self.run.training.epoch + 1)

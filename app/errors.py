@@ -7,10 +7,10 @@
     ├── TooLarge           413  bytes, rows, pixels, or work
     ├── UnsupportedMedia   415
     ├── Invalid            422  well-formed but wrong
-    ├── Overloaded         429  the queue is full; says when to come again
-    ├── ModelFailed        500
-    ├── Unavailable        503
-    └── Expired            504  past the deadline
+    └── Unavailable        503
+
+The batcher's own exceptions, and those of `model`, have their rows in the table too: 429 for a full queue, which says
+when to come again, 500 for a model that failed, 503 for a worker that is gone, 504 for a deadline that passed.
 
 Every answer to an error is `application/problem+json` (RFC 9457).
 """
@@ -44,11 +44,10 @@ class Place:
 class Refusal(Exception):
     """A request that is not answered as asked; the message is the problem's `detail` and names the remedy."""
 
-    def __init__(self, detail: str, *places: Place, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, detail: str, *places: Place) -> None:
         super().__init__(detail)
         self.detail = detail
         self.places = places
-        self.headers = headers or {}
 
 
 class Malformed(Refusal):
@@ -79,20 +78,8 @@ class Invalid(Refusal):
         return cls(f"{place}: {detail}", Place(place, detail))
 
 
-class Overloaded(Refusal):
-    """More is waiting than the service takes on."""
-
-
-class ModelFailed(Refusal):
-    """The model raised, or put out numbers that are not finite."""
-
-
 class Unavailable(Refusal):
     """Not ready, or shutting down."""
-
-
-class Expired(Refusal):
-    """The deadline passed before there was an answer."""
 
 
 #: Status and title of each class; the nearest ancestor in the table counts.
@@ -104,14 +91,11 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     UnsupportedMedia: (415, "Unsupported media type"),
     Invalid: (422, "Invalid request"),
     InputError: (422, "Invalid request"),
-    Overloaded: (429, "Overloaded"),
     QueueFull: (429, "Overloaded"),
-    ModelFailed: (500, "Model failed"),
     CallFailed: (500, "Model failed"),
     VAEError: (500, "Model failed"),
     Unavailable: (503, "Unavailable"),
     BatcherStopped: (503, "Unavailable"),
-    Expired: (504, "Deadline passed"),
     DeadlinePassed: (504, "Deadline passed"),
 }
 
@@ -149,7 +133,7 @@ async def _on_known(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     detail = str(error)
     if isinstance(error, Refusal):
-        places, headers = error.places, error.headers
+        places = error.places
     elif isinstance(error, InputError):
         places = (Place(error.place, error.detail),)
     elif isinstance(error, QueueFull):

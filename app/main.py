@@ -1,5 +1,6 @@
 """The service on one screen: every route, handler and middleware."""
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = start(settings, loaded, metrics)
         app.state.service = service
-        app.openapi = lambda: openapi.document(service, OPERATIONS)  # type: ignore[method-assign]
+        app.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
         yield
         service.engine.stop(settings.shutdown_timeout)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from app.batcher import Arrays, Batcher, Call, Observe
 from model import noise
 from model.checkpoint import Checkpoint
-from model.free_energy import FreeEnergy, summarize, terms
+from model.free_energy import FreeEnergy, Totals, terms
 from model.likelihoods import Gaussian
 from model.vae import VAE, to_tensor
 
@@ -153,7 +153,7 @@ class Engine:
         config = self.vae.config
         mean, scale, rate_analytic = await self.batcher.run("encode", x, deadline=deadline)
         draw = noise.normal(seed, (draws, config.latent))
-        tables = np.empty((3, len(x) * draws))
+        totals = Totals(len(x))
         surprise = np.zeros(x.shape, np.float64) if per_dimension else None
 
         def take(start: int, stop: int) -> Arrays:
@@ -161,13 +161,12 @@ class Engine:
             return x[i], mean[i], scale[i], draw[k]
 
         def put(start: int, stop: int, outputs: Arrays) -> None:
-            tables[:, start:stop] = outputs[:3]
+            sample = np.arange(start, stop) // draws
+            totals.add(sample, *outputs[:3])
             if surprise is not None:
-                np.add.at(surprise, np.arange(start, stop) // draws, outputs[3])
+                np.add.at(surprise, sample, outputs[3])
 
         call = "map" if per_dimension else "score"
         await self.batcher.stream(call, len(x) * draws, take=take, put=put, deadline=deadline)
-        distortion, cross_entropy, nlog_q = tables.reshape(3, len(x), draws)
-        dims = config.data.dims if self.vae.levels else None
-        scores = summarize(distortion, cross_entropy, nlog_q, rate_analytic.astype(np.float64), dims)
+        scores = totals.scores(rate_analytic.astype(np.float64), config.data.dims if self.vae.levels else None)
         return Scores(scores, None if surprise is None else (surprise / draws).astype(np.float32))

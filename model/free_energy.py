@@ -79,38 +79,70 @@ class FreeEnergy:
     effective_sample_size: Floats
 
 
-def summarize(
-    distortion: Floats, cross_entropy: Floats, nlog_q: Floats, rate_analytic: Floats, dims: int | None
-) -> FreeEnergy:
-    """Everything that follows from tables of terms.
+class Totals:
+    """What is known of n samples' log-weights so far: memory of n, whatever the number of draws.
 
-    Args:
-        distortion, cross_entropy, nlog_q: tables of n samples x K draws, nats.
-        rate_analytic: KL(Q(z|x), P(z)) in closed form, n, nats.
-        dims: the number of dimensions of a discrete x, else None.
+    Draws are added in any number of slices; `scores` is everything that follows from them.
     """
-    draws = distortion.shape[1]
-    log_weights = nlog_q - distortion - cross_entropy
-    mean_distortion, mean_cross, entropy = distortion.mean(1), cross_entropy.mean(1), nlog_q.mean(1)
-    rate = mean_cross - entropy
-    free_energy = mean_distortion + rate
-    # exp of the weights relative to the largest of each sample: none overflows, and one of them is 1.
-    top = log_weights.max(axis=1)
-    relative = np.exp(log_weights - top[:, None])
-    nlog_p_x = -(top + np.log(relative.mean(axis=1)))
-    return FreeEnergy(
-        free_energy=free_energy,
-        standard_error=log_weights.std(axis=1, ddof=1) / math.sqrt(draws) if draws > 1 else None,
-        distortion=mean_distortion,
-        cross_entropy=mean_cross,
-        entropy=entropy,
-        rate=rate,
-        rate_analytic=rate_analytic,
-        bits_per_dim=free_energy / (dims * math.log(2)) if dims else None,
-        nlog_p_x=nlog_p_x,
-        inference_gap=free_energy - nlog_p_x,
-        effective_sample_size=relative.sum(axis=1) ** 2 / np.square(relative).sum(axis=1),
-    )
+
+    def __init__(self, samples: int) -> None:
+        self.draws = np.zeros(samples)
+        self.terms = np.zeros((3, samples))
+        # Log-weights less the first of their sample: a variance from plain sums of these loses no digits.
+        self.origin = np.zeros(samples)
+        self.offset = np.zeros((2, samples))
+        # exp of the log-weights relative to the largest so far: none overflows, and one of them is 1.
+        self.top = np.full(samples, -np.inf)
+        self.relative = np.zeros((2, samples))
+
+    def add(self, sample: NDArray[np.intp], distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> None:
+        """Add one draw per row.
+
+        Args:
+            sample: whose draw each row is, 0..n-1, in ascending order.
+            distortion, cross_entropy, nlog_q: its terms, nats.
+        """
+        starts = np.flatnonzero(np.diff(sample, prepend=-1))
+        who = sample[starts]
+        log_weights = nlog_q - distortion - cross_entropy
+        new = self.draws[who] == 0
+        self.origin[who[new]] = log_weights[starts[new]]
+        self.draws[who] += np.diff(starts, append=len(sample))
+        self.terms[:, who] += np.add.reduceat(np.stack([distortion, cross_entropy, nlog_q]), starts, axis=1)
+        offset = log_weights - self.origin[sample]
+        self.offset[:, who] += np.add.reduceat(np.stack([offset, np.square(offset)]), starts, axis=1)
+        before = self.top[who]
+        self.top[who] = np.maximum(before, np.maximum.reduceat(log_weights, starts))
+        relative, shrunk = np.exp(log_weights - self.top[sample]), np.exp(before - self.top[who])
+        self.relative[:, who] *= np.stack([shrunk, np.square(shrunk)])
+        self.relative[:, who] += np.add.reduceat(np.stack([relative, np.square(relative)]), starts, axis=1)
+
+    def scores(self, rate_analytic: Floats, dims: int | None) -> FreeEnergy:
+        """Everything that follows from the draws; every sample must have had as many, and one at least.
+
+        Args:
+            rate_analytic: KL(Q(z|x), P(z)) in closed form, n, nats.
+            dims: the number of dimensions of a discrete x, else None.
+        """
+        draws = self.draws
+        distortion, cross_entropy, entropy = self.terms / draws
+        rate = cross_entropy - entropy
+        free_energy = distortion + rate
+        nlog_p_x = -(self.top + np.log(self.relative[0] / draws))
+        spread = np.maximum(self.offset[1] - np.square(self.offset[0]) / draws, 0)
+        return FreeEnergy(
+            free_energy=free_energy,
+            standard_error=np.sqrt(spread / (draws - 1) / draws) if (draws > 1).all() else None,
+            distortion=distortion,
+            cross_entropy=cross_entropy,
+            entropy=entropy,
+            rate=rate,
+            rate_analytic=rate_analytic,
+            bits_per_dim=free_energy / (dims * math.log(2)) if dims else None,
+            nlog_p_x=nlog_p_x,
+            inference_gap=free_energy - nlog_p_x,
+            effective_sample_size=np.square(self.relative[0]) / self.relative[1],
+        )
 
 
 def pair_slices(samples: int, draws: int, rows: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -129,16 +161,13 @@ def estimate(
 ) -> FreeEnergy:
     """The scores of each x under its q, from the same K = len(noise) draws of standard normal noise for every sample.
 
-    Memory is that of `rows` decodings and of the tables of n x K terms, whatever n and K.
+    q is any factorial Q: the encoder's, or one from `model.refine`. Memory is that of `rows` decodings and of the
+    scores, whatever n and K.
     """
-    samples, draws = len(x), len(noise)
-    tables = np.empty((3, samples * draws))
-    done = 0
-    for sample, draw in pair_slices(samples, draws, rows):
+    totals = Totals(len(x))
+    for sample, draw in pair_slices(len(x), len(noise), rows):
         i, k = torch.from_numpy(sample), torch.from_numpy(draw)
         t = terms(vae, x[i], Gaussian(q.mean[i], q.scale[i]), noise[k])
-        tables[:, done : done + len(i)] = torch.stack([t.distortion, t.cross_entropy, t.nlog_q]).cpu().numpy()
-        done += len(i)
-    distortion, cross_entropy, nlog_q = tables.reshape(3, samples, draws)
+        totals.add(sample, *torch.stack([t.distortion, t.cross_entropy, t.nlog_q]).cpu().numpy())
     rate_analytic = q.rate().sum(1).cpu().double().numpy()
-    return summarize(distortion, cross_entropy, nlog_q, rate_analytic, vae.config.data.dims if vae.levels else None)
+    return totals.scores(rate_analytic, vae.config.data.dims if vae.levels else None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import GaussianLikelihood, ModelConfig, VectorData
-from model.free_energy import Floats, FreeEnergy, estimate, pair_slices, summarize, terms
+from model.free_energy import Floats, FreeEnergy, Totals, estimate, pair_slices, terms
 from model.likelihoods import Gaussian
 from model.vae import VAE
 from tests.conftest import CONFIGS, MLP, build
@@ -20,6 +20,14 @@ DIMS, LATENT = 6, 3
 
 def noise(draws: int, latent: int = LATENT, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(draws, latent, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def summarize(distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> FreeEnergy:
+    """The scores of tables of n samples x K draws."""
+    totals = Totals(len(distortion))
+    sample = np.repeat(np.arange(len(distortion)), distortion.shape[1])
+    totals.add(sample, distortion.ravel(), cross_entropy.ravel(), nlog_q.ravel())
+    return totals.scores(np.zeros(len(distortion)), None)
 
 
 class PPCA:
@@ -122,7 +130,7 @@ class TestKnownModel:
         bounds = []
         for draws in (1, 4, 16, 64, 256):
             distortion, cross, nlog_q = (table.reshape(-1, draws) for table in tables)
-            scores = summarize(distortion, cross, nlog_q, np.zeros(len(distortion)), None)
+            scores = summarize(distortion, cross, nlog_q)
             bounds.append(scores.nlog_p_x.reshape(len(ppca.x), -1).mean(1) - ppca.nlog_p_x)
         assert (np.diff(np.stack(bounds), axis=0) < 0).all()
         assert (bounds[0] > 0.1).all()
@@ -130,7 +138,7 @@ class TestKnownModel:
 
     def test_the_standard_error_is_the_spread_over_repetitions(self, ppca: PPCA) -> None:
         distortion, cross, nlog_q = (table.reshape(-1, 16) for table in ppca.tables(ppca.wrong(), 16 * 1000))
-        scores = summarize(distortion, cross, nlog_q, np.zeros(len(distortion)), None)
+        scores = summarize(distortion, cross, nlog_q)
         assert scores.standard_error is not None
         spread = scores.free_energy.reshape(len(ppca.x), -1).std(axis=1)
         said = np.sqrt(np.square(scores.standard_error).reshape(len(ppca.x), -1).mean(axis=1))
@@ -225,7 +233,7 @@ def test_a_map_of_terms_sums_to_the_distortion() -> None:
 
 def test_weights_of_any_size_neither_overflow_nor_vanish() -> None:
     zeros = np.zeros((2, 3))
-    scores = summarize(np.array([[1e6, 1e6 + 1, 2e6], [-1e6, -1e6, -1e6]]), zeros, zeros, np.zeros(2), None)
+    scores = summarize(np.array([[1e6, 1e6 + 1, 2e6], [-1e6, -1e6, -1e6]]), zeros, zeros)
     assert scores.nlog_p_x == pytest.approx([1e6 + math.log(3) - math.log1p(math.exp(-1)), -1e6])
     assert scores.effective_sample_size[0] == pytest.approx((1 + math.exp(-1)) ** 2 / (1 + math.exp(-2)))
     assert scores.effective_sample_size[1] == pytest.approx(3)

@@ -4,7 +4,9 @@ Every operation is rows through one call of the model, so that requests of many 
 with any number of draws are rows too, one per pair of a sample and a draw.
 """
 
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.batcher import Arrays, Batcher, Call, Observe
-from model import noise
+from model import noise, refine
 from model.checkpoint import Checkpoint
 from model.free_energy import FreeEnergy, Totals, terms
 from model.likelihoods import Gaussian
 from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float32]
+Mode = Callable[[], AbstractContextManager[None]]
 
 
 class Calls:
@@ -42,6 +45,9 @@ class Calls:
             "reconstruct": self._call(self._reconstruct),
             "score": self._call(self._score),
             "map": self._call(self._map),
+            # Gradients cannot be taken of what inference mode has made.
+            "descend": self._call(functools.partial(refine.descend, self.vae), torch.no_grad),
+            "judge": self._call(self._judge),
         }
 
     def _encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -65,9 +71,12 @@ class Calls:
         t = terms(self.vae, x, Gaussian(mean, scale), draw)
         return t.distortion, t.cross_entropy, t.nlog_q, t.per_dimension
 
-    def _call(self, function: Callable[..., tuple[Tensor, ...]]) -> Call:
+    def _judge(self, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
+        return (refine.excess(self.vae, x, Gaussian(mean, scale), refine.finish(place), draw),)
+
+    def _call(self, function: Callable[..., tuple[Tensor, ...]], mode: Mode = torch.inference_mode) -> Call:
         def call(*arrays: NDArray[np.float32]) -> Arrays:
-            with torch.inference_mode():
+            with mode():
                 outputs = function(*(to_tensor(array, self.device) for array in arrays))
                 results = tuple(output.cpu().numpy() for output in outputs)
             if not all(np.isfinite(result).all() for result in results):
@@ -77,11 +86,19 @@ class Calls:
         return call
 
 
+#: Mean and scale of Q, n x latent, and its analytic rate, n.
+Posterior = tuple[Floats, Floats, NDArray[np.float64]]
+
+
 @dataclass(frozen=True)
 class Scores:
-    """The scores of n samples, and where asked for nlog P(x_i|z) averaged over the draws, n x data, in nats."""
+    """The scores of n samples; with refinement the regret; where asked for nlog P(x_i|z), averaged over the draws.
+
+    All in nats; `per_dimension` is n x data.
+    """
 
     scores: FreeEnergy
+    regret: NDArray[np.float64] | None
     per_dimension: Floats | None
 
 
@@ -105,7 +122,15 @@ class Engine:
         config = self.vae.config
         x = np.zeros((1, *config.data.shape), np.float32)
         z = np.zeros((1, config.latent), np.float32)
-        arguments = {"encode": (x,), "decode": (z,), "draw": (z, x), "reconstruct": (x,)}
+        place, one = np.zeros((1, 2 * config.latent), np.float32), np.ones((1, 1), np.float32)
+        arguments = {
+            "encode": (x,),
+            "decode": (z,),
+            "draw": (z, x),
+            "reconstruct": (x,),
+            "descend": (x, place, place, place, z, one, one),
+            "judge": (x, z, z + 1, place, z),
+        }
         for name, call in self.calls.items():
             call(*arguments.get(name, (x, z, z + 1, z)))
         self.batcher.start()
@@ -147,11 +172,27 @@ class Engine:
         return (await self.batcher.run("reconstruct", x, deadline=deadline))[0]
 
     async def free_energy(
-        self, x: Floats, draws: int, seed: int, deadline: float, *, per_dimension: bool = False
+        self, x: Floats, draws: int, seed: int, deadline: float, *, steps: int = 0, per_dimension: bool = False
     ) -> Scores:
-        """Scores from the same K draws for every sample, so that a score is a function of (x, seed, K) alone."""
+        """Scores from the same K draws for every sample, so that a score is a function of (x, seed, K, S) alone.
+
+        With `steps` they are those of the refined Q, and `regret` is what the encoder's costs more on the same draws.
+        """
+        mean, scale, rate = await self.batcher.run("encode", x, deadline=deadline)
+        q = mean, scale, rate.astype(np.float64)
+        if not steps:
+            scores, surprise = await self._estimate(x, q, draws, seed, deadline, per_dimension)
+            return Scores(scores, None, surprise)
+        before, _ = await self._estimate(x, q, draws, seed, deadline, False)
+        refined = await self._refine(x, mean, scale, steps, seed, deadline)
+        scores, surprise = await self._estimate(x, refined, draws, seed, deadline, per_dimension)
+        return Scores(scores, before.free_energy - scores.free_energy, surprise)
+
+    async def _estimate(
+        self, x: Floats, q: Posterior, draws: int, seed: int, deadline: float, per_dimension: bool
+    ) -> tuple[FreeEnergy, Floats | None]:
         config = self.vae.config
-        mean, scale, rate_analytic = await self.batcher.run("encode", x, deadline=deadline)
+        mean, scale, rate_analytic = q
         draw = noise.normal(seed, (draws, config.latent))
         totals = Totals(len(x))
         surprise = np.zeros(x.shape, np.float64) if per_dimension else None
@@ -168,5 +209,25 @@ class Engine:
 
         call = "map" if per_dimension else "score"
         await self.batcher.stream(call, len(x) * draws, take=take, put=put, deadline=deadline)
-        scores = totals.scores(rate_analytic.astype(np.float64), config.data.dims if self.vae.levels else None)
-        return Scores(scores, None if surprise is None else (surprise / draws).astype(np.float32))
+        scores = totals.scores(rate_analytic, config.data.dims if self.vae.levels else None)
+        return scores, None if surprise is None else (surprise / draws).astype(np.float32)
+
+    async def _refine(
+        self, x: Floats, mean: Floats, scale: Floats, steps: int, seed: int, deadline: float
+    ) -> Posterior:
+        """As `model.refine.refine`: a step is a call, so that requests with any number of them share batches."""
+        rows, latent = len(x), self.vae.config.latent
+        place = np.concatenate([mean, np.log(scale)], axis=1)
+        state: Arrays = place, np.zeros_like(place), np.zeros_like(place)
+        last = np.full((rows, 1), steps, np.float32)
+        for index, draw in enumerate(noise.normal(seed, (steps, latent), noise.REFINE)):
+            number = np.full((rows, 1), index + 1, np.float32)
+            draws = np.broadcast_to(draw, (rows, latent))
+            state = await self.batcher.run("descend", x, *state, draws, number, last, deadline=deadline)
+        gain = np.zeros(rows)
+        for judge in noise.normal(seed, (refine.JUDGES, latent), noise.JUDGE):
+            draws = np.broadcast_to(judge, (rows, latent))
+            gain += (await self.batcher.run("judge", x, mean, scale, state[0], draws, deadline=deadline))[0]
+        q = Gaussian(torch.from_numpy(mean), torch.from_numpy(scale))
+        chosen = refine.better(q, refine.finish(torch.from_numpy(state[0])), torch.from_numpy(gain))
+        return chosen.mean.numpy(), chosen.scale.numpy(), chosen.rate().sum(1).double().numpy()

@@ -53,6 +53,9 @@ class SampleQuery(Query):
 
 class FreeEnergyQuery(Query):
     samples: Annotated[int, Field(ge=1, description="K, the number of draws of z per input.")] = 1
+    refine: Annotated[
+        int, Field(ge=0, le=1000, description="S, gradient steps that fit Q to each input before it is scored.")
+    ] = 0
     seed: Seed = 0
     per_dimension: Annotated[
         bool, Field(description="Add nlog P(x_i given z) per dimension; as png, the map of it.")

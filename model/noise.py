@@ -1,8 +1,7 @@
 """Noise from a seed alone: row i is the i-th draw of the seed's stream, however many rows are drawn.
 
 numpy's generators fill arrays one number after the other, so a shorter draw is a prefix of a longer one; torch's do
-not promise that (its normal draws change with the length). Streams of one seed are independent of each other. Seeds
-are below 2^32: a larger one would spill into the next word of its key.
+not promise that (its normal draws change with the length). Streams of one seed are independent of each other.
 """
 
 import numpy as np
@@ -11,16 +10,18 @@ from numpy.typing import NDArray
 LATENT = 0  # standard normal draws of z
 OBSERVATION = 1  # uniform draws behind x ~ P(x|z)
 SHUFFLE = 2  # the order of training samples, and the choice of those held out
+REFINE = 3  # standard normal draws of z that a refinement descends on
+JUDGE = 4  # those that judge what it found
 
 
 def generator(*key: int) -> np.random.Generator:
     """A generator for a key such as (seed, stream) or (seed, stream, epoch); equal keys give equal streams."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:])))
 
 
-def normal(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def normal(seed: int, shape: tuple[int, ...], stream: int = LATENT) -> NDArray[np.float32]:
     """Standard normal numbers, float32, for latents."""
-    return generator(seed, LATENT).standard_normal(shape, dtype=np.float32)
+    return generator(seed, stream).standard_normal(shape, dtype=np.float32)
 
 
 def uniform(seed: int, rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from model import noise
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
 from model.free_energy import terms
+from model.optimizer import Optimizer
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -38,6 +39,7 @@ class TrainingSettings(Frozen):
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1 << 16)] = 128
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     warmup: Annotated[int, Field(ge=0)] = 200
@@ -82,12 +84,13 @@ class Training:
             self.average = _placed(VAE(config), settings.device)
         self.average.load_state_dict(self.vae.state_dict())
         self.average.eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.vae.parameters(),
-            lr=settings.learning_rate,
-            betas=(0.9, 0.99),
+        self.optimizer = Optimizer(
+            self.vae,
+            name=settings.optimizer,
+            learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
+        self.rate = 0.0
         self.epoch = 0
         self.step = 0
 
@@ -125,11 +128,8 @@ class Training:
 
     def _descend(self, x: Tensor, draws: torch.Generator, batches: int) -> float:
         """One step of gradient descent; the batch's mean free energy, nats per sample."""
-        rate = self._learning_rate(batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.rate = self._learning_rate(batches)
         loss = self._loss(x, draws)
-        self.optimizer.zero_grad(set_to_none=True)
         # Nats per dimension keep the size of gradients, and so the clip, alike for all sizes of data.
         (loss / self.vae.config.data.dims).backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip)
@@ -138,7 +138,7 @@ class Training:
                 f"the loss is no longer finite in epoch {self.epoch + 1} (step {self.step}); start again in a new "
                 "folder with a smaller --learning-rate"
             )
-        self.optimizer.step()
+        self.optimizer.step(self.rate)
         self.step += 1
         keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -181,7 +181,7 @@ class Training:
             rate=float(rate.mean()),
             bits_per_dim=mean / (self.vae.config.data.dims * math.log(2)) if levels else None,
             train_free_energy=loss,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.rate,
             seconds=seconds,
             samples_per_second=speed,
         )
@@ -202,8 +202,7 @@ class Training:
         """All that a later `restore` needs, as tensors by name."""
         tensors = {f"weights.{name}": t for name, t in self.vae.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": t for name, t in moments.items()}
+        tensors |= {f"optimizer.{name}": t for name, t in self.optimizer.state().items()}
         tensors["progress"] = torch.tensor([self.epoch, self.step])
         plain = torch.contiguous_format
         return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()}
@@ -222,16 +221,7 @@ class Training:
     def _restore(self, state: dict[str, Tensor]) -> None:
         self.vae.load_state_dict(_under("weights.", state))
         self.average.load_state_dict(_under("average.", state))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", state).items():
-            index, _, key = name.partition(".")
-            # The optimizer goes on to change its moments in place; the state is the caller's.
-            moments.setdefault(int(index), {})[key] = tensor.clone()
-        for number, weight in enumerate(self.vae.parameters()):
-            kept = moments[number]
-            if kept.keys() != {"step", "exp_avg", "exp_avg_sq"} or kept["exp_avg"].shape != weight.shape:
-                raise KeyError(f"optimizer.{number}")
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.optimizer.restore(_under("optimizer.", state))
         self.epoch, self.step = (int(n) for n in state["progress"])
 
 

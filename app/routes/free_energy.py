@@ -17,11 +17,18 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
     form = service.form(request, query.format, pictures=query.per_dimension)
     service.limit("query.samples", query.samples, service.settings.max_samples)
     x = await service.inputs(request, strict=query.strict)
-    service.limit("rows x query.samples", len(x) * query.samples, service.settings.max_work)
+    work = len(x) * query.samples * (1 + query.refine)
+    service.limit("rows x query.samples x (1 + query.refine)", work, service.settings.max_work)
     result = await service.engine.free_energy(
-        x, query.samples, query.seed, service.deadline(), per_dimension=query.per_dimension
+        x, query.samples, query.seed, service.deadline(), steps=query.refine, per_dimension=query.per_dimension
     )
-    answer = {"samples": query.samples, "seed": query.seed, **asdict(result.scores)}
+    answer = {
+        "samples": query.samples,
+        "refine": query.refine,
+        "seed": query.seed,
+        **asdict(result.scores),
+        "regret": result.regret,
+    }
     if result.per_dimension is None:
         return await service.answer(form, answer)
     answer["per_dimension"] = service.outside(result.per_dimension)

@@ -129,7 +129,7 @@ class DiscretizedLikelihood(Frozen):
     name: Literal["discretized"] = "discretized"
     components: Annotated[int, Field(ge=1, le=32)] = 3
     min_scale: Annotated[float, Field(ge=0.01, le=16)] = 0.1
-    uniform: Annotated[float, Field(gt=0, lt=1)] = 2.0**-8
+    uniform: Annotated[float, Field(gt=0, lt=1)] = 2.0**-12
 
 
 class BernoulliLikelihood(Frozen):

@@ -73,13 +73,13 @@ class Optimizer:
             kept[name][moment] = value.clone()
         for name, (part, weight) in self._places().items():
             expected = {"step", "exp_avg", "exp_avg_sq"} if isinstance(part, torch.optim.AdamW) else {"momentum_buffer"}
-            if kept[name].keys() != expected:
+            # A weight that has not stepped yet has no moments.
+            if kept[name] and kept[name].keys() != expected:
                 raise KeyError(f"moments of {name}")
             if any(value.shape != weight.shape for moment, value in kept[name].items() if moment != "step"):
                 raise KeyError(f"moments of {name}")
-            part.state[weight] = {
-                moment: value if moment == "step" else value.to(weight.device) for moment, value in kept[name].items()
-            }
+            if kept[name]:
+                part.state[weight] = {m: v if m == "step" else v.to(weight.device) for m, v in kept[name].items()}
 
     def _places(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
         """The optimizer of each weight, and the tensor that it keeps moments for."""
@@ -89,7 +89,7 @@ class Optimizer:
         }
 
 
-#: The layers between feature maps and latents are so large that to make their steps even would cost as much as all else.
+#: The layers between feature maps and latents: so large that to make their steps even costs as much as all else.
 JOINTS = ("encoder.out.weight", "decoder.inner.weight")
 
 

@@ -32,34 +32,39 @@ Array = NDArray[Any]
 Wishes = dict[str, Any]
 #: Steps of gradient descent that a training takes when no number of epochs is wished for.
 STEPS = 8000
+#: Fewer samples than this make no p-value below 5 %, so none are set aside unless asked for.
+LEAST_SET_ASIDE = 20
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples that fit the weights, and those that only judge them, chosen by the seed."""
+    """Samples that fit the weights, those that choose among epochs, and those that do neither, chosen by the seed."""
 
     fit: Array
     held_out: Array
     held_out_labels: NDArray[np.int64] | None
+    set_aside: Array
 
     @classmethod
-    def of(cls, dataset: Dataset, held_out: int | None, seed: int) -> "Split":
-        """Hold out `held_out` samples, or a tenth of them but no more than 5,000."""
+    def of(cls, dataset: Dataset, held_out: int | None, set_aside: int | None, seed: int) -> "Split":
+        """Hold out and set aside so many samples, or a tenth for each but no more than 5,000."""
         samples, labels = dataset.load(), dataset.labels()
-        count = min(5000, max(1, len(samples) // 10)) if held_out is None else held_out
-        if count >= len(samples):
+        tenth = min(5000, len(samples) // 10)
+        count = max(1, tenth) if held_out is None else held_out
+        aside = (tenth if tenth >= LEAST_SET_ASIDE else 0) if set_aside is None else set_aside
+        if count + aside >= len(samples):
             raise DataError(
-                f"{dataset.source}: {len(samples)} samples cannot hold out {count} and train on the rest; "
-                "give more data or a smaller --held-out"
+                f"{dataset.source}: {len(samples)} samples cannot hold out {count}, set aside {aside} and train on the "
+                "rest; give more data or a smaller --held-out or --set-aside"
             )
         order = noise.generator(seed, noise.SHUFFLE).permutation(len(samples))
-        held = np.sort(order[:count])
-        return cls(samples[np.sort(order[count:])], samples[held], None if labels is None else labels[held])
+        held, apart, rest = (np.sort(part) for part in np.split(order, [count, count + aside]))
+        return cls(samples[rest], samples[held], None if labels is None else labels[held], samples[apart])
 
     def sha256(self) -> str:
         """A digest of all samples and of how they were split."""
         digest = hashlib.sha256()
-        for part in (self.fit, self.held_out):
+        for part in (self.fit, self.held_out, self.set_aside):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
@@ -92,7 +97,7 @@ class Recipe(Frozen):
         """
         # What is wrong with a setting is said before the data is read.
         checked = _settings({"epochs": 1, "held_out": 1, **settings})
-        split = Split.of(dataset, settings.get("held_out"), checked.seed)
+        split = Split.of(dataset, settings.get("held_out"), settings.get("set_aside"), checked.seed)
         data = default_data(dataset, split.fit)
         config = ModelConfig.build(
             data=data.model_dump(),
@@ -101,11 +106,17 @@ class Recipe(Frozen):
             likelihood=_wished(likelihood, default_likelihood(data, split.fit, likelihood.get("name"))),
         )
         _require_bits(config, split, dataset.source)
-        chosen = {"epochs": default_epochs(len(split.fit), settings), **settings, "held_out": len(split.held_out)}
+        chosen = {
+            "epochs": default_epochs(len(split.fit), settings),
+            "optimizer": "muon" if config.network.name == "conv" else "adamw",
+            **settings,
+            "held_out": len(split.held_out),
+            "set_aside": len(split.set_aside),
+        }
         recipe = cls(
             dataset=dataset.source,
             dataset_sha256=split.sha256(),
-            samples=len(split.fit) + len(split.held_out),
+            samples=len(split.fit) + len(split.held_out) + len(split.set_aside),
             config=config,
             settings=_settings(chosen),
         )
@@ -131,7 +142,7 @@ def _require_bits(config: ModelConfig, split: Split, source: str) -> None:
         if split.fit.dtype == np.uint8 and split.fit.max() <= 1:
             raise DataError(f"{source}: likelihood 'bernoulli' reads bytes from 128 on as ones; multiply these by 255")
         return
-    for part in (split.fit, split.held_out):
+    for part in (split.fit, split.held_out, split.set_aside):
         if not np.isin(part, (0, 1)).all():
             raise DataError(f"{source}: likelihood 'bernoulli' needs columns of 0 and 1 only; use 'gaussian'")
 

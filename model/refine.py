@@ -11,8 +11,6 @@ Each row is its own problem with its own moments and its own number of steps, an
 what becomes of a row does not depend on its neighbours.
 """
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -2,7 +2,9 @@
 
     loss = mean over the batch of [nlog P(x|z) + KL(Q(z|x), P(z))],  z = mean + scale * noise
 
-(Doersch 2016; Kingma & Welling 2014.) `Training.epochs` is a generator of one record an epoch; the caller logs, plots
+(Doersch 2016; Kingma & Welling 2014.) Every step moves the encoder, which fits Q; with `inference_steps` of N only
+every N-th moves the decoder too, so that Q keeps up with the P that it is to invert (He et al. 2019, arXiv 1901.05534).
+`Training.epochs` is a generator of one record an epoch; the caller logs, plots
 and saves. All noise and order come from (seed, epoch), so that a training restored from its state goes on as if it
 had never stopped.
 """
@@ -33,8 +35,9 @@ class TrainingSettings(Frozen):
     """How to train.
 
     `warmup` is in steps; `clip` bounds the norm of the gradient of nats per dimension; `average` is the decay of the
-    running average of the weights; `held_out` counts the samples that never fit a weight; `precision` is that of the
-    networks, while likelihoods are always float32.
+    running average of the weights; `inference_steps` counts the encoder's steps for one of the decoder's; `held_out`
+    samples never fit a weight, they choose the best epoch; those `set_aside` do neither, they calibrate scores;
+    `precision` is that of the networks, while likelihoods are always float32.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
@@ -45,7 +48,9 @@ class TrainingSettings(Frozen):
     warmup: Annotated[int, Field(ge=0)] = 200
     clip: Annotated[float, Field(gt=0)] = 1.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    inference_steps: Annotated[int, Field(ge=1, le=1000)] = 1
     held_out: Annotated[int, Field(ge=1)]
+    set_aside: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
@@ -129,6 +134,9 @@ class Training:
     def _descend(self, x: Tensor, draws: torch.Generator, batches: int) -> float:
         """One step of gradient descent; the batch's mean free energy, nats per sample."""
         self.rate = self._learning_rate(batches)
+        both = (self.step + 1) % self.settings.inference_steps == 0
+        for part in (self.vae.decoder, self.vae.head):
+            part.requires_grad_(both)
         loss = self._loss(x, draws)
         # Nats per dimension keep the size of gradients, and so the clip, alike for all sizes of data.
         (loss / self.vae.config.data.dims).backward()  # type: ignore[no-untyped-call]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NetworkName = Literal["mlp", "conv"]
 LikelihoodName = Literal["gaussian", "discretized", "bernoulli"]
 ScaleName = Literal["shared", "per_dimension"]
+OptimizerName = Literal["adamw", "muon"]
 PrecisionName = Literal["float32", "bfloat16"]
 
 MODEL, TRAINING, DATA_PANEL = "What the model is", "How it is trained", "Data"
@@ -41,6 +42,13 @@ def train(
     held_out: Annotated[
         int | None,
         typer.Option(help="Samples that only judge.  (default: a tenth, 5,000 at most)", rich_help_panel=DATA_PANEL),
+    ] = None,
+    set_aside: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples that neither fit nor judge: the reference of p-values.  (default: a tenth, 5,000 at most)",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = None,
     network: Annotated[
         NetworkName | None, typer.Option(help="(default: conv for images, mlp for vectors)", rich_help_panel=MODEL)
@@ -84,13 +92,19 @@ def train(
         int | None, typer.Option(help="(default: some 8,000 steps, at least 20)", rich_help_panel=TRAINING)
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=TRAINING)] = 128,
+    optimizer: Annotated[
+        OptimizerName | None, typer.Option(help="(default: muon for conv, adamw for mlp)", rich_help_panel=TRAINING)
+    ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Of AdamW, at its highest; cosine to zero.", rich_help_panel=TRAINING)
+        float, typer.Option(help="At its highest; cosine to zero.", rich_help_panel=TRAINING)
     ] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=TRAINING)] = 0.01,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.", rich_help_panel=TRAINING)] = 0.01,
     average: Annotated[
         float, typer.Option(help="Decay of the running average of the weights.", rich_help_panel=TRAINING)
     ] = 0.999,
+    inference_steps: Annotated[
+        int, typer.Option(help="The encoder's steps for one of the decoder's.", rich_help_panel=TRAINING)
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Decides all chance.", rich_help_panel=TRAINING)] = 0,
     precision: Annotated[
         PrecisionName, typer.Option(help="bfloat16 is faster where the hardware has it.", rich_help_panel=TRAINING)
@@ -127,8 +141,11 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
+        "optimizer": optimizer,
         "average": average,
+        "inference_steps": inference_steps,
         "held_out": held_out,
+        "set_aside": set_aside,
         "seed": seed,
         "precision": precision,
         "device": choose_device(device),
@@ -166,7 +183,8 @@ def _introduce(console: Console, run: "Run", threads: int) -> None:
         f"{weights:,} weights; {config.data.describe()}"
     )
     console.print(
-        f"Training on {run.recipe.samples - settings.held_out:,} samples, judged on {settings.held_out:,} held out; "
+        f"Training on {run.recipe.samples - settings.held_out - settings.set_aside:,} samples, judged on "
+        f"{settings.held_out:,} held out, {settings.set_aside:,} set aside; "
         f"{settings.epochs} epochs on {settings.device} with {threads} threads"
     )
     if run.records:

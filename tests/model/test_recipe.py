@@ -69,19 +69,21 @@ class TestSplit:
     @pytest.mark.parametrize("count", [2, 7, 100, 333])
     def test_every_sample_is_on_one_side(self, count: int) -> None:
         data = Memory(np.arange(count * 3, dtype=np.float32).reshape(count, 3), labels=range(count))
-        split = Split.of(data, None, seed=0)
-        both = np.concatenate([split.fit, split.held_out])
-        assert np.array_equal(both[np.argsort(both[:, 0])], data.samples)
+        split = Split.of(data, None, None, seed=0)
+        parts = np.concatenate([split.fit, split.held_out, split.set_aside])
+        assert np.array_equal(parts[np.argsort(parts[:, 0])], data.samples)
         assert len(split.held_out) == max(1, count // 10)
+        assert len(split.set_aside) == (count // 10 if count >= 200 else 0)
         assert split.held_out_labels is not None
         assert np.array_equal(split.held_out_labels, split.held_out[:, 0] / 3)
 
-    def test_a_tenth_is_held_out_but_no_more_than_5000(self) -> None:
-        assert len(Split.of(Memory(np.zeros((60_000, 1), np.float32)), None, 0).held_out) == 5000
+    def test_a_tenth_is_held_out_and_as_many_set_aside_but_no_more_than_5000(self) -> None:
+        split = Split.of(Memory(np.zeros((60_000, 1), np.float32)), None, None, 0)
+        assert (len(split.held_out), len(split.set_aside), len(split.fit)) == (5000, 5000, 50_000)
 
     def test_the_seed_alone_decides(self) -> None:
         data = Memory(rows(50))
-        digests = [Split.of(data, 9, seed).sha256() for seed in (3, 3, 4)]
+        digests = [Split.of(data, 9, 0, seed).sha256() for seed in (3, 3, 4)]
         assert digests[0] == digests[1] != digests[2]
 
     def test_the_digest_is_that_of_values_shape_and_type(self) -> None:
@@ -92,12 +94,14 @@ class TestSplit:
             values.reshape(8, 3).view(np.int32),
             np.where(values == 5, 0, values).reshape(8, 3),
         ]
-        assert len({Split(part[:-1], part[-1:], None).sha256() for part in parts}) == 4
+        assert len({Split(part[:-1], part[-1:], None, part[:0]).sha256() for part in parts}) == 4
 
-    @pytest.mark.parametrize(("count", "held_out"), [(1, None), (10, 10), (10, 11)])
-    def test_too_few_samples_are_refused(self, count: int, held_out: int | None) -> None:
-        with pytest.raises(DataError, match="--held-out"):
-            Split.of(Memory(rows(count)), held_out, 0)
+    @pytest.mark.parametrize(
+        ("count", "held_out", "aside"), [(1, None, None), (10, 10, 0), (10, 11, 0), (10, 4, 6), (10, None, 9)]
+    )
+    def test_too_few_samples_are_refused(self, count: int, held_out: int | None, aside: int | None) -> None:
+        with pytest.raises(DataError, match="--held-out or --set-aside"):
+            Split.of(Memory(rows(count)), held_out, aside, 0)
 
 
 class TestStandardization:
@@ -134,7 +138,7 @@ class TestWishes:
             "name": "discretized",
             "components": 5,
             "min_scale": 0.1,
-            "uniform": 2.0**-8,
+            "uniform": 2.0**-12,
         }
         assert (config.network.model_dump()["hidden"], config.latent) == ((9,), 3)
 

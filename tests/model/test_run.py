@@ -215,7 +215,9 @@ class TestRefusals:
             with pytest.raises(TrainingError):
                 Run.open(tmp_path / "run", plan()[0])
 
-    @pytest.mark.parametrize("lost", ["progress", "weights.encoder.layers.0.weight", "optimizer.encoder.layers.0.weight.exp_avg"])
+    @pytest.mark.parametrize(
+        "lost", ["progress", "weights.encoder.layers.0.weight", "optimizer.encoder.layers.0.weight.exp_avg"]
+    )
     def test_a_state_without_all_of_its_tensors(self, lost: str, tmp_path: Path) -> None:
         go_on(tmp_path / "run", until=1)
         path = tmp_path / "run" / "state.safetensors"

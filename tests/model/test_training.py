@@ -24,7 +24,7 @@ from tests.model.conftest import Memory, rows, stripes
 
 def split_of(config: ModelConfig, count: int) -> Split:
     data = Memory(rows(count)) if config.data.kind == "vector" else Memory(stripes(count, config.data.shape))
-    return Split.of(data, count // 5, 0)
+    return Split.of(data, count // 5, 0, 0)
 
 
 def training(name: str = "table-mlp-gaussian", **settings: Any) -> Training:
@@ -254,7 +254,7 @@ def test_low_precision_trains_nearly_as_well() -> None:
 
 
 def test_each_held_out_sample_is_judged_by_a_draw_of_its_own() -> None:
-    split = Split.of(Memory(rows(620)), 600, 0)
+    split = Split.of(Memory(rows(620)), 600, 0, 0)
     one = training(epochs=1)
     (record,) = one.epochs(split.fit, split.held_out)
     x = to_tensor(split.held_out)

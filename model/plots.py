@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn with matplotlib (the `plots` extra): learning curves, reconstructions, samples, latents.
+"""Pictures of a run, drawn with matplotlib (the `train` extra): learning curves, reconstructions, samples, latents.
 
 Each is written as a PNG into the run's `plots` folder.
 """

@@ -240,7 +240,7 @@ class _Loop:
             from model import plots
         except ImportError:
             self.console.print(
-                "No plots: matplotlib is not installed (pip install 'vae-server[plots]')", style="yellow"
+                "No plots: matplotlib is not installed (pip install 'vae-server[train]')", style="yellow"
             )
             return
         plots.draw_run(self.run, self.split)

@@ -1,0 +1,221 @@
+"""Scores of inputs that were set aside -> p-values.
+
+    p(x) = (1 + #{reference >= score(x)}) / (n + 1)
+
+is valid whatever the model: where x comes from the same source as the n reference inputs, which neither fitted nor
+chose the model, P(p <= a) <= a for every a (conformal p-values: Vovk et al. 2005; for outliers, Bates et al. 2023,
+arXiv 2104.08279). It holds for scores made alike: with as many draws, as many steps of refinement, and the same seed.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from model.free_energy import FreeEnergy
+from model.mixture import Mixture
+from model.typicality import Sizes, Typical
+
+Floats = NDArray[np.float64]
+#: With fewer inputs set aside than this, halves of them neither fit nor calibrate typicality.
+LEAST = 100
+
+
+class Protocol(NamedTuple):
+    """How scores are made: K draws of z, S steps of refinement, the seed of the draws."""
+
+    samples: int
+    refine: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"samples={self.samples}, refine={self.refine}, seed={self.seed}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of n inputs, and what typicality needs beside them. `regret` is None where Q was not refined."""
+
+    scores: FreeEnergy
+    regret: Floats | None
+    sizes: Sizes
+
+    def pick(self, rows: slice) -> "Scored":
+        """Some of the inputs."""
+
+        def cut(value: Floats | None) -> Floats | None:
+            return None if value is None else value[rows]
+
+        scores = FreeEnergy(**{name: cut(value) for name, value in vars(self.scores).items()})  # type: ignore[arg-type]
+        sizes = replace(self.sizes, **{name: value[rows] for name, value in vars(self.sizes).items()})
+        return Scored(scores, cut(self.regret), sizes)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the inputs that were set aside scored under one protocol; scores in ascending order."""
+
+    free_energy: Floats
+    regret: Floats | None = None
+    typical: Typical | None = None
+    typicality: Floats | None = None
+
+    @classmethod
+    def of(cls, scored: Scored, latents: Mixture | None) -> "Reference":
+        """From inputs in an order of chance: one half of them fits typicality, the other calibrates it."""
+        free_energy = np.sort(scored.scores.free_energy)
+        regret = None if scored.regret is None else np.sort(scored.regret)
+        half = len(free_energy) // 2
+        if latents is None or len(free_energy) < LEAST:
+            return cls(free_energy, regret)
+        fits, rest = scored.pick(slice(half)), scored.pick(slice(half, None))
+        typical = Typical.fit(latents, fits.sizes, fits.scores, fits.regret)
+        return cls(free_energy, regret, typical, np.sort(typical.score(rest.sizes, rest.scores, rest.regret)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Typicality and p-values by score of n inputs, or the reason why there are none."""
+
+    typicality: Floats | None = None
+    p_values: dict[str, Floats] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """References by protocol, and the density of latent means that they share, without which none has typicality."""
+
+    latents: Mixture | None
+    references: dict[Protocol, Reference]
+
+    def refer(self, protocol: Protocol, scored: Scored) -> "Calibration":
+        """With one more protocol, or a new reference for a known one."""
+        return replace(self, references={**self.references, protocol: Reference.of(scored, self.latents)})
+
+    def judge(self, protocol: Protocol, scored: Scored) -> Verdict:
+        """Inputs that were scored under this protocol."""
+        reference = self.references.get(protocol)
+        if reference is None:
+            known = " or ".join(f"({known})" for known in sorted(self.references)) or "nothing"
+            return Verdict(reason=f"the model is calibrated for {known}, not for ({protocol})")
+        free_energy = scored.scores.free_energy
+        p_values = {
+            "free_energy": p_value(reference.free_energy, free_energy),
+            "free_energy_two_sided": two_sided(reference.free_energy, free_energy),
+        }
+        if reference.regret is not None and scored.regret is not None:
+            p_values["regret"] = p_value(reference.regret, scored.regret)
+        if reference.typical is None or reference.typicality is None:
+            return Verdict(None, p_values, None)
+        typicality = reference.typical.score(scored.sizes, scored.scores, scored.regret)
+        return Verdict(typicality, p_values | {"typicality": p_value(reference.typicality, typicality)}, None)
+
+
+def p_value(reference: Floats, score: Floats) -> Floats:
+    """(1 + #{reference >= score}) / (n + 1): small for scores larger than those of the reference.
+
+    Args:
+        reference: n scores in ascending order.
+    """
+    above = len(reference) - np.searchsorted(reference, score, side="left")
+    p: Floats = (1 + above) / (len(reference) + 1)
+    return p
+
+
+def two_sided(reference: Floats, score: Floats) -> Floats:
+    """Twice the smaller of the p-values of a score that is too large and of one that is too small, at most 1."""
+    below = (1 + np.searchsorted(reference, score, side="right")) / (len(reference) + 1)
+    p: Floats = np.minimum(1, 2 * np.minimum(below, p_value(reference, score)))
+    return p
+
+
+def to_bytes(calibration: Calibration) -> bytes:
+    """As safetensors: the arrays of everything, named by where they belong."""
+    arrays = {} if calibration.latents is None else _named("latents", calibration.latents)
+    for protocol, reference in calibration.references.items():
+        place = f"reference.{protocol.samples}.{protocol.refine}.{protocol.seed}"
+        arrays |= {
+            f"{place}.{name}": value
+            for name, value in vars(reference).items()
+            if value is not None and not isinstance(value, Typical)
+        }
+        if reference.typical is not None:
+            typical = reference.typical
+            arrays |= _named(f"{place}.typical.sizes", typical.sizes)
+            arrays |= {f"{place}.typical.{name}": getattr(typical, name) for name in TYPICAL}
+    return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+
+TYPICAL = ("shift", "unit", "center", "spread")
+PLACE = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
+
+
+def from_bytes(data: bytes, latent: int) -> Calibration:
+    """The reverse.
+
+    Args:
+        latent: the size of the model's latent.
+
+    Raises:
+        ValueError: not a calibration, or not one of such a model.
+    """
+    arrays = safetensors.numpy.load(data)
+    for name, array in arrays.items():
+        if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
+            raise ValueError(f"{name} holds what is not a finite float")
+    shared, by_protocol = {}, defaultdict[Protocol, dict[str, Floats]](dict)
+    for name, array in arrays.items():
+        values = array.astype(np.float64)
+        if match := PLACE.fullmatch(name):
+            by_protocol[Protocol(*(int(n) for n in match.groups()[:3]))][match[4]] = values
+        else:
+            shared[name] = values
+    latents = _mixture("latents", shared, latent) if shared else None
+    if shared:
+        raise ValueError(f"{min(shared)} is unknown")
+    return Calibration(latents, {protocol: _reference(named, latents) for protocol, named in by_protocol.items()})
+
+
+def _reference(named: dict[str, Floats], latents: Mixture | None) -> Reference:
+    free_energy, regret = _scores("free_energy", named), _scores("regret", named) if "regret" in named else None
+    typical = typicality = None
+    if named and latents is not None:
+        typicality = _scores("typicality", named)
+        width = 5 if regret is None else 6
+        sizes = _mixture("typical.sizes", named, width)
+        shapes = {"shift": width, "unit": width, "center": 2, "spread": 2}
+        typical = Typical(
+            latents, sizes, **{name: _taken(f"typical.{name}", named, (n,)) for name, n in shapes.items()}
+        )
+    if named:
+        raise ValueError(f"{min(named)} is unknown")
+    return Reference(free_energy, regret, typical, typicality)
+
+
+def _scores(name: str, named: dict[str, Floats]) -> Floats:
+    scores = _taken(name, named, (named[name].size if name in named else 0,))
+    if not len(scores) or (np.diff(scores) < 0).any():
+        raise ValueError(f"{name} is not in ascending order")
+    return scores
+
+
+def _mixture(prefix: str, named: dict[str, Floats], dims: int) -> Mixture:
+    count = named[f"{prefix}.log_weights"].size if f"{prefix}.log_weights" in named else 0
+    shapes = {"log_weights": (count,), "means": (count, dims), "factors": (count, dims, dims)}
+    return Mixture(**{name: _taken(f"{prefix}.{name}", named, shape) for name, shape in shapes.items()})
+
+
+def _taken(name: str, named: dict[str, Floats], shape: tuple[int, ...]) -> Floats:
+    if name not in named or named[name].shape != shape:
+        raise ValueError(f"{name} is missing or not of shape {shape}")
+    return named.pop(name)
+
+
+def _named(prefix: str, mixture: Mixture) -> dict[str, NDArray[np.float32]]:
+    # Large, and rounded far below what the mixture is known to.
+    return {f"{prefix}.{name}": array.astype(np.float32) for name, array in vars(mixture).items()}

@@ -1,9 +1,10 @@
-"""The command line: `vae serve | train | evaluate | score`."""
+"""The command line: `vae serve | train | calibrate | evaluate | score`."""
 
 import sys
 
 import typer
 
+from app.commands.calibrate import calibrate_command
 from app.commands.evaluate import evaluate_command
 from app.commands.score import score_command
 from app.commands.serve import serve
@@ -19,6 +20,7 @@ cli = typer.Typer(
 )
 cli.command()(serve)
 cli.command()(train)
+cli.command("calibrate")(calibrate_command)
 cli.command("evaluate")(evaluate_command)
 cli.command("score")(score_command)
 

@@ -9,6 +9,7 @@ arXiv 2104.08279). It holds for scores made alike: with as many draws, as many s
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -43,6 +44,17 @@ class Scored:
     scores: FreeEnergy
     regret: Floats | None
     sizes: Sizes
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Scored]") -> "Scored":
+        """The same of several batches, one after the other."""
+
+        def join(values: list[Floats | None]) -> Floats | None:
+            return None if values[0] is None else np.concatenate([value for value in values if value is not None])
+
+        scores = {name: join([getattr(part.scores, name) for part in parts]) for name in vars(parts[0].scores)}
+        sizes = {name: np.concatenate([getattr(part.sizes, name) for part in parts]) for name in vars(parts[0].sizes)}
+        return cls(FreeEnergy(**scores), join([part.regret for part in parts]), Sizes(**sizes))  # type: ignore[arg-type]
 
     def pick(self, rows: slice) -> "Scored":
         """Some of the inputs."""
@@ -132,6 +144,18 @@ def two_sided(reference: Floats, score: Floats) -> Floats:
     below = (1 + np.searchsorted(reference, score, side="right")) / (len(reference) + 1)
     p: Floats = np.minimum(1, 2 * np.minimum(below, p_value(reference, score)))
     return p
+
+
+def discoveries(p: Floats, rate: float) -> NDArray[np.bool_]:
+    """Which of n p-values to flag, so that at most a share `rate` of the flagged is expected to be in error.
+
+    All up to the largest p_(k), the k-th smallest, with p_(k) <= rate k / n (Benjamini & Hochberg 1995); valid for
+    conformal p-values that share a reference (Bates et al. 2023).
+    """
+    ordered = np.sort(p)
+    passed = np.flatnonzero(ordered <= rate * np.arange(1, len(p) + 1) / max(1, len(p)))
+    flagged: NDArray[np.bool_] = p <= (ordered[passed[-1]] if len(passed) else -1.0)
+    return flagged
 
 
 def to_bytes(calibration: Calibration) -> bytes:

@@ -1,4 +1,5 @@
-"""A trained model as a folder: config.json, model.safetensors, card.json, and SHA256SUMS over them.
+"""A trained model as a folder: config.json, model.safetensors, card.json, and SHA256SUMS over them; where scores have
+been calibrated, calibration.safetensors too.
 
 Saving writes a whole new folder beside the old one, then renames: whoever loads sees the old model or the new one.
 Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy.
@@ -19,11 +20,14 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from model import calibration
+from model.calibration import Calibration
 from model.config import Frozen, ModelConfig, explain
 from model.errors import CheckpointError
 from model.vae import VAE
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"
+CALIBRATION = "calibration.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 T = TypeVar("T", bound=Frozen)
 
@@ -55,16 +59,17 @@ class Card(Frozen):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model. `digest` is the SHA-256 of all that decides its answers: configuration and weights."""
+    """A loaded model. `digest` is the SHA-256 of all that decides its answers: configuration, weights, calibration."""
 
     vae: VAE
     card: Card
     digest: str
     folder: Path
+    calibration: Calibration | None = None
 
 
 def save(folder: Path, vae: VAE, card: Card) -> None:
-    """Write a model to `folder`, replacing what is there in one step.
+    """Write a model to `folder`, replacing what is there in one step; it is not calibrated yet.
 
     Raises:
         CheckpointError: it cannot be written, as on a full disk; what was there before is untouched.
@@ -86,9 +91,17 @@ def save_card(folder: Path, card: Card) -> None:
     Raises:
         CheckpointError: the model is not whole, so that a new seal would hide what is wrong with it; or as `save`.
     """
+    _change(folder, {CARD: _json(card.model_dump(mode="json"))})
+
+
+def save_calibration(folder: Path, made: Calibration) -> None:
+    """Give a saved model this calibration in place of the one it has. Raises as `save_card` does."""
+    _change(folder, {CALIBRATION: calibration.to_bytes(made)})
+
+
+def _change(folder: Path, changed: dict[str, bytes]) -> None:
     folder = load(folder).folder
-    files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-    _replace(folder, {**files, CARD: _json(card.model_dump(mode="json"))})
+    _replace(folder, {**_files(folder)[0], **changed})
 
 
 def load(folder: Path, device: str = "cpu") -> Checkpoint:
@@ -101,8 +114,7 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
         CheckpointError: a file is missing or altered, a name or shape is not the configuration's, a weight not finite.
     """
     folder = find(folder)
-    files = {name: _read(folder / name) for name in (CONFIG, WEIGHTS, CARD, SUMS)}
-    sums = files.pop(SUMS)
+    files, sums = _files(folder)
     if sums != _sums(files):
         altered = [name for name, data in files.items() if _sum_line(name, data) not in sums]
         raise CheckpointError(
@@ -112,8 +124,10 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
     config = _parse(ModelConfig, folder / CONFIG, files[CONFIG])
     card = _parse(Card, folder / CARD, files[CARD])
     vae = _build(config, folder / WEIGHTS, files[WEIGHTS])
-    digest = hashlib.sha256(_sums({name: files[name] for name in (CONFIG, WEIGHTS)})).hexdigest()
-    return Checkpoint(vae.to(device), card, digest, folder)
+    calibrated = _calibration(folder / CALIBRATION, files[CALIBRATION], config) if CALIBRATION in files else None
+    decisive = {name: data for name, data in files.items() if name != CARD}
+    digest = hashlib.sha256(_sums(decisive)).hexdigest()
+    return Checkpoint(vae.to(device), card, digest, folder, calibrated)
 
 
 def find(folder: Path) -> Path:
@@ -128,6 +142,20 @@ def find(folder: Path) -> Path:
         f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, "
         f"or a shipped model: {shipped}"
     )
+
+
+def _files(folder: Path) -> tuple[dict[str, bytes], bytes]:
+    """The files of a checkpoint, and their seal, which says whether there is a calibration among them."""
+    sums = _read(folder / SUMS)
+    names = (CONFIG, WEIGHTS, CARD, *([CALIBRATION] if f"  {CALIBRATION}\n".encode() in sums else []))
+    return {name: _read(folder / name) for name in names}, sums
+
+
+def _calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
+    try:
+        return calibration.from_bytes(data, config.latent)
+    except Exception as error:  # as of weights
+        raise CheckpointError(f"{path}: not a calibration of this model: {error}; calibrate it again") from error
 
 
 def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:

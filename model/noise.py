@@ -12,6 +12,8 @@ OBSERVATION = 1  # uniform draws behind x ~ P(x|z)
 SHUFFLE = 2  # the order of training samples, and the choice of those held out
 REFINE = 3  # standard normal draws of z that a refinement descends on
 JUDGE = 4  # those that judge what it found
+CALIBRATE = 5  # the order of samples that calibrate scores
+OUTLIERS = 6  # inputs that no data holds, against which scores are tried
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -29,7 +29,7 @@ class Optimizer:
         )
         others = [weight for name, weight in self.weights.items() if name not in self.matrices]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
         ]
         if self.matrices:
             self.parts.append(

@@ -1,6 +1,6 @@
-"""Pictures of a run, drawn with matplotlib (the `train` extra): learning curves, reconstructions, samples, latents.
+"""Pictures of a run and of a report, drawn with matplotlib (the `train` extra), each a PNG in a folder.
 
-Each is written as a PNG into the run's `plots` folder.
+Of a run: learning curves, reconstructions, samples, latents. Of a report: free energies, rate per dimension.
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model import noise
 from model.config import VectorData
+from model.evaluation import Report
 from model.recipe import Split
 from model.run import Run
 from model.training import Record
@@ -42,6 +43,44 @@ def draw_run(run: Run, split: Split) -> None:
         means = torch.cat([vae.encode(part).mean for part in torch.split(few, 256)]).cpu().numpy()
         labels = None if split.held_out_labels is None else split.held_out_labels[:4000]
         _save(latent_map(means, labels), folder / "latents.png")
+
+
+def draw_report(report: Report, free_energy: NDArray[np.float64], folder: Path) -> None:
+    """Draw what a report says: the spread of free energies, and the rate of each latent dimension."""
+    with mpl.rc_context(STYLE):
+        _save(free_energies(report, free_energy), folder / "free_energy.png")
+        _save(rates(report), folder / "rate_per_dimension.png")
+
+
+def free_energies(report: Report, free_energy: NDArray[np.float64]) -> Figure:
+    """A histogram with percentiles, and how many samples cost more than a given free energy, which shows the tail."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(free_energy, bins=min(80, max(10, len(free_energy) // 20)), color="tab:blue")
+    for percentile in ("5", "50", "95"):
+        value = report.free_energy_percentiles[percentile]
+        left.axvline(value, color="tab:gray", linewidth=1)
+        left.annotate(f"{percentile} %", (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
+    left.set(xlabel="free energy (nats per sample)", ylabel="samples", title=f"{report.samples:,} held-out samples")
+    ordered = np.sort(free_energy)[::-1]
+    right.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color="tab:blue")
+    right.set_yscale("log")
+    right.set(xlabel="free energy (nats per sample)", ylabel="share that costs as much or more", title="The tail")
+    return figure
+
+
+def rates(report: Report) -> Figure:
+    """The rate of each latent dimension in falling order; what carries nothing lies at zero."""
+    figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(1, report.latent + 1), report.rate_per_dimension, width=1.0, color="tab:green")
+    axes.set(
+        xlabel="latent dimension, by rate",
+        ylabel="rate (nats)",
+        title=f"{report.active_units} of {report.latent} dimensions active; {sum(report.rate_per_dimension):.1f} nats",
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 def learning_curves(records: list[Record]) -> Figure:

@@ -2,9 +2,9 @@
 
 import csv
 import os
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -12,8 +12,12 @@ from app.progress import Advance, plain_console, progress
 from model.errors import DataError
 
 if TYPE_CHECKING:
+    from model.calibration import Protocol
+    from model.checkpoint import Checkpoint
     from model.datasets import Dataset
-    from model.vae import VAE
+
+ScoreName = Literal["free_energy", "free_energy_two_sided", "regret", "typicality"]
+SCORES: tuple[str, ...] = get_args(ScoreName)
 
 
 def score_command(
@@ -21,19 +25,31 @@ def score_command(
     data: Annotated[str, typer.Argument(help="What to score, as for `vae train`; of any size.")],
     out: Annotated[Path, typer.Option(help="The csv to write; it appears when it is complete.")],
     samples: Annotated[int, typer.Option(min=1, max=5000, help="K, draws of z per input.")] = 1,
+    refine: Annotated[int, typer.Option(min=0, max=1000, help="S, steps of refinement per input.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the draws.")] = 0,
+    flag: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Mark outliers, of which at most this share is in error.")
+    ] = None,
+    by: Annotated[
+        ScoreName | None, typer.Option(help="Whose p-values decide.  (default: typicality, else free_energy)")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="(default: the cores it may use)")] = None,
 ) -> None:
     """Score each sample by its variational free energy: the higher, the more anomalous.
 
-    The same scores as POST /free-energy gives for the same --samples and --seed, one line a sample, in nats. Scores
-    that do not apply (bits per dimension of a density, the standard error of one draw) are empty cells.
+    The same scores as POST /free-energy gives for the same --samples, --refine and --seed, one line a sample, in nats,
+    with p-values where the model is calibrated for these. Scores that do not apply (bits per dimension of a density,
+    the standard error of one draw) are empty cells.
 
-    Example: vae score runs/fashion photos/ --out scores.csv
+    --flag 0.1 adds a column `flagged`, by the procedure of Benjamini and Hochberg over all samples: where they are
+    independent, at most a tenth of those flagged is expected to be normal.
+
+    Example: vae score runs/fashion photos/ --out scores.csv --flag 0.1
     """
     from app.devices import choose_device, set_threads
     from model import checkpoint
+    from model.calibration import Protocol
     from model.datasets import open_dataset
 
     console = plain_console()
@@ -43,7 +59,11 @@ def score_command(
     part = out.with_name(f".{out.name}.part")
     try:
         with part.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
-            count = _write(file, loaded.vae, dataset, samples, seed, advance)
+            written = _write(file, loaded, dataset, Protocol(samples, refine, seed), advance)
+        if flag is not None:
+            console.print(_flag(part, by, flag, written.reason))
+        elif written.reason is not None:
+            console.print(f"No p-values: {written.reason}", style="yellow")
         os.replace(part, out)
     except OSError as error:
         raise DataError(
@@ -51,22 +71,59 @@ def score_command(
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    console.print(f"Wrote the scores of {count:,} samples to {out}")
+    console.print(f"Wrote the scores of {written.count:,} samples to {out}")
 
 
-def _write(file: IO[str], vae: "VAE", dataset: "Dataset", samples: int, seed: int, advance: Advance) -> int:
-    from model.evaluation import score
+@dataclass(frozen=True)
+class _Written:
+    count: int
+    reason: str | None
+
+
+def _write(file: IO[str], loaded: "Checkpoint", dataset: "Dataset", protocol: "Protocol", advance: Advance) -> _Written:
     from model.free_energy import FreeEnergy
+    from model.scoring import ROWS, score
 
     writer = csv.writer(file)
-    columns = [field.name for field in fields(FreeEnergy)]
-    writer.writerow(["sample", *columns])
-    count = 0
-    for part in score(vae, dataset, draws=samples, seed=seed):
-        values = [getattr(part.scores, name) for name in columns]
-        for row in range(len(part.mean)):
+    names = [field.name for field in fields(FreeEnergy)]
+    writer.writerow(["sample", *names, "regret", "typicality", *(f"p_{name}" for name in SCORES)])
+    count, reason = 0, None
+    for part in score(loaded.vae, dataset.batches(ROWS), protocol, loaded.calibration):
+        scored, verdict = part.scored, part.verdict
+        p_values, reason = verdict.p_values or {}, verdict.reason
+        values = [getattr(scored.scores, name) for name in names]
+        values += [scored.regret, verdict.typicality, *(p_values.get(name) for name in SCORES)]
+        for row in range(len(part.rate_per_dimension)):
             cells = ["" if column is None else repr(float(column[row])) for column in values]
             writer.writerow([dataset.name_of(part.first + row), *cells])
-        count += len(part.mean)
+        count += len(part.rate_per_dimension)
         advance(count)
-    return count
+    return _Written(count, reason)
+
+
+def _flag(path: Path, by: str | None, rate: float, reason: str | None) -> str:
+    """Add a column to a file of scores in a second pass over it: the p-values of all samples decide about each."""
+    import numpy as np
+
+    from model.calibration import discoveries
+
+    if reason is not None:
+        raise DataError(f"nothing can be flagged without p-values: {reason}")
+    with path.open(newline="") as file:
+        first = next(csv.DictReader(file), None)
+    by = by or ("typicality" if first and first["p_typicality"] else "free_energy")
+    if first and not first[f"p_{by}"]:
+        raise DataError(f"--by {by}: this model has no p-values of it for these scores; leave --by away")
+    with path.open(newline="") as file:
+        p = np.array([float(row[f"p_{by}"]) for row in csv.DictReader(file)])
+    flagged = discoveries(p, rate)
+    fresh = path.with_name(f"{path.name}.flagged")
+    try:
+        with path.open(newline="") as file, fresh.open("w", newline="") as marked:
+            writer, rows = csv.writer(marked), csv.reader(file)
+            writer.writerow([*next(rows), "flagged"])
+            writer.writerows([*row, int(mark)] for row, mark in zip(rows, flagged, strict=True))
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return f"Flagged {int(flagged.sum()):,} of {len(p):,} by {by}, with a false discovery rate of {rate:g}"

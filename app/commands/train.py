@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.progress import plain_console
+from app.progress import plain_console, progress
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
@@ -118,7 +119,8 @@ def train(
 ) -> None:
     """Train a VAE on your data. Every setting has a default; killed at any moment, the same command resumes.
 
-    The run's folder holds the best model so far (checkpoint/), metrics.csv, plots/, and the state to resume from.
+    The run's folder holds the best model so far (checkpoint/), metrics.csv, plots/, and the state to resume from. When
+    it has ended, samples that were set aside calibrate the scores of the best model.
 
     Scores are on held-out samples, in nats per sample: free energy = distortion + rate, lower is better, and never
     below the true cost of a sample. For bytes the same in bits per dimension: PNG's cost is the one to beat.
@@ -229,11 +231,35 @@ class _Loop:
 
     def _finish(self) -> None:
         self._draw()
+        self._calibrate()
         best = self.run.best
         assert best is not None
         bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
         self.console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}")
         self.console.print(f"Serve it: vae serve {self.run.folder}    Judge it: vae evaluate {self.run.folder} DATA")
+
+    def _calibrate(self) -> None:
+        """Of the best epoch, once; a run that was killed before is calibrated when its command is repeated."""
+        from model import checkpoint, scoring
+        from model.calibration import LEAST, Calibration
+
+        saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device)
+        if saved.calibration is not None or not len(self.split.set_aside):
+            return
+        density = None
+        if find_spec("sklearn") is None:
+            self.console.print(
+                "No typicality: scikit-learn is not installed (pip install 'vae-server[train]')", style="yellow"
+            )
+        elif len(self.split.set_aside) >= LEAST:
+            density = scoring.latent_density(saved.vae, self.split.fit)
+        total = len(self.split.set_aside) * len(scoring.PROTOCOLS)
+        with progress(self.console, "Calibrating", total) as advance:
+            made = scoring.calibrate(
+                saved.vae, self.split.set_aside, calibration=Calibration(density, {}), on_sample=advance
+            )
+        checkpoint.save_calibration(self.run.folder, made)
+        self.console.print(f"Calibrated on {len(self.split.set_aside):,} samples that were set aside")
 
     def _draw(self) -> None:
         try:

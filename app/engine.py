@@ -4,6 +4,7 @@ Every operation is rows through one call of the model, so that requests of many 
 with any number of draws are rows too, one per pair of a sample and a draw.
 """
 
+import asyncio
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from app.batcher import Arrays, Batcher, Call, Observe
 from model import noise, refine
+from model.calibration import UNCALIBRATED, Protocol, Scored, Verdict
 from model.checkpoint import Checkpoint
 from model.free_energy import FreeEnergy, Totals, terms
 from model.likelihoods import Gaussian
+from model.typicality import Sizes, residual
 from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float32]
@@ -48,6 +51,7 @@ class Calls:
             # Gradients cannot be taken of what inference mode has made.
             "descend": self._call(functools.partial(refine.descend, self.vae), torch.no_grad),
             "judge": self._call(self._judge),
+            "residual": self._call(self._residual),
         }
 
     def _encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -74,6 +78,9 @@ class Calls:
     def _judge(self, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
         return (refine.excess(self.vae, x, Gaussian(mean, scale), refine.finish(place), draw),)
 
+    def _residual(self, x: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
+        return (residual(self.vae, x, mean),)
+
     def _call(self, function: Callable[..., tuple[Tensor, ...]], mode: Mode = torch.inference_mode) -> Call:
         def call(*arrays: NDArray[np.float32]) -> Arrays:
             with mode():
@@ -92,13 +99,13 @@ Posterior = tuple[Floats, Floats, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of n samples; with refinement the regret; where asked for nlog P(x_i|z), averaged over the draws.
-
-    All in nats; `per_dimension` is n x data.
+    """The scores of n samples; with refinement the regret; what the calibration says of them; and where asked for
+    nlog P(x_i|z), averaged over the draws, n x data in nats.
     """
 
     scores: FreeEnergy
     regret: NDArray[np.float64] | None
+    verdict: Verdict
     per_dimension: Floats | None
 
 
@@ -130,6 +137,7 @@ class Engine:
             "reconstruct": (x,),
             "descend": (x, place, place, place, z, one, one),
             "judge": (x, z, z + 1, place, z),
+            "residual": (x, z),
         }
         for name, call in self.calls.items():
             call(*arguments.get(name, (x, z, z + 1, z)))
@@ -180,13 +188,33 @@ class Engine:
         """
         mean, scale, rate = await self.batcher.run("encode", x, deadline=deadline)
         q = mean, scale, rate.astype(np.float64)
-        if not steps:
-            scores, surprise = await self._estimate(x, q, draws, seed, deadline, per_dimension)
-            return Scores(scores, None, surprise)
-        before, _ = await self._estimate(x, q, draws, seed, deadline, False)
-        refined = await self._refine(x, mean, scale, steps, seed, deadline)
-        scores, surprise = await self._estimate(x, refined, draws, seed, deadline, per_dimension)
-        return Scores(scores, before.free_energy - scores.free_energy, surprise)
+        scores, surprise = await self._estimate(x, q, draws, seed, deadline, per_dimension and not steps)
+        regret = None
+        if steps:
+            before = scores.free_energy
+            refined = await self._refine(x, mean, scale, steps, seed, deadline)
+            scores, surprise = await self._estimate(x, refined, draws, seed, deadline, per_dimension)
+            regret = before - scores.free_energy
+        verdict = await self._judge_scores(Protocol(draws, steps, seed), x, q, scores, regret, deadline)
+        return Scores(scores, regret, verdict, surprise)
+
+    async def _judge_scores(
+        self,
+        protocol: Protocol,
+        x: Floats,
+        q: Posterior,
+        scores: FreeEnergy,
+        regret: NDArray[np.float64] | None,
+        deadline: float,
+    ) -> Verdict:
+        calibration = self.checkpoint.calibration
+        if calibration is None or protocol not in calibration.references:
+            return Verdict(reason=UNCALIBRATED) if calibration is None else calibration.refuse(protocol)
+        mean, scale, rate = q
+        missed = (await self.batcher.run("residual", x, mean, deadline=deadline))[0]
+        sizes = Sizes(mean.astype(np.float64), np.linalg.norm(scale, axis=1), rate, missed.astype(np.float64))
+        # A density of hundreds of dimensions is more than the event loop has time for.
+        return await asyncio.to_thread(calibration.judge, protocol, Scored(scores, regret, sizes))
 
     async def _estimate(
         self, x: Floats, q: Posterior, draws: int, seed: int, deadline: float, per_dimension: bool

@@ -106,6 +106,7 @@ class FreeEnergies(Answer):
 
     model_config = _example(
         samples=16,
+        refine=20,
         seed=0,
         free_energy=[11.75],
         standard_error=[0.21],
@@ -118,9 +119,14 @@ class FreeEnergies(Answer):
         nlog_p_x=[11.5],
         inference_gap=[0.25],
         effective_sample_size=[9.8],
+        regret=[0.42],
+        typicality=[-0.3],
+        p_values={"free_energy": [0.31], "free_energy_two_sided": [0.62], "regret": [0.44], "typicality": [0.58]},
+        p_values_reason=None,
     )
 
     samples: Annotated[int, Field(description="K, the draws per input that every score is made of.")]
+    refine: Annotated[int, Field(description="S, the steps that fitted Q to each input before it was scored.")]
     seed: int
     free_energy: Annotated[list[float], Field(description="Mean over the draws of minus the log-weight.")]
     standard_error: Annotated[list[float] | None, Field(description="Of free_energy over the draws; null at K = 1.")]
@@ -138,6 +144,27 @@ class FreeEnergies(Answer):
     ]
     inference_gap: Annotated[list[float], Field(description="free_energy - nlog_p_x: KL(Q, P(z|x)) from below.")]
     effective_sample_size: Annotated[list[float], Field(description="Of the K draws, by their weights: 1 to K.")]
+    regret: Annotated[
+        list[float] | None,
+        Field(description="What the encoder's Q costs more than the refined one, on the same draws; null at S = 0."),
+    ]
+    typicality: Annotated[
+        list[float] | None,
+        Field(description="How far out an input lies, by its latent and by its scores together; no unit, 0 is usual."),
+    ]
+    p_values: Annotated[
+        dict[Literal["free_energy", "free_energy_two_sided", "regret", "typicality"], list[float]] | None,
+        Field(
+            description="By score: (1 + #{reference >= score}) / (n + 1), over n inputs that neither fitted nor chose "
+            "the model; in npz as p_values.free_energy and so on."
+        ),
+    ]
+    p_values_reason: Annotated[
+        str | None,
+        Field(
+            description="Why p_values and typicality are null: samples, refine or seed were not those of the calibration."
+        ),
+    ]
     per_dimension: Annotated[
         list[Any] | None, Field(description="nlog P(x_i|z) over the draws, shaped as an input; only where asked for.")
     ] = None
@@ -161,7 +188,7 @@ class Limits(Answer):
     max_body_bytes: int
     max_rows: int
     max_samples: int
-    max_work: Annotated[int, Field(description="Rows x samples of a free energy.")]
+    max_work: Annotated[int, Field(description="Rows x samples x (1 + refine) of a free energy.")]
     max_pixels: Annotated[int, Field(description="Of a request's images together, before they are resized.")]
     deadline: Annotated[float, Field(description="Seconds.")]
 

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(description="Largest body of a request, in bytes.", ge=1024)] = 32 << 20
     max_rows: Annotated[int, Field(description="Most rows (inputs, latents, samples) of a request.", ge=1)] = 1024
     max_samples: Annotated[int, Field(description="Most draws per input of a free energy.", ge=1)] = 5000
-    max_work: Annotated[int, Field(description="Most rows x samples of a request.", ge=1)] = 65536
+    max_work: Annotated[int, Field(description="Most rows x samples x (1 + refine) of a request.", ge=1)] = 65536
     max_pixels: Annotated[
         int, Field(description="Most pixels of a request's images together, before they are resized.", ge=1)
     ] = 1 << 25

@@ -22,6 +22,8 @@ from model.mixture import Mixture
 from model.typicality import Sizes, Typical
 
 Floats = NDArray[np.float64]
+#: Why a model without a calibration has no p-values.
+UNCALIBRATED = "the model has no calibration; give it one with vae calibrate"
 #: With fewer inputs set aside than this, halves of them neither fit nor calibrate typicality.
 LEAST = 100
 
@@ -113,8 +115,7 @@ class Calibration:
         """Inputs that were scored under this protocol."""
         reference = self.references.get(protocol)
         if reference is None:
-            known = " or ".join(f"({known})" for known in sorted(self.references)) or "nothing"
-            return Verdict(reason=f"the model is calibrated for {known}, not for ({protocol})")
+            return self.refuse(protocol)
         free_energy = scored.scores.free_energy
         p_values = {
             "free_energy": p_value(reference.free_energy, free_energy),
@@ -126,6 +127,11 @@ class Calibration:
             return Verdict(None, p_values, None)
         typicality = reference.typical.score(scored.sizes, scored.scores, scored.regret)
         return Verdict(typicality, p_values | {"typicality": p_value(reference.typicality, typicality)}, None)
+
+    def refuse(self, protocol: Protocol) -> Verdict:
+        """Why there are no p-values for a protocol that is not known."""
+        known = " or ".join(f"({known})" for known in sorted(self.references)) or "nothing"
+        return Verdict(reason=f"the model is calibrated for {known}, not for ({protocol})")
 
 
 def p_value(reference: Floats, score: Floats) -> Floats:

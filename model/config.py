@@ -83,10 +83,12 @@ Data = Annotated[ImageData | VectorData, Field(discriminator="kind")]
 
 
 class MLPNetwork(Frozen):
-    """Fully connected layers: `hidden` from the data inwards; the decoder mirrors it."""
+    """Fully connected layers: `hidden` from the data inwards; the decoder mirrors it. Without any, both are linear,
+    which with Gaussian noise is probabilistic PCA.
+    """
 
     name: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)] = (512, 256)
+    hidden: Annotated[tuple[Positive, ...], Field(max_length=16)] = (512, 256)
 
 
 class ConvNetwork(Frozen):

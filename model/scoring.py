@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import noise
-from model.calibration import Calibration, Protocol, Scored, Verdict
+from model.calibration import UNCALIBRATED, Calibration, Protocol, Scored, Verdict
 from model.free_energy import estimate
 from model.mixture import Mixture
 from model.refine import refine
@@ -56,9 +56,6 @@ def score(
         verdict = Verdict(reason=UNCALIBRATED) if calibration is None else calibration.judge(protocol, scored)
         yield Part(first, scored, verdict, rates)
         first += len(batch)
-
-
-UNCALIBRATED = "the model has no calibration; give it one with vae calibrate"
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from app.codecs.negotiation import MEDIA
 from app.codecs.pictures import to_png
 from model.config import ImageData, VectorData
 
-Answer = Mapping[str, NDArray[Any] | int | float | str | None]
+Values = NDArray[Any] | int | float | str | None
+Answer = Mapping[str, Values | Mapping[str, NDArray[Any]]]
 
 
 def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None) -> tuple[bytes, str]:
@@ -20,7 +21,8 @@ def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None
 
     Args:
         form: json, npz or png.
-        answer: named arrays with the batch first, and plain values; None is null in JSON and left out of npz.
+        answer: named arrays with the batch first, groups of them, and plain values. None is null in JSON and left out
+            of npz, where an array of a group is named by both, as in `p_values.free_energy`.
         pictures: what png shows, as the model gives images.
     """
     if form == "png":
@@ -28,10 +30,26 @@ def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None
         return to_png(pictures), MEDIA[form]
     if form == "npz":
         file = io.BytesIO()
-        np.savez(file, **{name: np.asarray(value) for name, value in answer.items() if value is not None})  # type: ignore[arg-type]
+        np.savez(file, **_flat(answer))  # type: ignore[arg-type]
         return file.getvalue(), MEDIA[form]
-    plain = {name: np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v for name, v in answer.items()}
-    return orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA[form]
+    return orjson.dumps(answer, default=_contiguous, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA[form]
+
+
+def _contiguous(value: object) -> NDArray[Any]:
+    """Arrays that orjson does not take as they are."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value)
+    raise TypeError(f"{type(value)} has no place in an answer")
+
+
+def _flat(answer: Answer) -> dict[str, NDArray[Any]]:
+    flat: dict[str, NDArray[Any]] = {}
+    for name, value in answer.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": array for key, array in value.items()}
+        elif value is not None:
+            flat[name] = np.asarray(value)
+    return flat
 
 
 def outside(x: NDArray[np.float32], data: ImageData | VectorData) -> NDArray[np.float32]:

@@ -55,7 +55,8 @@ def train(
         NetworkName | None, typer.Option(help="(default: conv for images, mlp for vectors)", rich_help_panel=MODEL)
     ] = None,
     hidden: Annotated[
-        str | None, typer.Option(help="mlp: widths from the data inwards, as in 512,256.", rich_help_panel=MODEL)
+        str | None,
+        typer.Option(help="mlp: widths from the data inwards, as in 512,256; '' is linear.", rich_help_panel=MODEL),
     ] = None,
     channels: Annotated[
         str | None, typer.Option(help="conv: channels of each stage, as in 32,64.", rich_help_panel=MODEL)
@@ -172,7 +173,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise typer.BadParameter(f"'{text}' is not a list of whole numbers; write them as in 32,64") from None
 

@@ -28,6 +28,9 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
         "seed": query.seed,
         **asdict(result.scores),
         "regret": result.regret,
+        "typicality": result.verdict.typicality,
+        "p_values": result.verdict.p_values,
+        "p_values_reason": result.verdict.reason,
     }
     if result.per_dimension is None:
         return await service.answer(form, answer)
@@ -41,8 +44,9 @@ FREE_ENERGY = Operation(
     "/free-energy",
     "Variational free energy of each input",
     "F(x) = E_Q[nlog P(x, z)] - H(Q) >= nlog P(x), in nats: a bound on how improbable an input is, and a code length. "
-    "Higher is more anomalous. More `samples` estimate it more closely and tighten `nlog_p_x`; the same draws serve "
-    "every row, so a score depends on (x, seed, samples) alone.",
+    "Higher is more anomalous. More `samples` estimate it more closely and tighten `nlog_p_x`; `refine` fits Q to each "
+    "input, and `regret` is what that saves. The same draws serve every row, so a score depends on (x, seed, samples, "
+    "refine) alone. `p_values` say how rare a score is among inputs that neither fitted nor chose the model.",
     FreeEnergyQuery,
     free_energy,
     FreeEnergies,

@@ -161,9 +161,7 @@ class FreeEnergies(Answer):
     ]
     p_values_reason: Annotated[
         str | None,
-        Field(
-            description="Why p_values and typicality are null: samples, refine or seed were not those of the calibration."
-        ),
+        Field(description="Why they are null: samples, refine or seed are not those of the calibration."),
     ]
     per_dimension: Annotated[
         list[Any] | None, Field(description="nlog P(x_i|z) over the draws, shaped as an input; only where asked for.")

@@ -56,7 +56,7 @@ def train(
     ] = None,
     hidden: Annotated[
         str | None,
-        typer.Option(help="mlp: widths from the data inwards, as in 512,256; '' is linear.", rich_help_panel=MODEL),
+        typer.Option(help="mlp: widths from the data inwards, as in 512,256, or ''.", rich_help_panel=MODEL),
     ] = None,
     channels: Annotated[
         str | None, typer.Option(help="conv: channels of each stage, as in 32,64.", rich_help_panel=MODEL)

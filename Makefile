@@ -4,12 +4,14 @@
 #   make test       install what tests need, run them all     ARGS= go to pytest
 #   make test-long  the tests that take minutes
 #   make lint       style and types alone
+#   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
 # gigabytes of CUDA. It is used for torch alone, once, when the virtual environment is made.
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= benchmarks/anomaly/.venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?= fashion-mnist
@@ -18,7 +20,7 @@ ARGS ?=
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test test-long lint format clean
+.PHONY: serve test test-long lint format bench-anomaly clean
 
 serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -38,8 +40,17 @@ format: $(VENV)/.tested
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+bench-anomaly: $(VENV)/.tested $(PEERS)/.installed
+	$(VENV)/bin/python benchmarks/anomaly/run.py --peers $(PEERS)/bin/python $(ARGS)
+
+$(PEERS)/.installed: benchmarks/anomaly/requirements.txt
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) )torch==2.13.0
+	@$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/anomaly/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.torch: constraints.txt
 	@echo "Making $(VENV) and installing PyTorch (a large download; TORCH_INDEX= for a build without CUDA) ..."

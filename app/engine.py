@@ -212,7 +212,9 @@ class Engine:
             return Verdict(reason=UNCALIBRATED) if calibration is None else calibration.refuse(protocol)
         mean, scale, rate = q
         missed = (await self.batcher.run("residual", x, mean, deadline=deadline))[0]
-        sizes = Sizes(mean.astype(np.float64), np.linalg.norm(scale, axis=1), rate, missed.astype(np.float64))
+        sizes = Sizes(
+            mean.astype(np.float64), np.linalg.norm(scale.astype(np.float64), axis=1), rate, missed.astype(np.float64)
+        )
         # A density of hundreds of dimensions is more than the event loop has time for.
         return await asyncio.to_thread(calibration.judge, protocol, Scored(scores, regret, sizes))
 

@@ -191,6 +191,17 @@ class Limits(Answer):
     deadline: Annotated[float, Field(description="Seconds.")]
 
 
+class CalibratedFor(Answer):
+    """Scores that have p-values, by how they are made."""
+
+    model_config = _example(samples=1, refine=0, seed=0, inputs=5000)
+
+    samples: int
+    refine: int
+    seed: int
+    inputs: Annotated[int, Field(description="How many inputs were set aside to compare with.")]
+
+
 class ModelCard(Answer):
     """What is served."""
 
@@ -205,6 +216,8 @@ class ModelCard(Answer):
         likelihood={"name": "discretized", "components": 3, "min_scale": 0.1, "uniform": 0.00390625},
         weights=422,
         discrete=True,
+        anomaly_score="typicality",
+        calibrations=[{"samples": 1, "refine": 0, "seed": 0, "inputs": 5000}],
         training=None,
         evaluation=None,
         limits=LIMITS,
@@ -221,6 +234,8 @@ class ModelCard(Answer):
     likelihood: dict[str, Any]
     weights: Annotated[int, Field(description="How many numbers were learned.")]
     discrete: Annotated[bool, Field(description="Whether free energy is a code length, with bits per dimension.")]
+    anomaly_score: Annotated[Literal["free_energy", "typicality"], Field(description="The score to tell outliers by.")]
+    calibrations: Annotated[list[CalibratedFor], Field(description="What free energies have p-values.")]
     training: dict[str, Any] | None
     evaluation: Annotated[dict[str, Any] | None, Field(description="The report of `vae evaluate`.")]
     limits: Limits

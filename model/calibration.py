@@ -208,20 +208,23 @@ def from_bytes(data: bytes, latent: int) -> Calibration:
     latents = _mixture("latents", shared, latent) if shared else None
     if shared:
         raise ValueError(f"{min(shared)} is unknown")
-    return Calibration(latents, {protocol: _reference(named, latents) for protocol, named in by_protocol.items()})
+    return Calibration(
+        latents, {protocol: _reference(by_protocol[protocol], latents) for protocol in sorted(by_protocol)}
+    )
 
 
 def _reference(named: dict[str, Floats], latents: Mixture | None) -> Reference:
     free_energy, regret = _scores("free_energy", named), _scores("regret", named) if "regret" in named else None
     typical = typicality = None
-    if named and latents is not None:
+    if "typicality" in named and latents is not None:
         typicality = _scores("typicality", named)
         width = 5 if regret is None else 6
         sizes = _mixture("typical.sizes", named, width)
         shapes = {"shift": width, "unit": width, "center": 2, "spread": 2}
-        typical = Typical(
-            latents, sizes, **{name: _taken(f"typical.{name}", named, (n,)) for name, n in shapes.items()}
-        )
+        rest = {name: _taken(f"typical.{name}", named, (count,)) for name, count in shapes.items()}
+        if min(rest["unit"].min(), rest["spread"].min()) <= 0:
+            raise ValueError("typical.unit or typical.spread is not positive")
+        typical = Typical(latents, sizes, **rest)
     if named:
         raise ValueError(f"{min(named)} is unknown")
     return Reference(free_energy, regret, typical, typicality)
@@ -237,7 +240,10 @@ def _scores(name: str, named: dict[str, Floats]) -> Floats:
 def _mixture(prefix: str, named: dict[str, Floats], dims: int) -> Mixture:
     count = named[f"{prefix}.log_weights"].size if f"{prefix}.log_weights" in named else 0
     shapes = {"log_weights": (count,), "means": (count, dims), "factors": (count, dims, dims)}
-    return Mixture(**{name: _taken(f"{prefix}.{name}", named, shape) for name, shape in shapes.items()})
+    mixture = Mixture(**{name: _taken(f"{prefix}.{name}", named, shape) for name, shape in shapes.items()})
+    if not count or np.diagonal(mixture.factors, axis1=1, axis2=2).min() <= 0:
+        raise ValueError(f"{prefix} is not a density")
+    return mixture
 
 
 def _taken(name: str, named: dict[str, Floats], shape: tuple[int, ...]) -> Floats:

@@ -12,7 +12,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -49,10 +49,13 @@ class Provenance(Frozen):
 
 
 class Card(Frozen):
-    """What a model says of itself. `evaluation` is the report of `vae evaluate`, None until it has run."""
+    """What a model says of itself. `anomaly_score` is the one to tell outliers by, chosen before any were seen;
+    `evaluation` is the report of `vae evaluate`, None until it has run.
+    """
 
     name: str
     created: str
+    anomaly_score: Literal["free_energy", "typicality"] = "free_energy"
     training: Provenance | None = None
     evaluation: dict[str, Any] | None = Field(default=None)
 
@@ -95,8 +98,17 @@ def save_card(folder: Path, card: Card) -> None:
 
 
 def save_calibration(folder: Path, made: Calibration) -> None:
-    """Give a saved model this calibration in place of the one it has. Raises as `save_card` does."""
-    _change(folder, {CALIBRATION: calibration.to_bytes(made)})
+    """Give a saved model this calibration in place of the one it has; its card names the score to tell outliers by.
+
+    Raises:
+        CheckpointError: it is not one of this model; or as `save_card`.
+    """
+    found, data = load(folder), calibration.to_bytes(made)
+    _calibration(found.folder / CALIBRATION, data, found.vae.config)
+    typical = all(reference.typicality is not None for reference in made.references.values())
+    score = "typicality" if typical and made.references else "free_energy"
+    card = found.card.model_copy(update={"anomaly_score": score})
+    _change(folder, {CALIBRATION: data, CARD: _json(card.model_dump(mode="json"))})
 
 
 def _change(folder: Path, changed: dict[str, bytes]) -> None:

@@ -107,8 +107,8 @@ def outlier_sets(
             yield "digits", _cut(digits[:most])
         bytes_ = noise.generator(0, noise.OUTLIERS).integers(0, 256, (min(most, 2000), *data.shape), np.uint8)
         yield "noise", _cut(bytes_)
-        grey = np.arange(256, dtype=np.uint8)[:, None, None, None]
-        yield "constants", _cut(np.ascontiguousarray(np.broadcast_to(grey, (256, *data.shape))))
+        grey = np.linspace(0, 255, min(most, 256)).round().astype(np.uint8)[:, None, None, None]
+        yield "constants", _cut(np.ascontiguousarray(np.broadcast_to(grey, (len(grey), *data.shape))))
     else:
         rows = np.concatenate(list(_first(dataset, most)))
         draw = noise.generator(0, noise.OUTLIERS)

@@ -76,10 +76,14 @@ class Optimizer:
             # A weight that has not stepped yet has no moments.
             if kept[name] and kept[name].keys() != expected:
                 raise KeyError(f"moments of {name}")
-            if any(value.shape != weight.shape for moment, value in kept[name].items() if moment != "step"):
+            if any(value.shape != (() if m == "step" else weight.shape) for m, value in kept[name].items()):
                 raise KeyError(f"moments of {name}")
             if kept[name]:
-                part.state[weight] = {m: v if m == "step" else v.to(weight.device) for m, v in kept[name].items()}
+                # Fused steps go by the order in memory, which must be that of the weight.
+                part.state[weight] = {
+                    moment: value if moment == "step" else torch.empty_like(weight).copy_(value)
+                    for moment, value in kept[name].items()
+                }
 
     def _places(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
         """The optimizer of each weight, and the tensor that it keeps moments for."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model import noise
 from model.calibration import UNCALIBRATED, Calibration, Protocol, Scored, Verdict
+from model.errors import DataError
 from model.free_energy import estimate
 from model.mixture import Mixture
 from model.refine import refine
@@ -87,8 +88,10 @@ def calibrate(
         on_sample: called with the number of samples done, over all protocols.
 
     Raises:
-        TrainingError: scikit-learn is not installed, and typicality is to be fitted.
+        DataError: there are no samples, or one of them has scores that are not finite.
     """
+    if not len(reference):
+        raise DataError("there are no samples to calibrate on")
     made = calibration or Calibration(None, {})
     # One half fits typicality, the other calibrates it: neither may be a part of the data of its own.
     shuffled = reference[noise.generator(0, noise.CALIBRATE).permutation(len(reference))]
@@ -96,6 +99,7 @@ def calibrate(
     for protocol in protocols:
         parts = []
         for part in score(vae, _batches(shuffled), protocol):
+            _require_finite(part.scored)
             parts.append(part.scored)
             done += len(part.rate_per_dimension)
             on_sample(done)
@@ -103,12 +107,14 @@ def calibrate(
     return made
 
 
-def latent_density(vae: VAE, samples: Array) -> Mixture:
-    """The density of the latent means of samples that the model was fitted to.
+def _require_finite(scored: Scored) -> None:
+    numbers = [scored.scores.free_energy, scored.scores.distortion, scored.regret, *vars(scored.sizes).values()]
+    if not all(np.isfinite(number).all() for number in numbers if number is not None):
+        raise DataError("a sample to calibrate on has scores that are not finite; look for values far out in the data")
 
-    Raises:
-        TrainingError: scikit-learn is not installed.
-    """
+
+def latent_density(vae: VAE, samples: Array) -> Mixture:
+    """The density of the latent means of samples that the model was fitted to."""
     picks = np.sort(noise.generator(0, noise.CALIBRATE, 1).permutation(len(samples))[:POINTS])
     device = str(vae.origin.device)
     with torch.inference_mode():

@@ -1,20 +1,26 @@
 """Small models of every kind, and a client of a service that serves one."""
 
+import functools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 # Shapes and types of `model` are checked while its tests run, and only then: this must come before it is imported.
 from jaxtyping import install_import_hook
 
 install_import_hook("model", "beartype.beartype")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 from app.main import create_app  # noqa: E402
 from app.settings import Settings  # noqa: E402
-from model.checkpoint import Card, Checkpoint, load, save  # noqa: E402
+from model import scoring  # noqa: E402
+from model.calibration import Calibration, Protocol  # noqa: E402
+from model.checkpoint import Card, Checkpoint, load, save, save_calibration  # noqa: E402
 from model.config import (  # noqa: E402
     BernoulliLikelihood,
     ConvNetwork,
@@ -73,23 +79,57 @@ def loaded(saved: Callable[[str], Path]) -> Callable[[str], Checkpoint]:
     return lambda name: load(saved(name))
 
 
+#: What the calibrated models are calibrated for.
+PROTOCOLS = (Protocol(1, 0, 0), Protocol(4, 0, 0), Protocol(4, 5, 0))
+
+
+def reference(name: str, count: int = 120, seed: int = 1) -> np.ndarray[Any, Any]:
+    """Samples as a dataset gives them, for a calibration."""
+    generator, data = np.random.default_rng(seed), CONFIGS[name].data
+    if isinstance(data, ImageData):
+        return generator.integers(0, 256, (count, *data.shape), np.uint8)
+    return generator.normal(data.mean, data.std, (count, *data.shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+    """A small model that is calibrated for `PROTOCOLS`, by the name of its configuration, loaded."""
+    root = tmp_path_factory.mktemp("calibrated")
+
+    @functools.cache
+    def of(name: str) -> Checkpoint:
+        vae = build(name)
+        save(root / name, vae, Card(name=name, created="2024-01-01"))
+        known = Calibration(scoring.latent_density(vae, reference(name, 300, seed=2)), {})
+        save_calibration(root / name, scoring.calibrate(vae, reference(name), PROTOCOLS, calibration=known))
+        return load(root / name)
+
+    return of
+
+
+def client_of(checkpoint: Checkpoint, **settings: Any) -> TestClient:
+    """A client, to be entered, of a service of this model with small limits."""
+    limits = {"max_rows": 64, "max_samples": 200, "max_work": 2000, "max_body_bytes": 1 << 20, "max_pixels": 10_000}
+    app = create_app(Settings(threads=1, **{**limits, **settings}), checkpoint)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def served(find: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
+    """Clients by the name of their model, each made when it is first asked for."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda name: stack.enter_context(client_of(find(name))))
+
+
 @pytest.fixture(scope="session")
 def serving(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
     """A client of a service that serves a small model with small limits; one a session for each model."""
-    clients: dict[str, TestClient] = {}
+    yield from served(loaded)
 
-    def of(name: str) -> TestClient:
-        if name not in clients:
-            settings = Settings(
-                threads=1, max_rows=64, max_samples=200, max_work=2000, max_body_bytes=1 << 20, max_pixels=10_000
-            )
-            clients[name] = TestClient(create_app(settings, loaded(name)), raise_server_exceptions=False)
-            clients[name].__enter__()
-        return clients[name]
 
-    yield of
-    for client in clients.values():
-        client.__exit__(None, None, None)
+@pytest.fixture(scope="session")
+def serving_calibrated(calibrated: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
+    """The same of calibrated models."""
+    yield from served(calibrated)
 
 
 @pytest.fixture

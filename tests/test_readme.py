@@ -51,7 +51,7 @@ def folder(port: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_blocks_to_run() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert README.index("make serve") < README.index("curl") < README.index("## The files")
 
 
@@ -66,7 +66,9 @@ def test_the_pictures_are_what_the_text_says(folder: Path) -> None:
     assert picture(folder / "samples.png").size == (8 * 28, 8 * 28)
     assert picture(folder / "map.png").size == (28, 28)
     assert (folder / "samples.npz").read_bytes()[:2] == b"PK"
-    assert '"free_energy":[' in (folder / "said.txt").read_text()
+    said = (folder / "said.txt").read_text()
+    assert '"free_energy":[' in said
+    assert '"regret":[' in said
 
 
 def test_the_decoded_mean_looks_like_the_image(folder: Path) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.calibration import Protocol
 from model.checkpoint import PRETRAINED, WEIGHTS, load
 from model.datasets import Dataset, open_dataset
 from model.errors import DataError
-from model.evaluation import evaluate, score
+from model.evaluation import evaluate
+from model.scoring import score
 
 MODELS = ("fashion-mnist", "fashion-mnist-mlp")
 every = pytest.mark.parametrize("name", MODELS)
@@ -59,11 +61,11 @@ def test_a_density_has_no_bits() -> None:
 @every
 def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, test_set: Dataset) -> None:
     found = load(Path(name))
-    part = next(score(found.vae, test_set, draws=1, seed=0, rows=1000))
+    part = next(score(found.vae, test_set.batches(1000), Protocol(1, 0, 0)))
     assert found.card.evaluation is not None
     mean = found.card.evaluation["free_energy"]
     error = found.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
-    assert abs(part.scores.free_energy.mean() - mean) < 4 * error
+    assert abs(part.scored.scores.free_energy.mean() - mean) < 4 * error
 
 
 @pytest.mark.long
@@ -72,7 +74,7 @@ def test_the_held_out_report_is_what_evaluation_finds(name: str, test_set: Datas
     found = load(Path(name))
     expected = found.card.evaluation
     assert expected is not None
-    report = evaluate(found.vae, test_set, draws=expected["draws"], seed=expected["seed"]).plain()
+    report = evaluate(found.vae, test_set, draws=expected["draws"], seed=expected["seed"]).report.plain()
     assert report["active_units"] == expected["active_units"]
     for key in ("free_energy", "distortion", "rate", "nlog_p_x"):
         assert report[key] == pytest.approx(expected[key], rel=1e-4)

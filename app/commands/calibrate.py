@@ -1,6 +1,5 @@
 """`vae calibrate`: the reference of p-values, for the draws and steps of refinement that scores are to be made with."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +37,10 @@ def calibrate_command(
     if len(reference) < LEAST:
         raise DataError(f"{data}: {len(reference)} samples are too few to calibrate on; give {LEAST} at least")
     known = loaded.calibration or Calibration(None, {})
-    if known.latents is None and find_spec("sklearn") is not None:
+    half = len(reference) // 2
+    if known.latents is None and half >= LEAST:
         # The model's own data is not at hand, so a part of this is spent on where latents lie.
-        half = len(reference) // 2
-        known = Calibration(scoring.latent_density(loaded.vae, reference[:half]), {})
+        known = Calibration(scoring.latent_density(loaded.vae, reference[:half]), known.references)
         reference = reference[half:]
     protocol = Protocol(samples, refine, seed)
     with progress(console, f"Scoring {data}", len(reference)) as advance:

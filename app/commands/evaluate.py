@@ -136,12 +136,14 @@ def _table(report: "Report", name: str) -> Table:
 
 
 def _areas(detection: "Detection") -> Table:
+    from model.detection import SCORES
+
     table = Table(
         title=Text(
             f"AUROC against {detection.inliers:,} inputs (samples={detection.samples}, refine={detection.refine})"
         )
     )
-    table.add_column("score")
+    table.add_column("score", no_wrap=True, min_width=max(len(name) for name in SCORES))
     for name, count in detection.outliers.items():
         table.add_column(f"{name} ({count:,})", justify="right")
     scores = list(dict.fromkeys(score for areas in detection.auroc.values() for score in areas))

@@ -56,12 +56,15 @@ def score_command(
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
     dataset = open_dataset(data, loaded.vae.config.data)
+    protocol = Protocol(samples, refine, seed)
+    if flag is not None:
+        _require_p_values(loaded, protocol)
     part = out.with_name(f".{out.name}.part")
     try:
         with part.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
-            written = _write(file, loaded, dataset, Protocol(samples, refine, seed), advance)
+            written = _write(file, loaded, dataset, protocol, advance)
         if flag is not None:
-            console.print(_flag(part, by, flag, written.reason))
+            console.print(_flag(part, by, flag))
         elif written.reason is not None:
             console.print(f"No p-values: {written.reason}", style="yellow")
         os.replace(part, out)
@@ -101,14 +104,22 @@ def _write(file: IO[str], loaded: "Checkpoint", dataset: "Dataset", protocol: "P
     return _Written(count, reason)
 
 
-def _flag(path: Path, by: str | None, rate: float, reason: str | None) -> str:
+def _require_p_values(loaded: "Checkpoint", protocol: "Protocol") -> None:
+    """Say before the work what would be missing after it."""
+    from model.calibration import UNCALIBRATED
+
+    known = loaded.calibration
+    if known is None or protocol not in known.references:
+        reason = UNCALIBRATED if known is None else known.refuse(protocol).reason
+        raise DataError(f"nothing can be flagged without p-values: {reason}")
+
+
+def _flag(path: Path, by: str | None, rate: float) -> str:
     """Add a column to a file of scores in a second pass over it: the p-values of all samples decide about each."""
     import numpy as np
 
     from model.calibration import discoveries
 
-    if reason is not None:
-        raise DataError(f"nothing can be flagged without p-values: {reason}")
     with path.open(newline="") as file:
         first = next(csv.DictReader(file), None)
     by = by or ("typicality" if first and first["p_typicality"] else "free_energy")

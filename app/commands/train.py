@@ -6,7 +6,6 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -247,13 +246,8 @@ class _Loop:
         saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device)
         if saved.calibration is not None or not len(self.split.set_aside):
             return
-        density = None
-        if find_spec("sklearn") is None:
-            self.console.print(
-                "No typicality: scikit-learn is not installed (pip install 'vae-server[train]')", style="yellow"
-            )
-        elif len(self.split.set_aside) >= LEAST:
-            density = scoring.latent_density(saved.vae, self.split.fit)
+        enough = len(self.split.set_aside) >= LEAST
+        density = scoring.latent_density(saved.vae, self.split.fit) if enough else None
         total = len(self.split.set_aside) * len(scoring.PROTOCOLS)
         with progress(self.console, "Calibrating", total) as advance:
             made = scoring.calibrate(

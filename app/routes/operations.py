@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 from app import metrics
 from app.errors import Unavailable
 from app.operation import Operation
-from app.schemas import Answer, Health, Limits, ModelCard, NoQuery
+from app.schemas import Answer, CalibratedFor, Health, Limits, ModelCard, NoQuery
 from app.service import Service
 from app.version import VERSION
 from model.config import ImageData
@@ -17,6 +17,7 @@ from model.images import CONVERSION
 async def card(request: Request, service: Service, query: NoQuery) -> Response:
     checkpoint = service.engine.checkpoint
     config, card = checkpoint.vae.config, checkpoint.card
+    references = checkpoint.calibration.references if checkpoint.calibration else {}
     limits = {name: getattr(service.settings, name) for name in Limits.model_fields}
     return _json(
         ModelCard(
@@ -30,6 +31,11 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
             likelihood=config.likelihood.model_dump(mode="json"),
             weights=sum(weight.numel() for weight in checkpoint.vae.parameters()),
             discrete=checkpoint.vae.levels is not None,
+            anomaly_score=card.anomaly_score,
+            calibrations=[
+                CalibratedFor(**protocol._asdict(), inputs=len(reference.free_energy))
+                for protocol, reference in references.items()
+            ],
             training=card.training.model_dump(mode="json") if card.training else None,
             evaluation=card.evaluation,
             limits=Limits(**limits),

@@ -13,7 +13,7 @@ from app.schemas import Answer, FreeEnergies, ModelCard
 from app.version import VERSION
 from model.checkpoint import Checkpoint
 from tests.app.routes.test_latents import every, inputs, npy
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, PROTOCOLS
 
 Serving = Callable[[str], TestClient]
 
@@ -30,6 +30,19 @@ def test_the_card_says_what_is_served_and_the_limits(
     assert card.version == VERSION
     assert card.discrete == (CONFIGS[name].likelihood.name != "gaussian")
     assert (card.conversion is None) == (name == "table-mlp-gaussian")
+    assert card.calibrations == []
+    assert card.anomaly_score == "free_energy"
+
+
+def test_the_card_says_which_scores_have_p_values(serving_calibrated: Serving) -> None:
+    client = serving_calibrated("table-mlp-gaussian")
+    card = ModelCard.model_validate(client.get("/model").json())
+    assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in PROTOCOLS]
+    assert card.anomaly_score == "typicality"
+    for known in card.calibrations:
+        query = f"samples={known.samples}&refine={known.refine}&seed={known.seed}"
+        answer = client.post(f"/free-energy?{query}", **npy(inputs("table-mlp-gaussian", 1))).json()
+        assert card.anomaly_score in answer["p_values"]
 
 
 @every

@@ -1,5 +1,6 @@
-"""Data with structure, small enough to train on in a second."""
+"""Data with structure, small enough to train on in a second, and models whose answers are known."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,23 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model import noise
+from model.calibration import Scored
+from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
 from model.errors import VAEError
+from model.free_energy import FreeEnergy
+from model.likelihoods import Gaussian
+from model.training import Training, TrainingSettings
+from model.typicality import Sizes
+from model.vae import VAE
+from tests.conftest import GREY
 
 Array = NDArray[Any]
+Floats = NDArray[np.float64]
+DIMS, LATENT = 6, 3
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -84,3 +96,93 @@ def flipped(data: bytes, place: int) -> bytes:
 def saved_array(path: Path, array: Array) -> Path:
     np.save(path, array)
     return path
+
+
+def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False) -> Scored:
+    """Scores as if some model had made them, of inputs that are alike but for chance."""
+    draw = np.random.default_rng(seed)
+    distortion, entropy = 90 + 10 * draw.normal(size=count), draw.normal(size=count)
+    rate, gap = draw.gamma(9, size=count), draw.exponential(size=count)
+    scores = FreeEnergy(
+        free_energy=distortion + rate,
+        standard_error=draw.uniform(0.1, 0.2, count),
+        distortion=distortion,
+        cross_entropy=rate + entropy,
+        entropy=entropy,
+        rate=rate,
+        rate_analytic=rate,
+        bits_per_dim=None,
+        nlog_p_x=distortion + rate - gap,
+        inference_gap=gap,
+        effective_sample_size=draw.uniform(1, 16, count),
+    )
+    sizes = Sizes(draw.normal(size=(count, latent)), draw.gamma(5, size=count), rate, draw.gamma(3, size=count))
+    return Scored(scores, gap / 2 if refined else None, sizes)
+
+
+@pytest.fixture(scope="session")
+def trained() -> VAE:
+    """A model that has seen a few stripes: good enough to know one from what is none."""
+    config = ModelConfig(
+        data=GREY, network=MLPNetwork(hidden=(32,)), latent=4, likelihood=DiscretizedLikelihood(components=1)
+    )
+    settings = TrainingSettings(epochs=12, batch_size=32, learning_rate=0.01, average=0.9, held_out=10)
+    training = Training(config, settings)
+    for _ in training.epochs(stripes(500), stripes(10, seed=1)):
+        pass
+    return training.average
+
+
+class PPCA:
+    """Probabilistic PCA, x = W z + b + sigma * noise, as a linear VAE whose encoder gives the true posterior.
+
+    With orthogonal columns of W the posterior is factorial (Tipping & Bishop 1999): with M = W'W + sigma^2 I, its mean
+    is M^-1 W'(x - b) and its variance sigma^2 M^-1.
+    """
+
+    def __init__(self) -> None:
+        sigma = 0.4
+        draw = torch.Generator().manual_seed(3)
+        orthogonal = torch.linalg.qr(torch.randn(DIMS, LATENT, generator=draw, dtype=torch.float64))[0]
+        loadings = orthogonal * torch.tensor([2.0, 1.0, 0.3]).double()
+        bias = torch.randn(DIMS, generator=draw, dtype=torch.float64)
+        m = torch.diag(loadings.T @ loadings) + sigma**2
+        weight = loadings.T / m[:, None]
+
+        data = VectorData(columns=tuple("abcdef"), mean=(0,) * DIMS, std=(1,) * DIMS)
+        linear = MLPNetwork(hidden=())
+        config = ModelConfig(data=data, network=linear, latent=LATENT, likelihood=GaussianLikelihood(scale="shared"))
+        self.vae = VAE(config).double().eval().requires_grad_(False)
+        self.vae.load_state_dict(
+            {
+                "encoder.layers.0.weight": torch.cat([weight, torch.zeros_like(weight)]),
+                "encoder.layers.0.bias": torch.cat([-weight @ bias, 0.5 * (sigma**2 / m).log()]),
+                "decoder.layers.0.weight": loadings,
+                "decoder.layers.0.bias": bias,
+                # The inverse of softplus, above the floor.
+                "head.raw_scale": torch.tensor([math.log(math.expm1(sigma - 0.01))]).double(),
+            }
+        )
+        self.marginal = torch.distributions.MultivariateNormal(
+            bias, loadings @ loadings.T + sigma**2 * torch.eye(DIMS, dtype=torch.float64)
+        )
+        self.x = self.marginal.sample((8,)) * 1.5
+
+    @property
+    def nlog_p_x(self) -> Floats:
+        nlog: Tensor = -self.marginal.log_prob(self.x)  # type: ignore[no-untyped-call]
+        return nlog.double().numpy()
+
+    def wrong(self) -> Gaussian:
+        """A factorial Q that is not the posterior."""
+        q = self.vae.encode(self.x)
+        return Gaussian(
+            q.mean + torch.tensor([0.1, -0.2, 0.3]).double(), q.scale * torch.tensor([1.3, 0.8, 1.1]).double()
+        )
+
+
+@pytest.fixture(scope="session")
+def ppca() -> PPCA:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PPCA()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from model import checkpoint
-from model.checkpoint import CARD, CONFIG, SUMS, WEIGHTS, Card, Provenance, find, load, save, save_card
+from model.calibration import Calibration, to_bytes
+from model.checkpoint import CALIBRATION, CARD, CONFIG, SUMS, WEIGHTS, Card, Provenance, find, load, save, save_card
 from model.errors import CheckpointError
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import flipped, refusal
@@ -32,8 +33,9 @@ def folder(saved: Callable[[str], Path], tmp_path: Path) -> Path:
 
 def reseal(folder: Path, **changed: bytes) -> None:
     """Replace files and make the digests fit: what a stranger's folder may hold."""
-    files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
-    files |= {{"config": CONFIG, "weights": WEIGHTS, "card": CARD}[key]: data for key, data in changed.items()}
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
+    places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION}
+    files |= {places[key]: data for key, data in changed.items()}
     for name, data in {**files, SUMS: checkpoint._sums(files)}.items():
         (folder / name).write_bytes(data)
 
@@ -285,6 +287,77 @@ class TestSaving:
         assert check() == 0
         (folder / WEIGHTS).write_bytes(flipped((folder / WEIGHTS).read_bytes(), 100))
         assert check() != 0
+
+
+@pytest.fixture
+def judging(calibrated: Callable[[str], checkpoint.Checkpoint], tmp_path: Path) -> Path:
+    """A saved model with a calibration, to spoil."""
+    shutil.copytree(calibrated(NAME).folder, tmp_path / "judging")
+    return tmp_path / "judging"
+
+
+class TestCalibration:
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_comes_back_as_it_was_saved(
+        self, name: str, calibrated: Callable[[str], checkpoint.Checkpoint], tmp_path: Path
+    ) -> None:
+        made = calibrated(name).calibration
+        assert made is not None
+        save(tmp_path / "model", build(name), Card(name=name, created="2024-01-01"))
+        assert load(tmp_path / "model").calibration is None
+        checkpoint.save_calibration(tmp_path / "model", made)
+        back = load(tmp_path / "model").calibration
+        assert back is not None and to_bytes(back) == to_bytes(made)
+        files = [path.name for path in (tmp_path / "model").iterdir()]
+        assert sorted(files) == sorted([*FILES, CALIBRATION])
+
+    def test_is_in_the_digest_and_the_card_is_not(self, judging: Path, folder: Path) -> None:
+        plain, first = load(folder), load(judging)
+        assert first.calibration is not None
+        save_card(judging, Card(name="other", created="2025-01-01"))
+        assert load(judging).digest == first.digest != plain.digest
+        assert load(judging).calibration is not None
+        checkpoint.save_calibration(judging, Calibration(None, {}))
+        assert len({plain.digest, first.digest, load(judging).digest}) == 3
+        assert load(judging).card.anomaly_score == "free_energy"
+        checkpoint.save_calibration(judging, first.calibration)
+        assert load(judging).digest == first.digest
+        # Typicality tells outliers best, but needs a density to be calibrated with.
+        assert load(judging).card.anomaly_score == "typicality"
+        save(judging, plain.vae, plain.card)
+        assert load(judging).digest == plain.digest and load(judging).calibration is None
+
+    def test_missing_altered_or_cut_is_refused_by_its_name(self, judging: Path) -> None:
+        path = judging / CALIBRATION
+        whole = path.read_bytes()
+        places = {0, len(whole) - 1, *np.random.default_rng(0).integers(0, len(whole), 30).tolist()}
+        ends = (0, 7, 8, 9, len(whole) // 2, len(whole) - 1)
+        for data in (*(flipped(whole, place) for place in places), *(whole[:end] for end in ends), None):
+            path.unlink() if data is None else path.write_bytes(data)
+            with pytest.raises(CheckpointError) as error:
+                load(judging)
+            assert CALIBRATION in refusal(error) and str(judging) in refusal(error)
+
+    @pytest.mark.parametrize("data", [b"", b"\xff" * 100, "grey-mlp-bernoulli", "rgb-conv-discretized"])
+    def test_that_is_none_or_of_another_latent_size_is_refused(
+        self, data: bytes | str, judging: Path, calibrated: Callable[[str], checkpoint.Checkpoint]
+    ) -> None:
+        other = data if isinstance(data, bytes) else (calibrated(data).folder / CALIBRATION).read_bytes()
+        reseal(judging, calibration=other)
+        with pytest.raises(CheckpointError, match=f"{CALIBRATION}.*calibrate it again"):
+            load(judging)
+
+    def test_that_fails_to_be_saved_leaves_the_old_one(self, judging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = load(judging).digest
+        monkeypatch.setattr(checkpoint, "write_synced", lambda path, data: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(CheckpointError, match="full"):
+            checkpoint.save_calibration(judging, Calibration(None, {}))
+        assert load(judging).digest == before
+
+    def test_does_not_seal_damaged_weights(self, judging: Path) -> None:
+        (judging / WEIGHTS).write_bytes(flipped((judging / WEIGHTS).read_bytes(), 5000))
+        with pytest.raises(CheckpointError, match=WEIGHTS):
+            checkpoint.save_calibration(judging, Calibration(None, {}))
 
 
 class TestFinding:

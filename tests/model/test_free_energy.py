@@ -1,21 +1,19 @@
 """The estimators, against each other and against a model whose answers are known in closed form."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.config import GaussianLikelihood, ModelConfig, VectorData
 from model.free_energy import Floats, FreeEnergy, Totals, estimate, pair_slices, terms
 from model.likelihoods import Gaussian
-from model.vae import VAE
-from tests.conftest import CONFIGS, MLP, build
-
-DIMS, LATENT = 6, 3
+from tests.conftest import CONFIGS, build
+from tests.model.conftest import LATENT, PPCA
 
 
 def noise(draws: int, latent: int = LATENT, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -30,79 +28,22 @@ def summarize(distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> Free
     return totals.scores(np.zeros(len(distortion)), None)
 
 
-class PPCA:
-    """Probabilistic PCA, x = W z + b + sigma * noise, as a VAE whose encoder gives the true posterior.
-
-    With orthogonal columns of W the posterior is factorial (Tipping & Bishop 1999): with M = W'W + sigma^2 I, its mean
-    is M^-1 W'(x - b) and its variance sigma^2 M^-1.
-    """
-
-    def __init__(self) -> None:
-        sigma = 0.4
-        draw = torch.Generator().manual_seed(3)
-        orthogonal = torch.linalg.qr(torch.randn(DIMS, LATENT, generator=draw, dtype=torch.float64))[0]
-        loadings = orthogonal * torch.tensor([2.0, 1.0, 0.3]).double()
-        bias = torch.randn(DIMS, generator=draw, dtype=torch.float64)
-        m = torch.diag(loadings.T @ loadings) + sigma**2
-
-        data = VectorData(columns=tuple("abcdef"), mean=(0,) * DIMS, std=(1,) * DIMS)
-        config = ModelConfig(data=data, network=MLP, latent=LATENT, likelihood=GaussianLikelihood(scale="shared"))
-        self.vae = VAE(config).double()
-        encoder, decoder = nn.Linear(DIMS, 2 * LATENT).double(), nn.Linear(LATENT, DIMS).double()
-        weight = loadings.T / m[:, None]
-        with torch.no_grad():
-            encoder.weight.copy_(torch.cat([weight, torch.zeros_like(weight)]))
-            encoder.bias.copy_(torch.cat([-weight @ bias, 0.5 * (sigma**2 / m).log()]))
-            decoder.weight.copy_(loadings)
-            decoder.bias.copy_(bias)
-            # The inverse of softplus, above the floor.
-            self.vae.head.raw_scale.fill_(math.log(math.expm1(sigma - 0.01)))  # type: ignore[operator]
-        self.vae.add_module("encoder", encoder)
-        self.vae.add_module("decoder", nn.Sequential(decoder, nn.Unflatten(1, (1, DIMS))))
-        self.vae.eval().requires_grad_(False)
-        self.marginal = torch.distributions.MultivariateNormal(
-            bias, loadings @ loadings.T + sigma**2 * torch.eye(DIMS, dtype=torch.float64)
-        )
-        self.x = self.marginal.sample((8,)) * 1.5
-
-    @property
-    def nlog_p_x(self) -> Floats:
-        nlog: Tensor = -self.marginal.log_prob(self.x)  # type: ignore[no-untyped-call]
-        return nlog.double().numpy()
-
-    def wrong(self) -> Gaussian:
-        """A factorial Q that is not the posterior."""
-        q = self.vae.encode(self.x)
-        return Gaussian(
-            q.mean + torch.tensor([0.1, -0.2, 0.3]).double(), q.scale * torch.tensor([1.3, 0.8, 1.1]).double()
-        )
-
-    def tables(self, q: Gaussian, draws: int) -> tuple[Floats, Floats, Floats]:
-        """The terms of every sample and draw, as `summarize` takes them."""
-        parts = [
-            terms(
-                self.vae, self.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e
-            )
-            for i in range(len(self.x))
-            for e in [noise(draws)]
-        ]
-        distortion, cross, nlog_q = (
-            np.stack([getattr(part, name).numpy() for part in parts])
-            for name in ("distortion", "cross_entropy", "nlog_q")
-        )
-        return distortion, cross, nlog_q
-
-
-@pytest.fixture(scope="module")
-def ppca() -> PPCA:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return PPCA()
+def tables(ppca: PPCA, q: Gaussian, draws: int) -> tuple[Floats, Floats, Floats]:
+    """The terms of every sample and draw, as `summarize` takes them."""
+    parts = [
+        terms(ppca.vae, ppca.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e)
+        for i in range(len(ppca.x))
+        for e in [noise(draws)]
+    ]
+    distortion, cross, nlog_q = (
+        np.stack([getattr(part, name).numpy() for part in parts]) for name in ("distortion", "cross_entropy", "nlog_q")
+    )
+    return distortion, cross, nlog_q
 
 
 class TestKnownModel:
     def test_at_the_true_posterior_every_draw_is_exact(self, ppca: PPCA) -> None:
-        distortion, cross, nlog_q = ppca.tables(ppca.vae.encode(ppca.x), 50)
+        distortion, cross, nlog_q = tables(ppca, ppca.vae.encode(ppca.x), 50)
         every = distortion + cross - nlog_q
         assert np.allclose(every, ppca.nlog_p_x[:, None], rtol=1e-6, atol=0)
 
@@ -126,10 +67,10 @@ class TestKnownModel:
         assert (np.abs(scores.free_energy - ppca.nlog_p_x - divergence.numpy()) < 4 * scores.standard_error).all()
 
     def test_the_bound_tightens_with_the_number_of_draws(self, ppca: PPCA) -> None:
-        tables = ppca.tables(ppca.wrong(), 1 << 14)
+        every = tables(ppca, ppca.wrong(), 1 << 14)
         bounds = []
         for draws in (1, 4, 16, 64, 256):
-            distortion, cross, nlog_q = (table.reshape(-1, draws) for table in tables)
+            distortion, cross, nlog_q = (table.reshape(-1, draws) for table in every)
             scores = summarize(distortion, cross, nlog_q)
             bounds.append(scores.nlog_p_x.reshape(len(ppca.x), -1).mean(1) - ppca.nlog_p_x)
         assert (np.diff(np.stack(bounds), axis=0) < 0).all()
@@ -137,7 +78,7 @@ class TestKnownModel:
         assert (np.abs(bounds[-1]) < 0.01).all()
 
     def test_the_standard_error_is_the_spread_over_repetitions(self, ppca: PPCA) -> None:
-        distortion, cross, nlog_q = (table.reshape(-1, 16) for table in ppca.tables(ppca.wrong(), 16 * 1000))
+        distortion, cross, nlog_q = (table.reshape(-1, 16) for table in tables(ppca, ppca.wrong(), 16 * 1000))
         scores = summarize(distortion, cross, nlog_q)
         assert scores.standard_error is not None
         spread = scores.free_energy.reshape(len(ppca.x), -1).std(axis=1)
@@ -245,3 +186,71 @@ def test_slices_hold_every_pair_once_in_order(samples: int, draws: int, rows: in
     assert all(0 < len(sample) == len(draw) <= rows for sample, draw in slices)
     pairs = [pair for sample, draw in slices for pair in zip(sample.tolist(), draw.tolist(), strict=True)]
     assert pairs == [(i, k) for i in range(samples) for k in range(draws)]
+
+
+class TestTotals:
+    @pytest.mark.parametrize("size", [1, 1e3, 1e30, 1e100])
+    @pytest.mark.parametrize("cuts", [0, 1, 5, 83])
+    def test_draws_added_in_any_slices_are_those_added_at_once(self, cuts: int, size: float) -> None:
+        draw = np.random.default_rng(cuts)
+        columns = draw.normal(size=(3, 84)) * [[size], [1.0], [1.0]]
+        sample = np.repeat(np.arange(7), 12)
+        whole, cut = Totals(7), Totals(7)
+        whole.add(sample, *columns)
+        places = np.sort(draw.permutation(np.arange(1, 84))[:cuts])
+        for who, *part in zip(*(np.split(row, places) for row in (sample, *columns)), strict=True):
+            cut.add(who, *part)
+        a, b = whole.scores(np.zeros(7), 4), cut.scores(np.zeros(7), 4)
+        for name, expected in vars(a).items():
+            np.testing.assert_allclose(getattr(b, name), expected, rtol=1e-9, atol=1e-9 * size, err_msg=name)
+
+    def test_samples_may_be_added_in_any_order_and_again(self) -> None:
+        columns = np.random.default_rng(0).normal(size=(3, 60))
+        sample = np.repeat(np.arange(6), 10)
+        whole, cut = Totals(6), Totals(6)
+        whole.add(sample, *columns)
+        for offset in (1, 0):
+            # Every other draw of every sample, the last ones first.
+            cut.add(sample[offset::2], *columns[:, offset::2])
+        a, b = whole.scores(np.zeros(6), None), cut.scores(np.zeros(6), None)
+        for name in ("free_energy", "standard_error", "nlog_p_x", "effective_sample_size"):
+            np.testing.assert_allclose(getattr(b, name), getattr(a, name), rtol=1e-9)
+
+    def test_many_draws_agree_with_sums_over_all_of_them(self) -> None:
+        log_weights = np.random.default_rng(0).normal(size=(3, 5000)) * [[1.0], [30.0], [1e-3]] + [[0.0], [1e4], [-1e6]]
+        scores = summarize(-log_weights, np.zeros_like(log_weights), np.zeros_like(log_weights))
+        nlog_p_x = math.log(5000) - np.logaddexp.reduce(log_weights, axis=1)
+        np.testing.assert_allclose(scores.nlog_p_x, nlog_p_x, rtol=1e-12)
+        np.testing.assert_allclose(scores.free_energy, -log_weights.mean(axis=1), rtol=1e-12)
+        assert scores.standard_error is not None
+        error = log_weights.std(axis=1, ddof=1) / math.sqrt(5000)
+        np.testing.assert_allclose(scores.standard_error, error, rtol=1e-6)
+
+    def test_memory_does_not_grow_with_the_number_of_draws(self) -> None:
+        def peak(draws: int) -> int:
+            totals, data = Totals(4), np.random.default_rng(0)
+            tracemalloc.start()
+            for sample, draw in pair_slices(4, draws, 256):
+                totals.add(sample, *data.normal(size=(3, len(draw))))
+            totals.scores(np.zeros(4), None)
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return most
+
+        peak(500)
+        assert peak(5000) < 2 * peak(500)
+
+    def test_nor_does_that_of_an_estimate(self) -> None:
+        vae = build("table-mlp-gaussian")
+        x = torch.rand(4, 3)
+
+        def peak(draws: int) -> int:
+            e = noise(draws, 2, dtype=torch.float32)
+            tracemalloc.start()
+            estimate(vae, x, vae.encode(x), e)
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return most
+
+        peak(500)
+        assert peak(5000) < 2 * peak(500)

@@ -1,4 +1,4 @@
-"""Pictures of a run are drawn for every kind of data, and show what they say."""
+"""Pictures of a run and of a report are drawn for every kind of data, and show what they say."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from PIL import Image
 
 from model import plots
 from model.checkpoint import Card
+from model.evaluation import PERCENTILES, Evaluation, evaluate
 from model.recipe import Recipe, Split
 from model.run import Run
 from model.training import Record
@@ -127,3 +128,62 @@ def test_reconstructions_stand_under_their_inputs() -> None:
     assert len(shown) == 10
     for above, sample in zip(shown[:5], x, strict=True):
         assert np.allclose(above, sample.permute(1, 2, 0).numpy())
+
+
+def evaluation_of(kind: str) -> Evaluation:
+    name = {"grey": "grey-mlp-discretized", "rgb": "rgb-conv-discretized", "table": "table-mlp-gaussian"}[kind]
+    return evaluate(build(name), KINDS[kind], draws=1)
+
+
+def with_free_energies(free_energy: Array) -> Evaluation:
+    """A report of other free energies."""
+    percentiles = {f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES}
+    report = replace(evaluation_of("table").report, free_energy_percentiles=percentiles, samples=len(free_energy))
+    return Evaluation(report, free_energy)
+
+
+class TestReport:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_has_two_pictures_neither_of_them_blank(self, kind: str, tmp_path: Path) -> None:
+        evaluation = evaluation_of(kind)
+        plots.draw_report(evaluation.report, evaluation.free_energy, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["free_energy.png", "rate_per_dimension.png"]
+        for path in tmp_path.iterdir():
+            with Image.open(path) as picture:
+                shades = np.asarray(picture.convert("L"))
+            assert min(shades.shape) > 100 and shades.std() > 5 and len(np.unique(shades)) > 20
+
+    @pytest.mark.parametrize("count", [1, 2, 60, 3000])
+    def test_free_energies_are_all_counted(self, count: int) -> None:
+        evaluation = with_free_energies(np.random.default_rng(0).normal(size=count))
+        left, right = plots.free_energies(evaluation.report, evaluation.free_energy).axes
+        heights = [patch.get_height() for patch in left.patches]  # type: ignore[attr-defined]
+        assert sum(heights) == count
+        (tail,) = right.lines
+        x, y = np.asarray(tail.get_xdata()), np.asarray(tail.get_ydata())
+        # As large as the largest is one in all, as large as the smallest is every one.
+        assert (x[0], x[-1]) == (evaluation.free_energy.max(), evaluation.free_energy.min())
+        assert (y[0], y[-1]) == (1 / count, 1)
+        for value, share in zip(x[:50], y[:50], strict=True):
+            assert share == np.mean(evaluation.free_energy >= value)
+
+    def test_percentiles_are_marked_where_they_are(self) -> None:
+        evaluation = with_free_energies(np.random.default_rng(0).exponential(size=500))
+        left = plots.free_energies(evaluation.report, evaluation.free_energy).axes[0]
+        marked = [float(np.asarray(line.get_xdata())[0]) for line in left.lines]
+        assert marked == pytest.approx([np.percentile(evaluation.free_energy, p) for p in (5, 50, 95)])
+        assert [text.get_text() for text in left.texts] == ["5 %", "50 %", "95 %"]
+
+    @pytest.mark.parametrize(
+        "free_energy",
+        [np.full(1, 5.0), np.full(50, -3.0), np.full(9, 0.0), np.append(np.arange(99.0), 1e9), np.arange(40.0) * 1e-9],
+    )
+    def test_is_drawn_of_any_free_energies(self, free_energy: Array, tmp_path: Path) -> None:
+        evaluation = with_free_energies(free_energy)
+        assert image(plots.free_energies(evaluation.report, evaluation.free_energy), tmp_path / "x.png").std() > 5
+
+    def test_rates_are_bars_in_falling_order(self) -> None:
+        report = replace(evaluation_of("grey").report, rate_per_dimension=[2.5, 1.25, 0.0, 0.0], active_units=2)
+        axes = plots.rates(report).axes[0]
+        assert [patch.get_height() for patch in axes.patches] == [2.5, 1.25, 0, 0]  # type: ignore[attr-defined]
+        assert axes.get_title() == "2 of 4 dimensions active; 3.8 nats"

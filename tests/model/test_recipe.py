@@ -163,7 +163,7 @@ class TestWishes:
         [
             ({"network": {"name": "conv"}}, "conv"),
             ({"network": {"channels": (8, 8)}}, "channels"),
-            ({"network": {"hidden": ()}}, "hidden"),
+            ({"network": {"hidden": (0,)}}, "hidden"),
             ({"likelihood": {"name": "discretized"}}, "discretized"),
             ({"likelihood": {"components": 2}}, "components"),
             ({"likelihood": {"min_scale": -1.0}}, "min_scale"),

@@ -1,5 +1,6 @@
 """Training makes free energy fall, by the seed alone, and goes on from its state as if it had never stopped."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,59 @@ def test_a_recipe_says_how_to_repeat_its_training(tmp_path: Path) -> None:
     for one in (first, second):
         list(one.epochs(split.fit, split.held_out))
     assert same_state(first, second)
+
+
+def moved(one: Training, split: Split) -> list[dict[str, bool]]:
+    """At every step, whether any weight of each part moved."""
+    parts = {"encoder": one.vae.encoder, "decoder": one.vae.decoder, "head": one.vae.head}
+
+    def weights() -> dict[str, Tensor]:
+        flat = {name: [weight.detach().flatten() for weight in part.parameters()] for name, part in parts.items()}
+        return {name: torch.cat(values).clone() for name, values in flat.items() if values}
+
+    steps: list[dict[str, Tensor]] = [weights()]
+    list(one.epochs(split.fit, split.held_out, lambda done, total: steps.append(weights())))
+    return [{name: not torch.equal(a[name], b[name]) for name in a} for a, b in itertools.pairwise(steps)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+class TestInferenceSteps:
+    @pytest.mark.parametrize("name", ["table-mlp-gaussian", "rgb-conv-discretized", "grey-conv-gaussian"])
+    @pytest.mark.parametrize("every", [1, 2, 4, 100])
+    def test_the_decoder_moves_at_every_nth_step_and_the_encoder_at_all(
+        self, every: int, name: str, optimizer: str
+    ) -> None:
+        split = split_of(CONFIGS[name], 60)
+        steps = moved(training(name, inference_steps=every, optimizer=optimizer), split)
+        assert len(steps) == 9
+        for number, step in enumerate(steps, start=1):
+            assert step["encoder"]
+            for part in step.keys() - {"encoder"}:
+                assert step[part] == (number % every == 0), (number, part)
+
+    @pytest.mark.parametrize("name", ["table-mlp-gaussian", "rgb-conv-discretized"])
+    @pytest.mark.parametrize("stop", [1, 2])
+    @pytest.mark.parametrize("every", [2, 5])
+    def test_a_restored_training_ends_as_the_unbroken_one(
+        self, every: int, stop: int, name: str, optimizer: str
+    ) -> None:
+        split = split_of(CONFIGS[name], 60)
+        unbroken, broken, resumed = (training(name, inference_steps=every, optimizer=optimizer) for _ in range(3))
+        whole = without_time(list(unbroken.epochs(split.fit, split.held_out)))
+        steps = broken.epochs(split.fit, split.held_out)
+        part = [next(steps) for _ in range(stop)]
+        state = broken.state()
+        # Three steps an epoch: after the first of them no fifth step has moved the decoder.
+        stepped = any(key.startswith("optimizer.decoder.") for key in state)
+        assert stepped == (3 * stop >= every)
+        resumed.restore(state)
+        assert same_state(resumed, broken)
+        part += resumed.epochs(split.fit, split.held_out)
+        assert same_state(resumed, unbroken)
+        assert without_time(part) == whole
+
+    def test_free_energy_falls(self, optimizer: str) -> None:
+        split = split_of(CONFIGS["grey-mlp-bernoulli"], 150)
+        one = training("grey-mlp-bernoulli", epochs=20, batch_size=20, inference_steps=3, optimizer=optimizer)
+        records = list(one.epochs(split.fit, split.held_out))
+        assert records[-1].free_energy < records[0].free_energy

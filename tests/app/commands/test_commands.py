@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,57 +17,12 @@ from app import cli
 from app.main import create_app
 from app.settings import Settings
 from model import checkpoint
+from tests.app.commands.conftest import SMALL, Invoke, squares, table
 from tests.app.routes.test_latents import npy
-
-Invoke = Callable[..., str]
-
-
-@pytest.fixture
-def vae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
-    """Run `vae` with these arguments in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments: str) -> str:
-        result = CliRunner().invoke(cli.cli, arguments, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return invoke
-
-
-def bytes_(count: int = 80) -> np.ndarray[Any, Any]:
-    """Bright squares on dark ground, 8x8."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 20, (count, 8, 8), np.uint8)
-    for image, (row, column) in zip(images, generator.integers(0, 5, (count, 2)), strict=True):
-        image[row : row + 3, column : column + 3] += 200
-    return images
-
-
-def table(path: str) -> list[dict[str, str]]:
-    """The rows of a csv file."""
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
-
-
-SMALL = (
-    "--threads",
-    "1",
-    "--epochs",
-    "3",
-    "--hidden",
-    "16,8",
-    "--latent",
-    "3",
-    "--batch-size",
-    "16",
-    "--device",
-    "cpu",
-)
 
 
 def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> None:
-    np.save("squares.npy", bytes_())
+    np.save("squares.npy", squares())
     said = vae("train", "squares.npy", "--out", "run", *SMALL)
     assert "72 samples, judged on 8 held out, 0 set aside; 3 epochs" in said
     assert "3/3" in said
@@ -76,10 +30,12 @@ def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> No
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert len(list((tmp_path / "run/plots").glob("*.png"))) == 4
 
-    said = vae("evaluate", "run", "squares.npy", "--samples", "4", "--out", "report.json", "--save")
+    said = vae(
+        "evaluate", "run", "squares.npy", "--samples", "4", "--detection", "100", "--out", "report.json", "--save"
+    )
     report = json.loads((tmp_path / "report.json").read_text())
     assert f"{report['bits_per_dim']:.4f}" in said
-    assert report["codecs_bits_per_dim"].keys() == {"png", "gzip", "xz"}
+    assert report["codecs_bits_per_dim"].keys() == {"png", "webp", "gzip", "bz2", "xz"}
     assert checkpoint.load(tmp_path / "run").card.evaluation == report
 
     assert "80 samples" in vae("score", "run", "squares.npy", "--out", "scores.csv", "--samples", "4", "--seed", "2")
@@ -89,7 +45,7 @@ def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> No
     assert abs(mean - report["free_energy"]) < 0.2 * abs(report["free_energy"])
 
     with TestClient(create_app(Settings(model=str(tmp_path / "run"), threads=1))) as client:
-        answer = client.post("/free-energy?samples=4&seed=2", **npy(bytes_())).json()
+        answer = client.post("/free-energy?samples=4&seed=2", **npy(squares())).json()
         np.testing.assert_allclose(answer["free_energy"], [float(row["free_energy"]) for row in scores], rtol=1e-5)
         card = client.get("/model").json()
     assert card["evaluation"] == report
@@ -104,7 +60,7 @@ def test_a_table_is_trained_on_and_scored_in_its_own_columns(vae: Invoke, tmp_pa
         writer.writerow(["id", "weight", "height"])
         writer.writerows([f"row{i}", 70 + 12 * a, 1.7 + 0.1 * a] for i, a in enumerate(generator.normal(size=60)))
     vae("train", "table.csv", "--out", "run", "--exclude", "id", *SMALL)
-    assert "bits" not in vae("evaluate", "run", "table.csv")
+    assert "bits" not in vae("evaluate", "run", "table.csv", "--detection", "100")
     vae("score", "run", "table.csv", "--out", "scores.csv")
     row = table("scores.csv")[0]
     assert row["bits_per_dim"] == row["standard_error"] == ""
@@ -112,7 +68,7 @@ def test_a_table_is_trained_on_and_scored_in_its_own_columns(vae: Invoke, tmp_pa
 
 
 def test_scores_appear_only_when_they_are_complete(vae: Invoke, tmp_path: Path) -> None:
-    np.save("squares.npy", bytes_())
+    np.save("squares.npy", squares())
     vae("train", "squares.npy", "--out", "run", *SMALL)
     (tmp_path / "scores.csv").write_text("what was there before")
     broken = np.full((300, 8, 8), 0.5)
@@ -147,18 +103,18 @@ def test_an_error_is_one_line_and_exit_code_one(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_wishes_that_are_no_numbers_are_refused_with_an_example(vae: Invoke) -> None:
-    np.save("squares.npy", bytes_())
+    np.save("squares.npy", squares())
     result = CliRunner().invoke(cli.cli, ["train", "squares.npy", "--out", "run", "--hidden", "wide"])
     assert result.exit_code == 2
     assert "32,64" in result.output
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(vae: Invoke) -> None:
-    np.savez("x.npz", x=bytes_())
+    np.savez("x.npz", x=squares())
     said = vae("train", "x.npz", "--out", "a[red]b", "--name", "n[/b]", *SMALL)
     assert "Reading x.npz:x: 80 samples" in said
     assert "vae serve a[red]b" in said
-    assert "n[/b] on 80 samples" in vae("evaluate", "a[red]b", "x.npz")
+    assert "n[/b] on 80 samples" in vae("evaluate", "a[red]b", "x.npz", "--detection", "0")
 
 
 def test_a_report_that_cannot_be_written_is_said_before_the_work(vae: Invoke) -> None:
@@ -166,10 +122,10 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(vae: Invoke) ->
 
     with pytest.raises(DataError, match="no such folder"):
         vae("evaluate", "nothing", "nothing.npy", "--out", "nowhere/report.json")
-    np.save("squares.npy", bytes_())
+    np.save("squares.npy", squares())
     vae("train", "squares.npy", "--out", "run", *SMALL)
     with pytest.raises(DataError, match="cannot be written"):
-        vae("evaluate", "run", "squares.npy", "--save", "--out", "run")
+        vae("evaluate", "run", "squares.npy", "--detection", "0", "--save", "--out", "run")
     assert checkpoint.load(Path("run")).card.evaluation is not None
 
 
@@ -192,13 +148,13 @@ def test_a_port_in_use_is_said_so(saved: Callable[[str], Path]) -> None:
             listen("127.0.0.1", taken.getsockname()[1])
 
 
-@pytest.mark.parametrize("command", ["serve", "train", "evaluate", "score"])
+@pytest.mark.parametrize("command", ["serve", "train", "calibrate", "evaluate", "score"])
 def test_help_teaches_with_an_example(vae: Invoke, command: str) -> None:
     assert f"Example: vae {command}" in " ".join(vae(command, "--help").split())
 
 
 def test_without_matplotlib_training_says_so_and_goes_on(tmp_path: Path) -> None:
-    np.save(tmp_path / "squares.npy", bytes_())
+    np.save(tmp_path / "squares.npy", squares())
     code = "import sys; sys.modules['matplotlib'] = None; from app.cli import main; main()"
     command = [sys.executable, "-c", code, "train", "squares.npy", "--out", "run", *SMALL]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

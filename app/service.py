@@ -6,7 +6,6 @@ import math
 import time
 from dataclasses import dataclass
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -79,7 +78,7 @@ class Service:
 
     async def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
         """Arrays -> a response in this form."""
-        size = sum(value.nbytes for value in answer.values() if isinstance(value, np.ndarray))
+        size = answers.size(answer)
         write = functools.partial(answers.write, form, answer, pictures)
         body, media = await asyncio.to_thread(write) if size > LARGE else write()
         return Response(body, media_type=media)

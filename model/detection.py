@@ -17,6 +17,7 @@ from model import noise
 from model.calibration import Calibration, Protocol
 from model.config import ImageData, VectorData
 from model.datasets import Dataset
+from model.errors import DataError
 from model.scoring import ROWS, Part, score
 from model.vae import VAE
 
@@ -70,11 +71,16 @@ def detect(
         dataset: of inliers that the model was not fitted to.
         against: more sets of outliers, named by their source.
         most: inputs of each set.
+
+    Raises:
+        DataError: two sets have one name, or a sample cannot be read.
     """
     inliers = _scores(score(vae, _first(dataset, most), protocol, calibration))
     counts: dict[str, int] = {}
     areas: dict[str, dict[str, float]] = {}
     for name, batches in outlier_sets(vae.config.data, dataset, against, most):
+        if name in areas:
+            raise DataError(f"{name}: there is another set of outliers of this name; name the path another way")
         scores = _scores(score(vae, batches, protocol, calibration))
         counts[name] = len(scores["free_energy"])
         areas[name] = {key: auroc(inliers[key], values) for key, values in scores.items()}

@@ -35,6 +35,11 @@ def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None
     return orjson.dumps(answer, default=_contiguous, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA[form]
 
 
+def size(answer: Answer) -> int:
+    """Bytes of all arrays of an answer."""
+    return sum(array.nbytes for array in _flat(answer).values())
+
+
 def _contiguous(value: object) -> NDArray[Any]:
     """Arrays that orjson does not take as they are."""
     if isinstance(value, np.ndarray):

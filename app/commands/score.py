@@ -58,7 +58,7 @@ def score_command(
     dataset = open_dataset(data, loaded.vae.config.data)
     protocol = Protocol(samples, refine, seed)
     if flag is not None:
-        _require_p_values(loaded, protocol)
+        _require_p_values(loaded, protocol, by)
     part = out.with_name(f".{out.name}.part")
     try:
         with part.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
@@ -104,7 +104,7 @@ def _write(file: IO[str], loaded: "Checkpoint", dataset: "Dataset", protocol: "P
     return _Written(count, reason)
 
 
-def _require_p_values(loaded: "Checkpoint", protocol: "Protocol") -> None:
+def _require_p_values(loaded: "Checkpoint", protocol: "Protocol", by: str | None) -> None:
     """Say before the work what would be missing after it."""
     from model.calibration import UNCALIBRATED
 
@@ -112,6 +112,9 @@ def _require_p_values(loaded: "Checkpoint", protocol: "Protocol") -> None:
     if known is None or protocol not in known.references:
         reason = UNCALIBRATED if known is None else known.refuse(protocol).reason
         raise DataError(f"nothing can be flagged without p-values: {reason}")
+    kept = by.removesuffix("_two_sided") if by else "free_energy"
+    if getattr(known.references[protocol], kept) is None:
+        raise DataError(f"--by {by}: this model has no p-values of it for these scores; leave --by away")
 
 
 def _flag(path: Path, by: str | None, rate: float) -> str:
@@ -123,8 +126,6 @@ def _flag(path: Path, by: str | None, rate: float) -> str:
     with path.open(newline="") as file:
         first = next(csv.DictReader(file), None)
     by = by or ("typicality" if first and first["p_typicality"] else "free_energy")
-    if first and not first[f"p_{by}"]:
-        raise DataError(f"--by {by}: this model has no p-values of it for these scores; leave --by away")
     with path.open(newline="") as file:
         p = np.array([float(row[f"p_{by}"]) for row in csv.DictReader(file)])
     flagged = discoveries(p, rate)

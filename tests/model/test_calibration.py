@@ -1,6 +1,8 @@
 """p-values are what they are defined to be, and valid; a calibration comes back from bytes or is refused."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from model.calibration import (
     to_bytes,
     two_sided,
 )
+from model.checkpoint import load, save_calibration
+from model.errors import CheckpointError
 from model.typicality import fit_latents
 from tests.model.conftest import Floats, chance
 
@@ -299,3 +303,15 @@ class TestBytes:
                     found = back.judge(protocol, fresh if not protocol.refine else chance(20, 9, refined=True))
                 assert found.p_values is not None
                 assert all(((p > 0) & (p <= 1)).all() for p in found.p_values.values())
+
+
+def test_one_that_could_not_be_loaded_again_is_not_saved(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved("table-mlp-gaussian"), tmp_path / "model")
+    save_calibration(folder, calibration())
+    before, infinite = load(folder).digest, chance(20)
+    infinite.scores.free_energy[3] = np.inf
+    of_another = Calibration(fit_latents(chance(200, latent=5).sizes.mean), {})
+    for bad in (of_another, Calibration(None, {}).refer(PLAIN, infinite)):
+        with pytest.raises(CheckpointError, match="calibrate it again"):
+            save_calibration(folder, bad)
+        assert load(folder).digest == before

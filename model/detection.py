@@ -18,7 +18,7 @@ from model.calibration import Calibration, Protocol
 from model.config import ImageData, VectorData
 from model.datasets import Dataset
 from model.errors import DataError
-from model.scoring import ROWS, Part, score
+from model.scoring import ROWS, Part, in_batches, score
 from model.vae import VAE
 
 Array = NDArray[Any]
@@ -110,16 +110,16 @@ def outlier_sets(
         yield "horizontal flips", (batch[:, :, :, ::-1].copy() for batch in _first(dataset, most))
         digits = handwritten_digits(data)
         if digits is not None:
-            yield "digits", _cut(digits[:most])
+            yield "digits", in_batches(digits[:most])
         bytes_ = noise.generator(0, noise.OUTLIERS).integers(0, 256, (min(most, 2000), *data.shape), np.uint8)
-        yield "noise", _cut(bytes_)
+        yield "noise", in_batches(bytes_)
         grey = np.linspace(0, 255, min(most, 256)).round().astype(np.uint8)[:, None, None, None]
-        yield "constants", _cut(np.ascontiguousarray(np.broadcast_to(grey, (len(grey), *data.shape))))
+        yield "constants", in_batches(np.ascontiguousarray(np.broadcast_to(grey, (len(grey), *data.shape))))
     else:
         rows = np.concatenate(list(_first(dataset, most)))
         draw = noise.generator(0, noise.OUTLIERS)
-        yield "shuffled columns", _cut(draw.permuted(rows, axis=0))
-        yield "noise", _cut(draw.uniform(rows.min(axis=0), rows.max(axis=0), rows.shape).astype(np.float32))
+        yield "shuffled columns", in_batches(draw.permuted(rows, axis=0))
+        yield "noise", in_batches(draw.uniform(rows.min(axis=0), rows.max(axis=0), rows.shape).astype(np.float32))
     for other in against:
         yield other.source, _first(other, most)
 
@@ -142,8 +142,3 @@ def _first(dataset: Dataset, most: int) -> Iterator[Array]:
     for batch in islice(dataset.batches(ROWS), -(-most // ROWS)):
         yield batch[:left]
         left -= len(batch)
-
-
-def _cut(samples: Array) -> Iterator[Array]:
-    for start in range(0, len(samples), ROWS):
-        yield samples[start : start + ROWS]

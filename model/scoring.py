@@ -98,7 +98,7 @@ def calibrate(
     done = 0
     for protocol in protocols:
         parts = []
-        for part in score(vae, _batches(shuffled), protocol):
+        for part in score(vae, in_batches(shuffled), protocol):
             _require_finite(part.scored)
             parts.append(part.scored)
             done += len(part.rate_per_dimension)
@@ -118,10 +118,13 @@ def latent_density(vae: VAE, samples: Array) -> Mixture:
     picks = np.sort(noise.generator(0, noise.CALIBRATE, 1).permutation(len(samples))[:POINTS])
     device = str(vae.origin.device)
     with torch.inference_mode():
-        means = [vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in _batches(samples[picks])]
+        means = [
+            vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in in_batches(samples[picks])
+        ]
     return fit_latents(np.concatenate(means))
 
 
-def _batches(samples: Array) -> Iterator[Array]:
+def in_batches(samples: Array) -> Iterator[Array]:
+    """Samples in memory as a dataset gives them, at most `ROWS` at a time."""
     for start in range(0, len(samples), ROWS):
         yield samples[start : start + ROWS]

@@ -19,6 +19,7 @@ from app.batcher import Arrays, Batcher, Call, Observe
 from model import noise, refine
 from model.calibration import UNCALIBRATED, Protocol, Scored, Verdict
 from model.checkpoint import Checkpoint
+from model.complexity import complexity
 from model.free_energy import FreeEnergy, Totals, terms
 from model.likelihoods import Gaussian
 from model.typicality import Sizes, residual
@@ -51,7 +52,7 @@ class Calls:
             # Gradients cannot be taken of what inference mode has made.
             "descend": self._call(functools.partial(refine.descend, self.vae), torch.no_grad),
             "judge": self._call(self._judge),
-            "residual": self._call(self._residual),
+            "sizes": self._call(self._sizes),
         }
 
     def _encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -78,8 +79,8 @@ class Calls:
     def _judge(self, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
         return (refine.excess(self.vae, x, Gaussian(mean, scale), refine.finish(place), draw),)
 
-    def _residual(self, x: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        return (residual(self.vae, x, mean),)
+    def _sizes(self, x: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
+        return residual(self.vae, x, mean), complexity(x, self.vae.config.data)
 
     def _call(self, function: Callable[..., tuple[Tensor, ...]], mode: Mode = torch.inference_mode) -> Call:
         def call(*arrays: NDArray[np.float32]) -> Arrays:
@@ -137,7 +138,7 @@ class Engine:
             "reconstruct": (x,),
             "descend": (x, place, place, place, z, one, one),
             "judge": (x, z, z + 1, place, z),
-            "residual": (x, z),
+            "sizes": (x, z),
         }
         for name, call in self.calls.items():
             call(*arguments.get(name, (x, z, z + 1, z)))
@@ -211,9 +212,13 @@ class Engine:
         if calibration is None or protocol not in calibration.references:
             return Verdict(reason=UNCALIBRATED) if calibration is None else calibration.refuse(protocol)
         mean, scale, rate = q
-        missed = (await self.batcher.run("residual", x, mean, deadline=deadline))[0]
+        missed, measured = await self.batcher.run("sizes", x, mean, deadline=deadline)
         sizes = Sizes(
-            mean.astype(np.float64), np.linalg.norm(scale.astype(np.float64), axis=1), rate, missed.astype(np.float64)
+            mean.astype(np.float64),
+            np.linalg.norm(scale.astype(np.float64), axis=1),
+            rate,
+            missed.astype(np.float64),
+            measured.astype(np.float64),
         )
         # A density of hundreds of dimensions is more than the event loop has time for.
         return await asyncio.to_thread(calibration.judge, protocol, Scored(scores, regret, sizes))

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from model.complexity import Trend, quadratic_terms
 from model.free_energy import FreeEnergy
 from model.mixture import Mixture
 from model.typicality import Sizes, Typical
@@ -178,6 +179,7 @@ def to_bytes(calibration: Calibration) -> bytes:
             typical = reference.typical
             arrays |= _named(f"{place}.typical.sizes", typical.sizes)
             arrays |= {f"{place}.typical.{name}": getattr(typical, name) for name in TYPICAL}
+            arrays |= {f"{place}.typical.trend.{name}": value for name, value in vars(typical.trend).items()}
     return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
@@ -185,11 +187,12 @@ TYPICAL = ("shift", "unit", "center", "spread")
 PLACE = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
 
 
-def from_bytes(data: bytes, latent: int) -> Calibration:
+def from_bytes(data: bytes, latent: int, measured: int = 0) -> Calibration:
     """The reverse.
 
     Args:
         latent: the size of the model's latent.
+        measured: how many measures of complexity its inputs have.
 
     Raises:
         ValueError: not a calibration, or not one of such a model.
@@ -209,22 +212,24 @@ def from_bytes(data: bytes, latent: int) -> Calibration:
     if shared:
         raise ValueError(f"{min(shared)} is unknown")
     return Calibration(
-        latents, {protocol: _reference(by_protocol[protocol], latents) for protocol in sorted(by_protocol)}
+        latents, {protocol: _reference(by_protocol[protocol], latents, measured) for protocol in sorted(by_protocol)}
     )
 
 
-def _reference(named: dict[str, Floats], latents: Mixture | None) -> Reference:
+def _reference(named: dict[str, Floats], latents: Mixture | None, measured: int) -> Reference:
     free_energy, regret = _scores("free_energy", named), _scores("regret", named) if "regret" in named else None
     typical = typicality = None
     if "typicality" in named and latents is not None:
         typicality = _scores("typicality", named)
-        width = 5 if regret is None else 6
+        width = measured + (5 if regret is None else 6)
         sizes = _mixture("typical.sizes", named, width)
-        shapes = {"shift": width, "unit": width, "center": 2, "spread": 2}
-        rest = {name: _taken(f"typical.{name}", named, (count,)) for name, count in shapes.items()}
-        if min(rest["unit"].min(), rest["spread"].min()) <= 0:
-            raise ValueError("typical.unit or typical.spread is not positive")
-        typical = Typical(latents, sizes, **rest)
+        shapes = {"shift": width, "unit": width, "center": 3, "spread": 3}
+        rest = {name: _taken(f"typical.{name}", named, (size,)) for name, size in shapes.items()}
+        shapes_of_trend = {"shift": (measured,), "unit": (measured,), "weights": (quadratic_terms(measured), 2)}
+        trend = {name: _taken(f"typical.trend.{name}", named, shape) for name, shape in shapes_of_trend.items()}
+        if any((unit <= 0).any() for unit in (rest["unit"], rest["spread"], trend["unit"])):
+            raise ValueError("a unit or spread of typical is not positive")
+        typical = Typical(latents, sizes, trend=Trend(**trend), **rest)
     if named:
         raise ValueError(f"{min(named)} is unknown")
     return Reference(free_energy, regret, typical, typicality)

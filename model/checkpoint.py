@@ -22,6 +22,7 @@ from torch import Tensor
 
 from model import calibration
 from model.calibration import Calibration
+from model.complexity import measures
 from model.config import Frozen, ModelConfig, explain
 from model.errors import CheckpointError
 from model.vae import VAE
@@ -165,7 +166,7 @@ def _files(folder: Path) -> tuple[dict[str, bytes], bytes]:
 
 def _calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
     try:
-        return calibration.from_bytes(data, config.latent)
+        return calibration.from_bytes(data, config.latent, measures(config.data))
     except Exception as error:  # as of weights
         raise CheckpointError(f"{path}: not a calibration of this model: {error}; calibrate it again") from error
 

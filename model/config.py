@@ -125,13 +125,15 @@ class DiscretizedLikelihood(Frozen):
     """A mixture of logistic densities a pixel, integrated over the 256 bins of a byte: a probability.
 
     `min_scale` is the floor of each logistic's scale, in bytes. `uniform` is the weight of a uniform component,
-    which bounds what one byte can cost at log2(256 / uniform) bits.
+    which bounds what one byte can cost at log2(256 / uniform) bits. With `autoregressive` the logistics of a byte move
+    with what its neighbours before it turned out to be, so that texture need not be sent through the latent.
     """
 
     name: Literal["discretized"] = "discretized"
     components: Annotated[int, Field(ge=1, le=32)] = 3
     min_scale: Annotated[float, Field(ge=0.01, le=16)] = 0.1
     uniform: Annotated[float, Field(gt=0, lt=1)] = 2.0**-12
+    autoregressive: bool = False
 
 
 class BernoulliLikelihood(Frozen):

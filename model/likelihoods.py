@@ -1,4 +1,5 @@
-"""Decoder output -> a distribution over x: Gaussian, discretized logistic mixture, Bernoulli.
+"""Decoder output -> a distribution over x: Gaussian, discretized logistic mixture with or without autoregression,
+Bernoulli.
 
 Each likelihood is two things: a *distribution*, a value with a mean, `nlog_prob(x)` and `sample(uniform)`; and a
 *head*, the module that turns what a decoder network puts out, `params` numbers per dimension of x, into that
@@ -16,7 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import BernoulliLikelihood, DiscretizedLikelihood, GaussianLikelihood, ModelConfig, VectorData
+from model.config import (
+    BernoulliLikelihood,
+    DiscretizedLikelihood,
+    GaussianLikelihood,
+    ImageData,
+    ModelConfig,
+    VectorData,
+)
 
 LOG_2PI = math.log(2 * math.pi)
 # The step of a float32 uniform: keeps both ends of (0, 1) open, so that no quantile is infinite.
@@ -24,7 +32,7 @@ TINY = 2.0**-24
 
 
 class Distribution(ABC):
-    """A distribution over x that is independent per dimension, given the parameters it holds."""
+    """A distribution over x, given the parameters it holds: a product of one factor per dimension of x."""
 
     @property
     @abstractmethod
@@ -33,7 +41,9 @@ class Distribution(ABC):
 
     @abstractmethod
     def nlog_prob(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
-        """Minus the natural log of the probability (or density) of each dimension of x, in nats, not reduced."""
+        """Minus the natural log of the probability (or density) of each dimension of x, given those before it where
+        they are not independent; in nats, not reduced.
+        """
 
     @abstractmethod
     def sample(self, uniform: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
@@ -129,32 +139,116 @@ class DiscretizedLogistic(Distribution):
 
     def nlog_prob(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
         """Minus log P(byte), in nats per dimension; x is rounded to the nearest byte."""
-        byte = (x * 255).round().unsqueeze(1)
-        # The mass of (l, u) is S(u) S(-l) (1 - exp(l - u)), each factor finite in logs however far out it is.
-        # In units of bytes, neighbouring bins compute their common edge alike, so that the masses still sum to one.
-        upper = (byte + 0.5 - self.mean_bytes) / self.scale
-        lower = (byte - 0.5 - self.mean_bytes) / self.scale
-        below_upper = torch.where(byte == 255, 0.0, F.logsigmoid(upper))
-        above_lower = torch.where(byte == 0, 0.0, F.logsigmoid(-lower))
-        inside = (byte > 0) & (byte < 255)
-        width = torch.where(inside, torch.log(-torch.expm1(-1 / self.scale)), 0.0)
-        mixed = torch.logsumexp(self.log_weights + below_upper + above_lower + width, dim=1)
-        floor = torch.full_like(mixed, math.log(self.uniform / 256))
-        return -torch.logaddexp(mixed + math.log1p(-self.uniform), floor)
+        return _nlog_byte((x * 255).round(), self.log_weights, self.mean_bytes, self.scale, self.uniform)
 
     def sample(self, uniform: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
-        """One uniform number picks the component, and what is left of it, stretched, the value inside it."""
-        u = uniform.unsqueeze(1).to(torch.float64)
-        spread = torch.full_like(u, self.uniform)
-        weights = torch.cat([spread, (1 - self.uniform) * self.log_weights.exp().to(u.dtype)], dim=1)
-        edges = weights.cumsum(dim=1)
-        pick = (u >= edges).sum(dim=1, keepdim=True).clamp(max=weights.shape[1] - 1)
-        start = edges.gather(1, pick) - weights.gather(1, pick)
-        rest = ((u - start) / weights.gather(1, pick)).clamp(TINY, 1 - TINY)
-        component = (pick - 1).clamp(min=0)
-        m, s = self.mean_bytes.gather(1, component), self.scale.gather(1, component)
-        value = torch.where(pick == 0, rest * 256 - 0.5, m + s * rest.logit())
-        return (value.round().clamp(0, 255) / 255).squeeze(1).to(uniform.dtype)
+        drawn = _byte_at(uniform, self.log_weights, self.mean_bytes, self.scale, self.uniform)
+        return (drawn / 255).to(uniform.dtype)
+
+
+#: The neighbours of a pixel that come before it, row by row from the top: rows up, columns left.
+NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1))
+
+
+class AutoregressiveLogistic(Distribution):
+    """Logistic mixtures whose means move with what was missed at the neighbours before.
+
+    P(x) = prod_i P(x_i | x_before i): each byte as in `DiscretizedLogistic`, with m_k + sum_j c_j (v_j - E[v_j]) for
+    m_k, where v_j are the bytes left, above left, above and above right of it, and of a colour those of the colours
+    before it in the same pixel, and E[v_j] their means in `independent`. It is noise with a correlation between
+    neighbours that the decoder gives (for Gaussians: Dorta et al. 2018, arXiv 1802.07079).
+
+    `coefficients` (c) are batch x neighbours x data, 0 outside the image. `scale` (batch x components x data, in
+    bytes) is that of what is left; `independent` is the same without neighbours, and with scales of its own.
+    """
+
+    def __init__(
+        self,
+        independent: DiscretizedLogistic,
+        scale: Float[Tensor, "batch components channels h w"],
+        coefficients: Float[Tensor, "batch neighbours channels h w"],
+    ) -> None:
+        self.independent = independent
+        self.scale = scale
+        self.coefficients = coefficients
+
+    @property
+    def mean(self) -> Float[Tensor, "batch channels h w"]:
+        """What neighbours add has mean 0, so that this is the mean of `independent`: up to what lies beyond 0 and 255,
+        which comes back as 0 and 255.
+        """
+        return self.independent.mean
+
+    def nlog_prob(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+        """Minus log P(byte | the bytes before it), in nats per dimension; x is rounded to the nearest byte."""
+        byte, p = (x * 255).round(), self.independent
+        shift = (self.coefficients * _before(byte - 255 * self.mean)).sum(dim=1, keepdim=True)
+        return _nlog_byte(byte, p.log_weights, p.mean_bytes + shift, self.scale, p.uniform)
+
+    def sample(self, uniform: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+        """Pixels in waves: all those at once whose neighbours have been drawn."""
+        p, (channels, height, width) = self.independent, uniform.shape[1:]
+        expected, missed = 255 * self.mean, torch.zeros_like(uniform)
+        for wave in range(width + 2 * (height - 1)):
+            rows = torch.arange(max(0, (wave - width + 2) // 2), min(height - 1, wave // 2) + 1, device=uniform.device)
+            columns = wave - 2 * rows
+            for channel in range(channels):
+                at = (..., channel, rows, columns)
+                shift = (self.coefficients[at] * _before(missed)[at]).sum(dim=1, keepdim=True)
+                parameters = p.log_weights[at], p.mean_bytes[at] + shift, self.scale[at]
+                missed[at] = _byte_at(uniform[at], *parameters, p.uniform).to(missed) - expected[at]
+        return ((missed + expected).round() / 255).to(uniform.dtype)
+
+
+def _before(missed: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch neighbours channels h w"]:
+    """What was missed at each pixel's neighbours, and at the same pixel in the colours before; 0 outside the image."""
+    channels, height, width = missed.shape[1:]
+    padded = F.pad(missed, (1, 1, 1, 0, channels - 1, 0))
+    parts = [padded[:, channels - 1 :, 1 - up :, 1 - left :][..., :height, :width] for up, left in NEIGHBOURS]
+    parts += [padded[:, channels - 1 - back :, 1:, 1:-1][:, :channels] for back in range(1, channels)]
+    return torch.stack(parts, dim=1)
+
+
+def _nlog_byte(
+    byte: Float[Tensor, "batch *data"],
+    log_weights: Float[Tensor, "#batch components *data"],
+    mean_bytes: Float[Tensor, "#batch components *data"],
+    scale: Float[Tensor, "#batch components *data"],
+    uniform: float,
+) -> Float[Tensor, "batch *data"]:
+    """Minus log P(byte) of a mixture of logistics and of the uniform component, nats."""
+    byte = byte.unsqueeze(1)
+    # The mass of (l, u) is S(u) S(-l) (1 - exp(l - u)), each factor finite in logs however far out it is.
+    # In units of bytes, neighbouring bins compute their common edge alike, so that the masses still sum to one.
+    upper = (byte + 0.5 - mean_bytes) / scale
+    lower = (byte - 0.5 - mean_bytes) / scale
+    below_upper = torch.where(byte == 255, 0.0, F.logsigmoid(upper))
+    above_lower = torch.where(byte == 0, 0.0, F.logsigmoid(-lower))
+    inside = (byte > 0) & (byte < 255)
+    width = torch.where(inside, torch.log(-torch.expm1(-1 / scale)), 0.0)
+    mixed = torch.logsumexp(log_weights + below_upper + above_lower + width, dim=1)
+    floor = torch.full_like(mixed, math.log(uniform / 256))
+    return -torch.logaddexp(mixed + math.log1p(-uniform), floor)
+
+
+def _byte_at(
+    quantile: Float[Tensor, "batch *data"],
+    log_weights: Float[Tensor, "#batch components *data"],
+    mean_bytes: Float[Tensor, "#batch components *data"],
+    scale: Float[Tensor, "#batch components *data"],
+    uniform: float,
+) -> Float[Tensor, "batch *data"]:
+    """A byte, float64: one number in (0, 1) picks the component, and what is left of it, stretched, the value in it."""
+    u = quantile.unsqueeze(1).to(torch.float64)
+    weights = torch.cat([torch.full_like(u, uniform), (1 - uniform) * log_weights.exp().to(u.dtype)], dim=1)
+    edges = weights.cumsum(dim=1)
+    pick = (u >= edges).sum(dim=1, keepdim=True).clamp(max=weights.shape[1] - 1)
+    start = edges.gather(1, pick) - weights.gather(1, pick)
+    rest = ((u - start) / weights.gather(1, pick)).clamp(TINY, 1 - TINY)
+    component = (pick - 1).clamp(min=0)
+    m, s = mean_bytes.gather(1, component), scale.gather(1, component)
+    value = torch.where(pick == 0, rest * 256 - 0.5, m + s * rest.logit())
+    return value.round().clamp(0, 255).squeeze(1)
 
 
 class GaussianHead(nn.Module):
@@ -181,24 +275,36 @@ class GaussianHead(nn.Module):
 
 
 class DiscretizedHead(nn.Module):
-    """Three numbers per dimension and component: logit, mean, log scale."""
+    """Three numbers per dimension and component: logit, mean, log scale. With autoregression one coefficient for each
+    neighbour, and one more log scale per component: that of the bytes as they are without their neighbours.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        assert isinstance(config.likelihood, DiscretizedLikelihood)
+        assert isinstance(config.likelihood, DiscretizedLikelihood) and isinstance(config.data, ImageData)
         self.config = config.likelihood
-        self.params: int = 3 * self.config.components
-        # Components that start alike stay alike: spread their first means over the bytes.
         count = self.config.components
+        neighbours = len(NEIGHBOURS) + config.data.channels - 1
+        self.parts = (count, count, count, *((count, neighbours) if self.config.autoregressive else ()))
+        self.params: int = sum(self.parts)
+        # Components that start alike stay alike: spread their first means over the bytes.
         spread = torch.tensor([255 * (k + 1) / (count + 1) for k in range(count)])
         self.register_buffer("start", spread.view(-1, *[1] * len(config.data.shape)), persistent=False)
         self.start: Tensor
 
-    def forward(self, raw: Float[Tensor, "batch params *data"]) -> DiscretizedLogistic:
-        logits, mean, log_scale = raw.chunk(3, dim=1)
-        # exp between the floor and 2^12 bytes; beyond, a logistic is flat over all 256 bins.
-        scale = (log_scale * 2 + math.log(16)).clamp(max=math.log(4096)).exp() + self.config.min_scale
-        return DiscretizedLogistic(logits, self.start + 128 * mean, scale, self.config.uniform)
+    def forward(self, raw: Float[Tensor, "batch params *data"]) -> DiscretizedLogistic | AutoregressiveLogistic:
+        logits, mean, log_scale, *more = raw.split(self.parts, dim=1)
+        independent = DiscretizedLogistic(
+            logits, self.start + 128 * mean, self._scale(more[0] if more else log_scale), self.config.uniform
+        )
+        if not more:
+            return independent
+        # Coefficients within 2 are all that smooth surfaces and edges ask for, and keep errors from growing.
+        return AutoregressiveLogistic(independent, self._scale(log_scale), 2 * torch.tanh(more[1] / 2))
+
+    def _scale(self, raw: Float[Tensor, "batch components *data"]) -> Float[Tensor, "batch components *data"]:
+        """exp between the floor and 2^12 bytes; beyond, a logistic is flat over all 256 bins."""
+        return (raw * 2 + math.log(16)).clamp(max=math.log(4096)).exp() + self.config.min_scale
 
 
 class BernoulliHead(nn.Module):

@@ -184,11 +184,11 @@ def default_latent(data: ImageData | VectorData) -> int:
 
 
 def default_likelihood(data: ImageData | VectorData, samples: Array, name: str | None = None) -> Likelihood:
-    """`discretized` for bytes; `gaussian` for the rest, with one scale for all pixels or one a column."""
+    """`discretized` and autoregressive for bytes; else `gaussian`, with one scale for all pixels or one a column."""
     if name == "bernoulli":
         return BernoulliLikelihood()
     if name == "discretized" or (name is None and samples.dtype == np.uint8):
-        return DiscretizedLikelihood()
+        return DiscretizedLikelihood(autoregressive=True)
     return GaussianLikelihood(scale="shared" if isinstance(data, ImageData) else "per_dimension")
 
 

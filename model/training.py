@@ -2,7 +2,9 @@
 
     loss = mean over the batch of [nlog P(x|z) + KL(Q(z|x), P(z))],  z = mean + scale * noise
 
-(Doersch 2016; Kingma & Welling 2014.) Every step moves the encoder, which fits Q; with `inference_steps` of N only
+(Doersch 2016; Kingma & Welling 2014.) An autoregressive likelihood could learn to do without z; `auxiliary` times the
+distortion of its bytes as they are without their neighbours is added, so that z goes on to say what the picture shows
+(Lucas & Verbeek 2018, arXiv 1711.11479). Every step moves the encoder, which fits Q; with `inference_steps` of N only
 every N-th moves the decoder too, so that Q keeps up with the P that it is to invert (He et al. 2019, arXiv 1901.05534).
 `Training.epochs` is a generator of one record an epoch; the caller logs, plots
 and saves. All noise and order come from (seed, epoch), so that a training restored from its state goes on as if it
@@ -25,6 +27,7 @@ from model import noise
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
 from model.free_energy import terms
+from model.likelihoods import AutoregressiveLogistic
 from model.optimizer import Optimizer
 from model.vae import VAE, to_tensor
 
@@ -35,9 +38,10 @@ class TrainingSettings(Frozen):
     """How to train.
 
     `warmup` is in steps; `clip` bounds the norm of the gradient of nats per dimension; `average` is the decay of the
-    running average of the weights; `inference_steps` counts the encoder's steps for one of the decoder's; `held_out`
-    samples never fit a weight, they choose the best epoch; those `set_aside` do neither, they calibrate scores;
-    `precision` is that of the networks, while likelihoods are always float32.
+    running average of the weights; `inference_steps` counts the encoder's steps for one of the decoder's; `auxiliary`
+    is the weight of an added loss, of autoregressive likelihoods alone; `held_out` samples never fit a weight, they
+    choose the best epoch; those `set_aside` do neither, they calibrate scores; `precision` is that of the networks,
+    while likelihoods are always float32.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
@@ -49,6 +53,7 @@ class TrainingSettings(Frozen):
     clip: Annotated[float, Field(gt=0)] = 1.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     inference_steps: Annotated[int, Field(ge=1, le=1000)] = 1
+    auxiliary: Annotated[float, Field(ge=0, le=100)] = 0.3
     held_out: Annotated[int, Field(ge=1)]
     set_aside: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
@@ -137,7 +142,7 @@ class Training:
         both = (self.step + 1) % self.settings.inference_steps == 0
         for part in (self.vae.decoder, self.vae.head):
             part.requires_grad_(both)
-        loss = self._loss(x, draws)
+        free_energy, loss = self._loss(x, draws)
         # Nats per dimension keep the size of gradients, and so the clip, alike for all sizes of data.
         (loss / self.vae.config.data.dims).backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip)
@@ -152,16 +157,20 @@ class Training:
         with torch.no_grad():
             for average, weight in zip(self.average.parameters(), self.vae.parameters(), strict=True):
                 average.lerp_(weight, 1 - keep)
-        return float(loss.detach())
+        return float(free_energy.detach())
 
-    def _loss(self, x: Tensor, draws: torch.Generator) -> Tensor:
+    def _loss(self, x: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The batch's mean free energy, and what is descended on; nats per sample."""
         low = self.settings.precision == "bfloat16"
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
             q = self.vae.encode(x)
             z = q.draw(torch.randn(q.mean.shape, generator=draws, device=x.device))
             p = self.vae.decode(z)
-        loss: Tensor = (p.nlog_prob(x).flatten(1).sum(1) + q.rate().sum(1)).mean()
-        return loss
+        free_energy: Tensor = (p.nlog_prob(x).flatten(1).sum(1) + q.rate().sum(1)).mean()
+        if not isinstance(p, AutoregressiveLogistic) or not self.settings.auxiliary:
+            return free_energy, free_energy
+        alone = p.independent.nlog_prob(x).flatten(1).sum(1).mean()
+        return free_energy, free_energy + self.settings.auxiliary * alone
 
     def _learning_rate(self, batches: int) -> float:
         """Linear warm-up, then half a cosine down to zero at the last step."""

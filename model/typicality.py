@@ -1,9 +1,10 @@
 """Typicality: one score of how far out an input lies, made of many that free energy alone does not show.
 
-It is the sum of two surprises under densities that are fitted to the model's own data, each brought to mean 0 and
-variance 1 there: that of the latent mean, and that of a few sizes (distortion, rate, the norms of mean and standard
-deviation, the residual; where Q was refined, regret). An input can be cheap to code and yet lie where no data lies:
-a black image, or a shoe upside down (Nalisnick et al. 2019, arXiv 1906.02994).
+It is the sum of three surprises, each brought to mean 0 and variance 1 on the model's own data: that of the latent
+mean, under a density of such means; that of a few sizes (distortion, rate, the norms of mean and standard deviation,
+the residual, complexity; where Q was refined, regret) under a density of theirs; and free energy. The first and the
+last are held against what they usually are for inputs of the same complexity. An input can be cheap to code and yet lie
+where no data lies: a black image, or a shoe upside down (Nalisnick et al. 2019, arXiv 1906.02994).
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.complexity import Trend, complexity
 from model.free_energy import FreeEnergy
 from model.likelihoods import Gaussian
 from model.mixture import Mixture
@@ -23,8 +25,11 @@ Floats = NDArray[np.float64]
 LATENT_COMPONENTS, LATENT_RIDGE = 32, 0.05
 #: The same of the density of sizes, each of which is brought to a variance of 1 before.
 SIZE_COMPONENTS, SIZE_RIDGE = 8, 0.01
-#: How much the surprise of the sizes counts beside that of the latent.
-SIZE_WEIGHT = 0.5
+#: How much the surprises count: of the latent, of the sizes, of free energy.
+WEIGHTS = np.array([1.0, 0.5, 0.5])
+#: What is held against its complexity cannot make up for more than this, in standard deviations: where complexity
+#: itself is far out, nobody knows what is usual.
+FLOOR = -3.0
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,13 @@ class Sizes:
     scale_norm: Floats
     rate: Floats  # analytic, nats
     residual: Floats  # root mean square of x - E[x | z = mean], in the units that the networks see
+    complexity: Floats  # n x measures
 
     @classmethod
     def of(cls, vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian) -> "Sizes":
         """Of inputs and the encoder's Q of each; costs one decoding each."""
-        columns = (q.mean, q.scale.norm(dim=1), q.rate().sum(1), residual(vae, x, q.mean))
+        measured = complexity(x, vae.config.data)
+        columns = (q.mean, q.scale.norm(dim=1), q.rate().sum(1), residual(vae, x, q.mean), measured)
         return cls(*(column.cpu().double().numpy() for column in columns))
 
 
@@ -63,7 +70,8 @@ class Typical:
     sizes: Mixture
     shift: Floats  # of each size
     unit: Floats
-    center: Floats  # of the two surprises
+    trend: Trend  # of the surprise of the latent, and of free energy
+    center: Floats  # of the three surprises
     spread: Floats
 
     @classmethod
@@ -72,25 +80,31 @@ class Typical:
         table = _table(sizes, scores, regret)
         shift, unit = table.mean(axis=0), np.maximum(table.std(axis=0), 1e-9)
         fitted = Mixture.fit((table - shift) / unit, components=SIZE_COMPONENTS, ridge=SIZE_RIDGE)
-        raw = cls(latents, fitted, shift, unit, np.zeros(2), np.ones(2))
+        held = np.stack([latents.nlog_density(sizes.mean), scores.free_energy], axis=1)
+        trend = Trend.fit(sizes.complexity, held)
+        raw = cls(latents, fitted, shift, unit, trend, np.zeros(3), np.ones(3))
         surprises = raw.surprises(sizes, scores, regret)
-        return cls(latents, fitted, shift, unit, surprises.mean(axis=1), np.maximum(surprises.std(axis=1), 1e-9))
+        center, spread = surprises.mean(axis=1), np.maximum(surprises.std(axis=1), 1e-9)
+        return cls(latents, fitted, shift, unit, trend, center, spread)
 
     def surprises(self, sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> Floats:
-        """Of the latent mean and of the sizes, 2 x n."""
+        """Of the latent mean, of the sizes, and free energy; 3 x n."""
         table = (_table(sizes, scores, regret) - self.shift) / self.unit
-        nlogs = np.stack([self.latents.nlog_density(sizes.mean), self.sizes.nlog_density(table)])
-        return (nlogs - self.center[:, None]) / self.spread[:, None]
+        usual = self.trend(sizes.complexity).T
+        of_latent, of_sizes = self.latents.nlog_density(sizes.mean), self.sizes.nlog_density(table)
+        raw = np.stack([of_latent - usual[0], of_sizes, scores.free_energy - usual[1]])
+        return (raw - self.center[:, None]) / self.spread[:, None]
 
     def score(self, sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> Floats:
         """Typicality of n inputs: about 0 for typical ones, larger further out; without a unit."""
-        of_latent, of_sizes = self.surprises(sizes, scores, regret)
-        typicality: Floats = of_latent + SIZE_WEIGHT * of_sizes
+        surprises = self.surprises(sizes, scores, regret)
+        surprises[[0, 2]] = np.maximum(surprises[[0, 2]], FLOOR)
+        typicality: Floats = WEIGHTS @ surprises
         return typicality
 
 
 def _table(sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> Floats:
-    """n x 5, or 6 with regret. Logs of what is positive: such a size matters by its ratio to others."""
+    """n x sizes. Logs of what is positive: such a size matters by its ratio to others."""
     positive = (sizes.rate, np.linalg.norm(sizes.mean, axis=1), sizes.scale_norm, sizes.residual)
-    columns = [scores.distortion, *(np.log(column + 1e-6) for column in positive)]
+    columns = [scores.distortion, *(np.log(column + 1e-6) for column in positive), *sizes.complexity.T]
     return np.stack(columns if regret is None else [*columns, regret], axis=1)

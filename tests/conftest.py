@@ -45,6 +45,9 @@ CONFIGS = {
     "rgb-conv-discretized": ModelConfig(
         data=RGB, network=CONV, latent=5, likelihood=DiscretizedLikelihood(components=1)
     ),
+    "rgb-conv-autoregressive": ModelConfig(
+        data=RGB, network=CONV, latent=3, likelihood=DiscretizedLikelihood(components=2, autoregressive=True)
+    ),
     "grey-mlp-bernoulli": ModelConfig(data=GREY, network=MLP, latent=3, likelihood=BernoulliLikelihood()),
     "table-mlp-gaussian": ModelConfig(data=TABLE, network=MLP, latent=2, likelihood=GaussianLikelihood()),
 }

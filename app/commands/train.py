@@ -78,6 +78,10 @@ def train(
     components: Annotated[
         int | None, typer.Option(help="discretized: logistics per pixel.  (default: 3)", rich_help_panel=MODEL)
     ] = None,
+    autoregressive: Annotated[
+        bool | None,
+        typer.Option(help="discretized: each byte leans on its neighbours.  (default: it does)", rich_help_panel=MODEL),
+    ] = None,
     scale: Annotated[
         ScaleName | None,
         typer.Option(
@@ -106,6 +110,12 @@ def train(
     inference_steps: Annotated[
         int, typer.Option(help="The encoder's steps for one of the decoder's.", rich_help_panel=TRAINING)
     ] = 1,
+    auxiliary: Annotated[
+        float,
+        typer.Option(
+            help="Added loss of bytes without their neighbours, for a fuller latent.", rich_help_panel=TRAINING
+        ),
+    ] = 0.3,
     seed: Annotated[int, typer.Option(help="Decides all chance.", rich_help_panel=TRAINING)] = 0,
     precision: Annotated[
         PrecisionName, typer.Option(help="bfloat16 is faster where the hardware has it.", rich_help_panel=TRAINING)
@@ -146,6 +156,7 @@ def train(
         "optimizer": optimizer,
         "average": average,
         "inference_steps": inference_steps,
+        "auxiliary": auxiliary,
         "held_out": held_out,
         "set_aside": set_aside,
         "seed": seed,
@@ -153,7 +164,9 @@ def train(
         "device": choose_device(device),
     }
     shape = _given(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks))
-    observed = _given(name=likelihood, components=components, scale=scale, min_scale=min_scale)
+    observed = _given(
+        name=likelihood, components=components, autoregressive=autoregressive, scale=scale, min_scale=min_scale
+    )
     with console.status("Reading the samples ..."):
         recipe, split = Recipe.plan(
             dataset, network=shape, likelihood=observed, latent=latent, settings=_given(**wishes)

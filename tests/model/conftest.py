@@ -98,8 +98,8 @@ def saved_array(path: Path, array: Array) -> Path:
     return path
 
 
-def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False) -> Scored:
-    """Scores as if some model had made them, of inputs that are alike but for chance."""
+def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> Scored:
+    """Scores as if some model had made them, of inputs that are alike but for chance; `measured` of complexity."""
     draw = np.random.default_rng(seed)
     distortion, entropy = 90 + 10 * draw.normal(size=count), draw.normal(size=count)
     rate, gap = draw.gamma(9, size=count), draw.exponential(size=count)
@@ -116,7 +116,8 @@ def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False) ->
         inference_gap=gap,
         effective_sample_size=draw.uniform(1, 16, count),
     )
-    sizes = Sizes(draw.normal(size=(count, latent)), draw.gamma(5, size=count), rate, draw.gamma(3, size=count))
+    means, norms, residuals = draw.normal(size=(count, latent)), draw.gamma(5, size=count), draw.gamma(3, size=count)
+    sizes = Sizes(means, norms, rate, residuals, draw.normal(50, 5, size=(count, measured)))
     return Scored(scores, gap / 2 if refined else None, sizes)
 
 

@@ -31,10 +31,11 @@ PLAIN, REFINED = Protocol(4, 0, 0), Protocol(4, 5, 0)
 LEVELS = (0.01, 0.05, 0.1)
 
 
-def calibration(count: int = 300, seed: int = 0) -> Calibration:
+def calibration(count: int = 300, seed: int = 0, measured: int = 0) -> Calibration:
     """Known for a protocol with refinement and one without, with typicality."""
     made = Calibration(fit_latents(chance(400, seed=1000).sizes.mean), {})
-    return made.refer(PLAIN, chance(count, seed)).refer(REFINED, chance(count, seed + 1, refined=True))
+    plain, refined = (chance(count, seed + i, refined=bool(i), measured=measured) for i in range(2))
+    return made.refer(PLAIN, plain).refer(REFINED, refined)
 
 
 def p_values_of(made: Calibration, protocol: Protocol, scored: Scored) -> dict[str, Floats]:
@@ -199,9 +200,11 @@ def test_parts_of_scores_are_put_together_again(refined: bool) -> None:
 
 class TestBytes:
     @pytest.mark.parametrize("protocol", [PLAIN, REFINED])
-    def test_give_the_same_verdicts(self, protocol: Protocol) -> None:
-        made, fresh = calibration(), chance(200, 9, refined=bool(protocol.refine))
-        back = from_bytes(to_bytes(made), latent=2)
+    @pytest.mark.parametrize("measured", [0, 3])
+    def test_give_the_same_verdicts(self, protocol: Protocol, measured: int) -> None:
+        made = calibration(measured=measured)
+        fresh = chance(200, 9, refined=bool(protocol.refine), measured=measured)
+        back = from_bytes(to_bytes(made), latent=2, measured=measured)
         before, after = made.judge(protocol, fresh), back.judge(protocol, fresh)
         assert before.typicality is not None and after.typicality is not None
         assert before.p_values is not None and after.p_values is not None
@@ -229,9 +232,13 @@ class TestBytes:
         with pytest.raises(ValueError, match=r"latents\.means"):
             from_bytes(to_bytes(calibration()), latent=3)
 
+    def test_of_another_kind_of_input_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"typical\.sizes"):
+            from_bytes(to_bytes(calibration()), latent=2, measured=6)
+
     def test_without_any_one_of_their_arrays_are_refused(self) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
-        assert len(arrays) == 3 + 2 * (2 + 3 + 4) + 1
+        assert len(arrays) == 3 + 2 * (2 + 3 + 4 + 3) + 1
         for lost in arrays:
             kept = {name: array for name, array in arrays.items() if name != lost}
             with pytest.raises(ValueError, match=r"missing|unknown"):
@@ -269,15 +276,16 @@ class TestBytes:
             ("reference.4.0.0.typical.sizes.factors", lambda a: 0 * a, r"typical\.sizes"),
             ("reference.4.0.0.typical.unit", lambda a: 0 * a, "unit"),
             ("reference.4.0.0.typical.spread", lambda a: -a, "spread"),
+            ("reference.4.0.0.typical.trend.unit", lambda a: 0 * a, "unit"),
         ],
     )
     def test_that_hold_no_density_are_refused(
         self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], said: str
     ) -> None:
-        arrays = safetensors.numpy.load(to_bytes(calibration()))
+        arrays = safetensors.numpy.load(to_bytes(calibration(measured=1)))
         arrays[name] = spoil(arrays[name])
         with pytest.raises(ValueError, match=said):
-            from_bytes(safetensors.numpy.save(arrays), latent=2)
+            from_bytes(safetensors.numpy.save(arrays), latent=2, measured=1)
 
     def test_that_hold_a_mixture_of_nothing_are_refused(self) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))

@@ -1,5 +1,7 @@
 """Typicality is larger where no data lies, and about zero for the data itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from model.calibration import Protocol, Scored
 from model.detection import auroc
 from model.scoring import latent_density, score_batch
-from model.typicality import SIZE_WEIGHT, Sizes, Typical, fit_latents, residual
+from model.typicality import FLOOR, WEIGHTS, Sizes, Typical, fit_latents, residual
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import Array, Floats, chance, rows, stripes
@@ -20,6 +22,10 @@ def samples(name: str, count: int = 7) -> Array:
 
 def typical(scored: Scored) -> Typical:
     return Typical.fit(fit_latents(scored.sizes.mean), scored.sizes, scored.scores, scored.regret)
+
+
+def parts(scored: Scored) -> tuple[Floats | None, Sizes]:
+    return scored.regret, scored.sizes
 
 
 def judged(one: Typical, scored: Scored) -> Floats:
@@ -58,13 +64,34 @@ class TestSizes:
 
 @pytest.mark.parametrize("refined", [False, True])
 class TestTypical:
-    def test_both_surprises_have_mean_zero_and_variance_one_where_they_were_fitted(self, refined: bool) -> None:
-        scored = chance(800, refined=refined)
+    @pytest.mark.parametrize("measured", [0, 3])
+    def test_surprises_have_mean_zero_and_variance_one_where_they_were_fitted(
+        self, refined: bool, measured: int
+    ) -> None:
+        scored = chance(800, refined=refined, measured=measured)
         surprises = typical(scored).surprises(scored.sizes, scored.scores, scored.regret)
-        assert surprises.shape == (2, 800)
+        assert surprises.shape == (3, 800)
         assert np.allclose(surprises.mean(axis=1), 0, atol=1e-9)
         assert np.allclose(surprises.std(axis=1), 1)
-        assert np.allclose(judged(typical(scored), scored), surprises[0] + SIZE_WEIGHT * surprises[1])
+        assert (surprises[[0, 2]].min(axis=1) > FLOOR - 2).all()
+        assert np.allclose(judged(typical(scored), scored), WEIGHTS @ np.maximum(surprises, [[FLOOR], [-99], [FLOOR]]))
+
+    def test_what_is_too_complex_to_be_cheap_is_not_typical_for_being_cheap(self, refined: bool) -> None:
+        def costly(scored: Scored) -> Scored:
+            price = 1000 * (scored.sizes.complexity[:, 0] - 50)
+            return Scored(replace(scored.scores, free_energy=scored.scores.free_energy + price), *parts(scored))
+
+        one = typical(costly(chance(1000, refined=refined, measured=2)))
+        usual = costly(chance(50, seed=1, refined=refined, measured=2))
+        dearer = Scored(replace(usual.scores, free_energy=usual.scores.free_energy + 300), *parts(usual))
+        assert np.ptp(usual.scores.free_energy) > 10 * 300
+        assert (judged(one, dearer) > judged(one, usual) + 2).all()
+
+    def test_nothing_makes_up_for_a_complexity_that_no_data_has(self, refined: bool) -> None:
+        one = typical(chance(1000, refined=refined, measured=2))
+        far = chance(50, seed=1, refined=refined, measured=2)
+        sizes = replace(far.sizes, complexity=far.sizes.complexity + 400)
+        assert (judged(one, Scored(far.scores, far.regret, sizes)) > judged(one, far) + 5).all()
 
     def test_fresh_inputs_of_the_same_kind_are_about_as_typical(self, refined: bool) -> None:
         found = judged(typical(chance(2000, refined=refined)), chance(2000, seed=1, refined=refined))

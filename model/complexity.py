@@ -73,7 +73,7 @@ class Trend:
         shift, unit = complexity.mean(axis=0), np.maximum(complexity.std(axis=0), 1e-9)
         terms = _terms((complexity - shift) / unit)
         weights = np.linalg.solve(terms.T @ terms + RIDGE * np.eye(terms.shape[1]), terms.T @ scores)
-        return cls(shift, unit, weights)
+        return cls(shift, unit, weights.astype(np.float64))
 
     def __call__(self, complexity: Floats) -> Floats:
         """What the scores usually are, n x scores."""

@@ -285,7 +285,7 @@ class DiscretizedHead(nn.Module):
         self.config = config.likelihood
         count = self.config.components
         neighbours = len(NEIGHBOURS) + config.data.channels - 1
-        self.parts = (count, count, count, *((count, neighbours) if self.config.autoregressive else ()))
+        self.parts = [count, count, count, *((count, neighbours) if self.config.autoregressive else ())]
         self.params: int = sum(self.parts)
         # Components that start alike stay alike: spread their first means over the bytes.
         spread = torch.tensor([255 * (k + 1) / (count + 1) for k in range(count)])
@@ -293,7 +293,7 @@ class DiscretizedHead(nn.Module):
         self.start: Tensor
 
     def forward(self, raw: Float[Tensor, "batch params *data"]) -> DiscretizedLogistic | AutoregressiveLogistic:
-        logits, mean, log_scale, *more = raw.split(self.parts, dim=1)
+        logits, mean, log_scale, *more = torch.split(raw, self.parts, dim=1)
         independent = DiscretizedLogistic(
             logits, self.start + 128 * mean, self._scale(more[0] if more else log_scale), self.config.uniform
         )

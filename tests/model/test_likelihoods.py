@@ -213,17 +213,17 @@ class TestAutoregressive:
         """The mean cost of draws is the mean over draws of the exact entropy of each byte given those before."""
         p, _ = self.drawn(1)
         many = 4000
-        wide = AutoregressiveLogistic(
-            DiscretizedLogistic(
-                *(
-                    t[:1].expand(many, -1, -1, -1, -1)
-                    for t in (p.independent.log_weights, p.independent.mean_bytes, p.independent.scale)
-                ),
-                2.0**-12,
-            ),
-            p.scale[:1].expand(many, -1, -1, -1, -1),
-            p.coefficients[:1].expand(many, -1, -1, -1, -1),
+        log_weights, mean, own, scale, coefficients = (
+            t[:1].expand(many, *t.shape[1:])
+            for t in (
+                p.independent.log_weights,
+                p.independent.mean_bytes,
+                p.independent.scale,
+                p.scale,
+                p.coefficients,
+            )
         )
+        wide = AutoregressiveLogistic(DiscretizedLogistic(log_weights, mean, own, UNIFORM), scale, coefficients)
         drawn = wide.sample(torch.from_numpy(uniforms(many, (1, 6, 5))))
         at = (slice(None), 0, 5, 4)
         all_costs = []

@@ -74,7 +74,9 @@ class TestTypical:
         assert np.allclose(surprises.mean(axis=1), 0, atol=1e-9)
         assert np.allclose(surprises.std(axis=1), 1)
         assert (surprises[[0, 2]].min(axis=1) > FLOOR - 2).all()
-        assert np.allclose(judged(typical(scored), scored), WEIGHTS @ np.maximum(surprises, [[FLOOR], [-99], [FLOOR]]))
+        assert np.allclose(
+            judged(typical(scored), scored), WEIGHTS @ np.maximum(surprises, np.array([[FLOOR], [-99.0], [FLOOR]]))
+        )
 
     def test_what_is_too_complex_to_be_cheap_is_not_typical_for_being_cheap(self, refined: bool) -> None:
         def costly(scored: Scored) -> Scored:

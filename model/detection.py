@@ -1,7 +1,8 @@
 """How well scores tell a model's data from other data: named sets of outliers, and the area under the ROC curve.
 
 The sets are close to the data (flips, shuffled columns) and far from it (another source, noise, constants). None of
-them is used to fit or choose anything.
+them is used to fit anything; the form of `model.typicality` was chosen with their like in sight, made from held-out
+training images (docs/LOG.md).
 """
 
 from collections.abc import Iterator, Sequence

@@ -96,7 +96,10 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(help="(default: some 8,000 steps, at least 20)", rich_help_panel=TRAINING)
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=TRAINING)] = 128,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Samples a step.  (default: 128, fewer for small data)", rich_help_panel=TRAINING),
+    ] = None,
     optimizer: Annotated[
         OptimizerName | None, typer.Option(help="(default: muon for conv, adamw for mlp)", rich_help_panel=TRAINING)
     ] = None,
@@ -124,7 +127,7 @@ def train(
         str, typer.Option(help="auto, cpu, cuda; auto takes cuda where there is one.", rich_help_panel=TRAINING)
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="(default: the cores it may use)", rich_help_panel=TRAINING)
+        int | None, typer.Option(min=1, help="(default: the cores it may use; 1 for tables)", rich_help_panel=TRAINING)
     ] = None,
 ) -> None:
     """Train a VAE on your data. Every setting has a default; killed at any moment, the same command resumes.
@@ -145,8 +148,9 @@ def train(
     from model.run import Run
 
     console = plain_console()
-    set_threads(threads)
     dataset = open_dataset(data, exclude=exclude or ())
+    # The layers of a table's model are so small that threads would wait for each other most of the time.
+    set_threads(threads or (1 if dataset.columns else None))
     console.print(f"Reading {dataset.describe()}")
     wishes: dict[str, Any] = {
         "epochs": epochs,

@@ -7,7 +7,16 @@ import pytest
 
 from model.config import ImageData, VectorData
 from model.errors import ConfigError, DataError
-from model.recipe import STEPS, Recipe, Split, default_data, default_epochs, default_latent, default_network
+from model.recipe import (
+    STEPS,
+    Recipe,
+    Split,
+    default_batch_size,
+    default_data,
+    default_epochs,
+    default_latent,
+    default_network,
+)
 from tests.model.conftest import Memory, refusal, rows, stripes
 
 
@@ -45,7 +54,7 @@ class TestDefaults:
 
     @pytest.mark.parametrize("side", [16, 28, 32, 64, 128, 1024])
     def test_stages_halve_pictures_to_a_few_pixels(self, side: int) -> None:
-        network = default_network(ImageData(height=side, width=side)).model_dump()
+        network = default_network(ImageData(height=side, width=side), 100).model_dump()
         assert len(network["channels"]) == len(network["blocks"])
         assert 4 <= side / 2 ** len(network["channels"]) <= 12
 
@@ -53,16 +62,24 @@ class TestDefaults:
         def of(columns: int) -> int:
             return default_latent(VectorData(columns=("x",) * columns, mean=(0,) * columns, std=(1,) * columns))
 
-        assert [of(n) for n in (1, 4, 10, 64, 1000)] == [2, 2, 5, 32, 32]
+        assert [of(n) for n in (1, 4, 10, 64, 1000)] == [2, 2, 2, 10, 32]
         assert default_latent(ImageData(height=28, width=28)) == 64
 
-    def test_epochs_make_about_the_same_number_of_steps(self) -> None:
-        for samples in (10_000, 30_000):
-            steps = default_epochs(samples, {}) * -(-samples // 128)
-            assert abs(steps - STEPS) < 0.02 * STEPS
-        assert default_epochs(10, {}) == 1000
-        assert default_epochs(10_000_000, {}) == 20
-        assert default_epochs(10_000, {"batch_size": 1000}) > default_epochs(10_000, {})
+    def test_few_rows_get_a_linear_model(self) -> None:
+        data = default_data(Memory(rows(20)), rows(20))
+        hidden = [default_network(data, count).model_dump()["hidden"] for count in (20, 999, 1000, 100_000)]
+        assert hidden == [(), (), (64, 64), (64, 64)]
+
+    @pytest.mark.parametrize("samples", [160, 700, 5000, 10_000, 30_000])
+    def test_batches_and_epochs_make_about_the_same_number_of_steps(self, samples: int) -> None:
+        size = default_batch_size(samples)
+        steps = default_epochs(samples, size) * -(-samples // size)
+        assert abs(steps - STEPS) < 0.05 * STEPS
+
+    def test_batches_and_epochs_stay_within_bounds(self) -> None:
+        assert (default_batch_size(10), default_epochs(10, 16)) == (16, 1000)
+        assert (default_batch_size(10_000_000), default_epochs(10_000_000, 128)) == (128, 20)
+        assert default_epochs(10_000, 1000) > default_epochs(10_000, 128)
 
 
 class TestSplit:
@@ -139,6 +156,7 @@ class TestWishes:
             "components": 5,
             "min_scale": 0.1,
             "uniform": 2.0**-12,
+            "autoregressive": True,
         }
         assert (config.network.model_dump()["hidden"], config.latent) == ((9,), 3)
 

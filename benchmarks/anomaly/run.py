@@ -3,7 +3,7 @@
 Breast cancer: fitted to half of the benign rows of scikit-learn's set, asked to tell the other half from the malignant
 ones; five splits. Fashion-MNIST: fitted to the training images of one class, asked to tell its test images from those
 of the other nine; all ten classes. Every detector is used as it comes, and sees no label. The score of `vae score` is
-fixed in advance: typicality where the model has it, else free energy.
+fixed in advance: typicality where the model has it, else free energy, both from 16 draws.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def ours(parts: dict[str, NDArray], folder: Path, options: list[str]) -> NDArray
     suffix = "csv" if parts["train"].ndim == 2 else "npy"
     vae = [str(Path(sys.executable).with_name("vae"))]
     train = [*vae, "train", f"train.{suffix}", "--out", "run", *options]
-    for command in (train, [*vae, "score", "run", f"test.{suffix}", "--out", "scores.csv"]):
+    for command in (train, [*vae, "score", "run", f"test.{suffix}", "--samples", "16", "--out", "scores.csv"]):
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -115,7 +115,12 @@ def measure(name: str, parts: dict[str, NDArray], python: str, options: list[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--peers", required=True, help="the Python of an environment with requirements.txt")
+    parser.add_argument(
+        "--peers",
+        required=True,
+        type=lambda path: str(Path(path).absolute()),
+        help="the Python of an environment with requirements.txt",
+    )
     parser.add_argument("--only", choices=["breast-cancer", "fashion-mnist"])
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("options", nargs="*", help="options of vae train, after --")

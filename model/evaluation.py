@@ -22,7 +22,7 @@ from model.calibration import Protocol
 from model.datasets import Dataset
 from model.detection import Detection
 from model.errors import DataError
-from model.likelihoods import DiscretizedLogistic, Gaussian, GaussianHead
+from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
 from model.scoring import ROWS, Part, score
 from model.vae import VAE, to_tensor
 
@@ -151,7 +151,7 @@ def scales_at_floor(vae: VAE, dataset: Dataset) -> float | None:
     """
     x = to_tensor(next(dataset.batches(ROWS)), str(vae.origin.device))
     p, likelihood = vae.decode(vae.encode(x).mean), vae.config.likelihood
-    if isinstance(p, DiscretizedLogistic) and likelihood.name == "discretized":
+    if isinstance(p, DiscretizedLogistic | AutoregressiveLogistic) and likelihood.name == "discretized":
         return float((p.scale < 1.1 * likelihood.min_scale).float().mean())
     if isinstance(p, Gaussian) and isinstance(vae.head, GaussianHead) and likelihood.name == "gaussian":
         return float((p.scale / vae.head.unit < 1.1 * likelihood.min_scale).float().mean())

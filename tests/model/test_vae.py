@@ -12,7 +12,12 @@ from model.likelihoods import Gaussian
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_tensor
 from tests.conftest import CONFIGS, TABLE, build
 
-DISCRETE = {"grey-mlp-discretized": 256, "rgb-conv-discretized": 256, "grey-mlp-bernoulli": 2}
+DISCRETE = {
+    "grey-mlp-discretized": 256,
+    "rgb-conv-discretized": 256,
+    "rgb-conv-autoregressive": 256,
+    "grey-mlp-bernoulli": 2,
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

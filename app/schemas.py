@@ -58,7 +58,10 @@ class FreeEnergyQuery(Query):
     ] = 0
     seed: Seed = 0
     per_dimension: Annotated[
-        bool, Field(description="Add nlog P(x_i given z) per dimension; as png, the map of it.")
+        bool,
+        Field(
+            description="Add nlog P(x_i given z and, where the model leans on them, the bytes before); as png, its map."
+        ),
     ] = False
     strict: Strict = False
     format: Format = None
@@ -164,7 +167,10 @@ class FreeEnergies(Answer):
         Field(description="Why they are null: samples, refine or seed are not those of the calibration."),
     ]
     per_dimension: Annotated[
-        list[Any] | None, Field(description="nlog P(x_i|z) over the draws, shaped as an input; only where asked for.")
+        list[Any] | None,
+        Field(
+            description="The terms of distortion, shaped as an input, averaged over the draws; only where asked for."
+        ),
     ] = None
 
 

@@ -161,3 +161,13 @@ def test_wishes_that_cannot_be_are_refused_by_name(vae: Invoke, wrong: tuple[str
     said = result.output + str(result.exception)
     assert wrong[0].strip("-").replace("-", "_") in said.replace("-", "_")
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("wish", "leans"), [([], True), (["--no-autoregressive"], False)])
+def test_bytes_lean_on_their_neighbours_unless_told_otherwise(
+    vae: Invoke, data: Path, wish: list[str], leans: bool
+) -> None:
+    vae("train", str(data), "--out", "run", *SMALL, *wish)
+    likelihood = checkpoint.load(Path("run")).vae.config.likelihood
+    assert likelihood.name == "discretized"
+    assert likelihood.autoregressive is leans

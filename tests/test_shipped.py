@@ -78,10 +78,17 @@ def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, tes
 @pytest.mark.long
 @every
 def test_the_held_out_report_is_what_evaluation_finds(name: str, test_set: Dataset) -> None:
+    """All images with one draw, and the costliest, whose scores the card has one by one, with all draws of the card."""
     found = load(Path(name))
     expected = found.card.evaluation
     assert expected is not None
-    report = evaluate(found.vae, test_set, draws=expected["draws"], seed=expected["seed"]).report.plain()
+    report = evaluate(found.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
     assert report["active_units"] == expected["active_units"]
-    for key in ("free_energy", "distortion", "rate", "nlog_p_x"):
-        assert report[key] == pytest.approx(expected[key], rel=1e-4)
+    # Rates have a closed form; the rest differs by the chance of its draw.
+    assert report["rate_per_dimension"] == pytest.approx(expected["rate_per_dimension"], rel=1e-3, abs=1e-3)
+    for key in ("free_energy", "distortion", "rate"):
+        assert report[key] == pytest.approx(expected[key], rel=0.01)
+    samples = test_set.load()[[int(worst["sample"]) for worst in expected["worst"]]]
+    part = next(score(found.vae, [samples], Protocol(expected["draws"], 0, expected["seed"])))
+    costs = [worst["free_energy"] for worst in expected["worst"]]
+    assert part.scored.scores.free_energy == pytest.approx(costs, rel=1e-4)

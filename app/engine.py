@@ -101,7 +101,7 @@ Posterior = tuple[Floats, Floats, NDArray[np.float64]]
 @dataclass(frozen=True)
 class Scores:
     """The scores of n samples; with refinement the regret; what the calibration says of them; and where asked for
-    nlog P(x_i|z), averaged over the draws, n x data in nats.
+    the terms of distortion, averaged over the draws, n x data in nats.
     """
 
     scores: FreeEnergy

@@ -187,7 +187,7 @@ TYPICAL = ("shift", "unit", "center", "spread")
 PLACE = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
 
 
-def from_bytes(data: bytes, latent: int, measured: int = 0) -> Calibration:
+def from_bytes(data: bytes, latent: int, measured: int) -> Calibration:
     """The reverse.
 
     Args:

@@ -24,7 +24,7 @@ from model import calibration
 from model.calibration import Calibration
 from model.complexity import measures
 from model.config import Frozen, ModelConfig, explain
-from model.errors import CheckpointError
+from model.errors import CalibrationError, CheckpointError
 from model.vae import VAE
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"
@@ -50,8 +50,9 @@ class Provenance(Frozen):
 
 
 class Card(Frozen):
-    """What a model says of itself. `anomaly_score` is the one to tell outliers by, chosen before any were seen;
-    `evaluation` is the report of `vae evaluate`, None until it has run.
+    """What a model says of itself. `anomaly_score` is the one to tell outliers by, set by rule whatever the data:
+    typicality where it is calibrated, else free energy. `evaluation` is the report of `vae evaluate`, None until it has
+    run.
     """
 
     name: str
@@ -104,7 +105,7 @@ def save_calibration(folder: Path, made: Calibration) -> None:
     Raises:
         CheckpointError: it is not one of this model; or as `save_card`.
     """
-    found, data = load(folder), calibration.to_bytes(made)
+    found, data = load(folder, calibrated=False), calibration.to_bytes(made)
     _calibration(found.folder / CALIBRATION, data, found.vae.config)
     typical = all(reference.typicality is not None for reference in made.references.values())
     score = "typicality" if typical and made.references else "free_energy"
@@ -113,17 +114,19 @@ def save_calibration(folder: Path, made: Calibration) -> None:
 
 
 def _change(folder: Path, changed: dict[str, bytes]) -> None:
-    folder = load(folder).folder
+    folder = load(folder, calibrated=False).folder
     _replace(folder, {**_files(folder)[0], **changed})
 
 
-def load(folder: Path, device: str = "cpu") -> Checkpoint:
+def load(folder: Path, device: str = "cpu", *, calibrated: bool = True) -> Checkpoint:
     """Read a model, check it, and make it ready for inference.
 
     Args:
         folder: a checkpoint, or a run of `vae train` that holds one.
+        calibrated: whether to read its calibration, if it has one.
 
     Raises:
+        CalibrationError: the calibration is not one of this version and this model; all else is well.
         CheckpointError: a file is missing or altered, a name or shape is not the configuration's, a weight not finite.
     """
     folder = find(folder)
@@ -137,10 +140,11 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
     config = _parse(ModelConfig, folder / CONFIG, files[CONFIG])
     card = _parse(Card, folder / CARD, files[CARD])
     vae = _build(config, folder / WEIGHTS, files[WEIGHTS])
-    calibrated = _calibration(folder / CALIBRATION, files[CALIBRATION], config) if CALIBRATION in files else None
+    known = calibrated and CALIBRATION in files
+    found = _calibration(folder / CALIBRATION, files[CALIBRATION], config) if known else None
     decisive = {name: data for name, data in files.items() if name != CARD}
     digest = hashlib.sha256(_sums(decisive)).hexdigest()
-    return Checkpoint(vae.to(device), card, digest, folder, calibrated)
+    return Checkpoint(vae.to(device), card, digest, folder, found)
 
 
 def find(folder: Path) -> Path:
@@ -168,7 +172,9 @@ def _calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
     try:
         return calibration.from_bytes(data, config.latent, measures(config.data))
     except Exception as error:  # as of weights
-        raise CheckpointError(f"{path}: not a calibration of this model: {error}; calibrate it again") from error
+        raise CalibrationError(
+            f"{path}: not a calibration of this model: {error}; make a new one with vae calibrate"
+        ) from error
 
 
 def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:

@@ -30,20 +30,22 @@ def complexity(x: Float[Tensor, "batch *data"], data: ImageData | VectorData) ->
     """What a simple look at a picture tells of its texture; nothing of a vector.
 
     Args:
-        x: as the model takes it.
+        x: as the model takes it; pictures are rounded to bytes first, so that noise which no byte feels counts for
+            nothing.
 
     Returns: per picture, the bits (log2(1 + |difference| in bytes), summed) of the differences between pixels beside,
-    below, and diagonal to each other and of the curvature; how many pixels differ from a neighbour; the sum of x.
+    below, and diagonal to each other and of the curvature; how many pixels differ from the next one to the right or
+    below; the sum of x.
     """
     if not isinstance(data, ImageData):
         return x.new_zeros(len(x), 0)
-    v = 255 * x
+    v = (255 * x).round()
     across, down = v[..., :, 1:] - v[..., :, :-1], v[..., 1:, :] - v[..., :-1, :]
     falling, rising = v[..., 1:, 1:] - v[..., :-1, :-1], v[..., 1:, :-1] - v[..., :-1, 1:]
     curved = across[..., 1:-1, 1:] - across[..., 1:-1, :-1] + down[..., 1:, 1:-1] - down[..., :-1, 1:-1]
     busy = (across[..., :-1, :] != 0) | (down[..., :, :-1] != 0)
     columns = _bits(across), _bits(down), _bits(falling) + _bits(rising), _bits(curved)
-    return torch.stack([*columns, busy.flatten(1).sum(1).to(x), x.flatten(1).sum(1)], dim=1)
+    return torch.stack([*columns, busy.flatten(1).sum(1).to(x), v.flatten(1).sum(1) / 255], dim=1)
 
 
 def _bits(difference: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch"]:

@@ -5,6 +5,7 @@
     ├── InputError         an array that does not fit the model
     ├── DataError          data on disk that cannot be read
     ├── CheckpointError    a model folder that cannot be saved or loaded
+    │   └── CalibrationError   for its calibration alone
     └── TrainingError      a training that cannot start, go on or be resumed
 
 Every message names the place (a file, a row, a key and its value) and the remedy.
@@ -34,6 +35,10 @@ class DataError(VAEError):
 
 class CheckpointError(VAEError):
     """A model folder that is missing, incomplete, altered, or cannot be written."""
+
+
+class CalibrationError(CheckpointError):
+    """The calibration in a model folder is not one of this version and this model; the model itself is sound."""
 
 
 class TrainingError(VAEError):

@@ -33,7 +33,7 @@ class Terms:
     distortion: Tensor  # nlog P(x|z), summed over x
     cross_entropy: Tensor  # nlog P(z), summed over z
     nlog_q: Tensor  # nlog Q(z|x), summed over z; its mean over draws estimates H(Q)
-    per_dimension: Tensor  # nlog P(x_i|z), not summed: batch x data
+    per_dimension: Tensor  # the terms of distortion, as `Distribution.nlog_prob` gives them: batch x data
 
 
 def terms(
@@ -44,7 +44,7 @@ def terms(
 ) -> Terms:
     """The terms at z = q.mean + q.scale * noise, row by row: one draw per row.
 
-    Returns: distortion, cross_entropy, nlog_q (nats, summed over dimensions, one per row), and nlog P(x_i|z).
+    Returns: distortion, cross_entropy, nlog_q (nats, summed over dimensions, one per row), and the terms of distortion.
     """
     z = q.draw(noise)
     per_dimension = vae.decode(z).nlog_prob(x)

@@ -158,8 +158,8 @@ class AutoregressiveLogistic(Distribution):
     before it in the same pixel, and E[v_j] their means in `independent`. It is noise with a correlation between
     neighbours that the decoder gives (for Gaussians: Dorta et al. 2018, arXiv 1802.07079).
 
-    `coefficients` (c) are batch x neighbours x data, 0 outside the image. `scale` (batch x components x data, in
-    bytes) is that of what is left; `independent` is the same without neighbours, and with scales of its own.
+    `coefficients` (c) are batch x neighbours x data; outside the image nothing is missed. `scale` (batch x components x
+    data, in bytes) is that of what is left; `independent` is the same without neighbours, and with scales of its own.
     """
 
     def __init__(
@@ -174,8 +174,8 @@ class AutoregressiveLogistic(Distribution):
 
     @property
     def mean(self) -> Float[Tensor, "batch channels h w"]:
-        """What neighbours add has mean 0, so that this is the mean of `independent`: up to what lies beyond 0 and 255,
-        which comes back as 0 and 255.
+        """That of `independent`. It is the mean of P(x|z) as far as what neighbours add has mean 0, which training sees
+        to by its auxiliary loss; without one the two can be far apart.
         """
         return self.independent.mean
 
@@ -188,16 +188,24 @@ class AutoregressiveLogistic(Distribution):
     def sample(self, uniform: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
         """Pixels in waves: all those at once whose neighbours have been drawn."""
         p, (channels, height, width) = self.independent, uniform.shape[1:]
-        expected, missed = 255 * self.mean, torch.zeros_like(uniform)
+        expected = 255 * self.mean
+        # With a margin of zeros: above, left and right.
+        missed = uniform.new_zeros(len(uniform), channels, height + 1, width + 2)
         for wave in range(width + 2 * (height - 1)):
             rows = torch.arange(max(0, (wave - width + 2) // 2), min(height - 1, wave // 2) + 1, device=uniform.device)
             columns = wave - 2 * rows
             for channel in range(channels):
-                at = (..., channel, rows, columns)
-                shift = (self.coefficients[at] * _before(missed)[at]).sum(dim=1, keepdim=True)
+                at, here = (..., channel, rows, columns), (rows + 1, columns + 1)
+                before = [missed[:, channel, here[0] - up, here[1] - left] for up, left in NEIGHBOURS]
+                before += [
+                    missed[:, channel - back, *here] if back <= channel else torch.zeros_like(before[0])
+                    for back in range(1, channels)
+                ]
+                shift = (self.coefficients[at] * torch.stack(before, dim=1)).sum(dim=1, keepdim=True)
                 parameters = p.log_weights[at], p.mean_bytes[at] + shift, self.scale[at]
-                missed[at] = _byte_at(uniform[at], *parameters, p.uniform).to(missed) - expected[at]
-        return ((missed + expected).round() / 255).to(uniform.dtype)
+                byte = _byte_at(uniform[at], *parameters, p.uniform).to(missed)
+                missed[:, channel, *here] = byte - expected[at]
+        return ((missed[:, :, 1:, 1:-1] + expected).round() / 255).to(uniform.dtype)
 
 
 def _before(missed: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch neighbours channels h w"]:
@@ -299,7 +307,8 @@ class DiscretizedHead(nn.Module):
         )
         if not more:
             return independent
-        # Coefficients within 2 are all that smooth surfaces and edges ask for, and keep errors from growing.
+        # Smooth surfaces and edges ask for no coefficient beyond 2. It bounds how far one byte moves the next, though a
+        # sum beyond 1 can still run to 0 or 255.
         return AutoregressiveLogistic(independent, self._scale(log_scale), 2 * torch.tanh(more[1] / 2))
 
     def _scale(self, raw: Float[Tensor, "batch components *data"]) -> Float[Tensor, "batch components *data"]:

@@ -78,7 +78,9 @@ class Typical:
     def fit(cls, latents: Mixture, sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> "Typical":
         """Fit to inputs that did not fit the model."""
         table = _table(sizes, scores, regret)
-        shift, unit = table.mean(axis=0), np.maximum(table.std(axis=0), 1e-9)
+        shift, unit = table.mean(axis=0), table.std(axis=0)
+        # A size that does not vary has no scale of its own; 1 leaves it as it is.
+        unit[unit <= 1e-6 * np.maximum(1, np.abs(shift))] = 1.0
         fitted = Mixture.fit((table - shift) / unit, components=SIZE_COMPONENTS, ridge=SIZE_RIDGE)
         held = np.stack([latents.nlog_density(sizes.mean), scores.free_energy], axis=1)
         trend = Trend.fit(sizes.complexity, held)

@@ -53,6 +53,7 @@ def test_the_default_is_as_good_as_was_asked_of_it() -> None:
     assert report["worst"][0]["bits_per_dim"] <= 12
     least = {"vertical flips": 0.92, "horizontal flips": 0.75, "digits": 0.99, "noise": 0.999, "constants": 0.999}
     assert card.anomaly_score == "typicality"
+    assert report["detection"]
     for detection in report["detection"]:
         for name, bar in least.items():
             assert detection["auroc"][name][card.anomaly_score] >= bar

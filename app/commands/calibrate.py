@@ -1,12 +1,17 @@
 """`vae calibrate`: the reference of p-values, for the draws and steps of refinement that scores are to be made with."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.progress import plain_console, progress
-from model.errors import DataError
+from model.errors import CalibrationError, DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model.checkpoint import Checkpoint
 
 
 def calibrate_command(
@@ -32,7 +37,7 @@ def calibrate_command(
 
     console = plain_console()
     set_threads(threads)
-    loaded = checkpoint.load(run, choose_device(device))
+    loaded = _load(run, choose_device(device), console)
     reference = open_dataset(data, loaded.vae.config.data).load()
     if len(reference) < LEAST:
         raise DataError(f"{data}: {len(reference)} samples are too few to calibrate on; give {LEAST} at least")
@@ -47,3 +52,14 @@ def calibrate_command(
         made = scoring.calibrate(loaded.vae, reference, [protocol], calibration=known, on_sample=advance)
     checkpoint.save_calibration(run, made)
     console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples")
+
+
+def _load(run: Path, device: str, console: "Console") -> "Checkpoint":
+    """A model with its calibration, or without one that cannot be read: a new one is on its way."""
+    from model import checkpoint
+
+    try:
+        return checkpoint.load(run, device)
+    except CalibrationError as error:
+        console.print(f"The calibration that is there will be replaced: {error}", style="yellow")
+        return checkpoint.load(run, device, calibrated=False)

@@ -55,7 +55,11 @@ def train(
     ] = None,
     hidden: Annotated[
         str | None,
-        typer.Option(help="mlp: widths from the data inwards, as in 512,256, or ''.", rich_help_panel=MODEL),
+        typer.Option(
+            help="mlp: widths from the data inwards, as in 512,256, or ''.  (default: 512,256 for images; for vectors "
+            "64,64 or 256,256, and linear, '', below 1,000 rows)",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     channels: Annotated[
         str | None, typer.Option(help="conv: channels of each stage, as in 32,64.", rich_help_panel=MODEL)
@@ -65,7 +69,10 @@ def train(
     ] = None,
     latent: Annotated[
         int | None,
-        typer.Option(help="Numbers in a latent.  (default: 64 for images, fewer for vectors)", rich_help_panel=MODEL),
+        typer.Option(
+            help="Numbers in a latent.  (default: 64 for images; for vectors half the columns, or a sixth of few rows)",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     likelihood: Annotated[
         LikelihoodName | None,
@@ -114,11 +121,13 @@ def train(
         int, typer.Option(help="The encoder's steps for one of the decoder's.", rich_help_panel=TRAINING)
     ] = 1,
     auxiliary: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Added loss of bytes without their neighbours, for a fuller latent.", rich_help_panel=TRAINING
+            help="autoregressive: weight of an added loss, of bytes without their neighbours. It fills the latent, "
+            "and keeps decoded means true: with 0 they may mean nothing.  (default: 0.3)",
+            rich_help_panel=TRAINING,
         ),
-    ] = 0.3,
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides all chance.", rich_help_panel=TRAINING)] = 0,
     precision: Annotated[
         PrecisionName, typer.Option(help="bfloat16 is faster where the hardware has it.", rich_help_panel=TRAINING)

@@ -217,20 +217,20 @@ class TestBytes:
 
     def test_are_the_same_a_second_time(self) -> None:
         data = to_bytes(calibration())
-        assert to_bytes(from_bytes(data, latent=2)) == data
+        assert to_bytes(from_bytes(data, latent=2, measured=0)) == data
 
     def test_hold_a_calibration_without_typicality_and_one_for_nothing(self) -> None:
         few = Calibration(None, {}).refer(PLAIN, chance(50))
-        back = from_bytes(to_bytes(few), latent=2)
+        back = from_bytes(to_bytes(few), latent=2, measured=0)
         assert back.latents is None
         assert np.array_equal(back.references[PLAIN].free_energy, few.references[PLAIN].free_energy)
         short = Calibration(calibration().latents, {}).refer(REFINED, chance(50, refined=True))
-        assert from_bytes(to_bytes(short), latent=2).references[REFINED].typical is None
-        assert from_bytes(to_bytes(Calibration(None, {})), latent=2).references == {}
+        assert from_bytes(to_bytes(short), latent=2, measured=0).references[REFINED].typical is None
+        assert from_bytes(to_bytes(Calibration(None, {})), latent=2, measured=0).references == {}
 
     def test_of_another_latent_size_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"latents\.means"):
-            from_bytes(to_bytes(calibration()), latent=3)
+            from_bytes(to_bytes(calibration()), latent=3, measured=0)
 
     def test_of_another_kind_of_input_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"typical\.sizes"):
@@ -242,7 +242,7 @@ class TestBytes:
         for lost in arrays:
             kept = {name: array for name, array in arrays.items() if name != lost}
             with pytest.raises(ValueError, match=r"missing|unknown"):
-                from_bytes(safetensors.numpy.save(kept), latent=2)
+                from_bytes(safetensors.numpy.save(kept), latent=2, measured=0)
 
     @pytest.mark.parametrize(
         ("name", "spoil", "said"),
@@ -267,7 +267,7 @@ class TestBytes:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         arrays[name] = spoil(arrays.get(name, np.zeros(0)))
         with pytest.raises(ValueError, match=said):
-            from_bytes(safetensors.numpy.save(arrays), latent=2)
+            from_bytes(safetensors.numpy.save(arrays), latent=2, measured=0)
 
     @pytest.mark.parametrize(
         ("name", "spoil", "said"),
@@ -292,7 +292,7 @@ class TestBytes:
         for name in ("log_weights", "means", "factors"):
             arrays[f"latents.{name}"] = arrays[f"latents.{name}"][:0]
         with pytest.raises(ValueError, match="latents"):
-            from_bytes(safetensors.numpy.save(arrays), latent=2)
+            from_bytes(safetensors.numpy.save(arrays), latent=2, measured=0)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_altered_or_cut_anywhere_are_refused_or_judge_still(self, seed: int) -> None:
@@ -303,7 +303,7 @@ class TestBytes:
         flips = [whole[:at] + bytes([whole[at] ^ int(draw.integers(1, 256))]) + whole[at + 1 :] for at in places]
         for data in (*flips, *(whole[: int(end)] for end in draw.integers(0, len(whole), 30))):
             try:
-                back = from_bytes(data, latent=2)
+                back = from_bytes(data, latent=2, measured=0)
             except Exception:  # a checkpoint refuses whatever is one
                 continue
             for protocol in back.references:
@@ -320,6 +320,6 @@ def test_one_that_could_not_be_loaded_again_is_not_saved(saved: Callable[[str], 
     infinite.scores.free_energy[3] = np.inf
     of_another = Calibration(fit_latents(chance(200, latent=5).sizes.mean), {})
     for bad in (of_another, Calibration(None, {}).refer(PLAIN, infinite)):
-        with pytest.raises(CheckpointError, match="calibrate it again"):
+        with pytest.raises(CheckpointError, match="make a new one with vae calibrate"):
             save_calibration(folder, bad)
         assert load(folder).digest == before

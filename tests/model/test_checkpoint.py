@@ -344,7 +344,7 @@ class TestCalibration:
     ) -> None:
         other = data if isinstance(data, bytes) else (calibrated(data).folder / CALIBRATION).read_bytes()
         reseal(judging, calibration=other)
-        with pytest.raises(CheckpointError, match=f"{CALIBRATION}.*calibrate it again"):
+        with pytest.raises(CheckpointError, match=f"{CALIBRATION}.*make a new one with vae calibrate"):
             load(judging)
 
     def test_that_fails_to_be_saved_leaves_the_old_one(self, judging: Path, monkeypatch: pytest.MonkeyPatch) -> None:

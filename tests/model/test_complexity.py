@@ -44,6 +44,11 @@ class TestComplexity:
         found = measured(np.full((1, *data.shape), 51, np.uint8), data)
         assert np.allclose(found, [[0, 0, 0, 0, 0, data.dims / 5]])
 
+    def test_noise_that_no_byte_feels_counts_for_nothing(self, data: ImageData) -> None:
+        x = torch.from_numpy(pictures(data)).float() / 255
+        noise = 1e-3 * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1)
+        assert torch.equal(complexity(x + noise, data), complexity(x, data))
+
     def test_each_picture_is_measured_by_itself(self, data: ImageData) -> None:
         samples = pictures(data)
         whole = measured(samples, data)

@@ -58,12 +58,15 @@ class TestDefaults:
         assert len(network["channels"]) == len(network["blocks"])
         assert 4 <= side / 2 ** len(network["channels"]) <= 12
 
-    def test_latents_are_smaller_than_the_data(self) -> None:
+    @pytest.mark.parametrize(("samples", "expected"), [(999, [2, 2, 2, 10, 32]), (1000, [2, 2, 5, 32, 32])])
+    def test_latents_are_smaller_than_the_data(self, samples: int, expected: list[int]) -> None:
         def of(columns: int) -> int:
-            return default_latent(VectorData(columns=("x",) * columns, mean=(0,) * columns, std=(1,) * columns))
+            return default_latent(
+                VectorData(columns=("x",) * columns, mean=(0,) * columns, std=(1,) * columns), samples
+            )
 
-        assert [of(n) for n in (1, 4, 10, 64, 1000)] == [2, 2, 2, 10, 32]
-        assert default_latent(ImageData(height=28, width=28)) == 64
+        assert [of(n) for n in (1, 4, 10, 64, 1000)] == expected
+        assert default_latent(ImageData(height=28, width=28), 100) == 64
 
     def test_few_rows_get_a_linear_model(self) -> None:
         data = default_data(Memory(rows(20)), rows(20))
@@ -195,6 +198,7 @@ class TestWishes:
             ({"settings": {"held_out": 0}}, "held_out"),
             ({"settings": {"held_out": -3}}, "held_out"),
             ({"settings": {"seed": -1}}, "seed"),
+            ({"settings": {"auxiliary": 0.5}}, "auxiliary"),
             ({"settings": {"lerning_rate": 0.1}}, "lerning_rate"),
         ],
     )
@@ -212,6 +216,21 @@ class TestWishes:
 
     def test_pictures_are_rounded_to_bits(self) -> None:
         assert plan(Memory(stripes(20)), likelihood={"name": "bernoulli"})[0].config.likelihood.name == "bernoulli"
+
+
+@pytest.mark.parametrize(
+    ("data", "likelihood", "expected"),
+    [
+        (rows(40), {}, 0),
+        (stripes(20), {}, 0.3),
+        (stripes(20), {"autoregressive": False}, 0),
+        (stripes(20), {"name": "gaussian"}, 0),
+    ],
+)
+def test_the_auxiliary_loss_is_there_where_bytes_lean_on_their_neighbours(
+    data: Any, likelihood: dict[str, Any], expected: float
+) -> None:
+    assert plan(Memory(data), likelihood=likelihood)[0].settings.auxiliary == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8), (1, 2000, 8)])

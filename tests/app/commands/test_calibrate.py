@@ -1,16 +1,18 @@
 """`vae calibrate`: a protocol more for a model, from data of one's own."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from model import checkpoint, scoring
 from model.calibration import Calibration, Protocol
 from model.checkpoint import Checkpoint
-from model.errors import DataError
+from model.errors import CalibrationError, DataError
 from tests.app.commands.conftest import Invoke, table
 from tests.conftest import PROTOCOLS, reference
 
@@ -57,6 +59,23 @@ def test_a_call_adds_a_protocol_and_keeps_the_others(vae: Invoke, calibrated: Lo
     assert after.digest != before.digest
     for weight, old_weight in zip(after.vae.parameters(), before.vae.parameters(), strict=True):
         np.testing.assert_array_equal(weight.numpy(), old_weight.numpy())
+
+
+def test_a_calibration_of_another_version_is_replaced(vae: Invoke, calibrated: Load) -> None:
+    model = copied(calibrated(NAME))
+    other = checkpoint.load(Path(model))
+    path = Path(model) / checkpoint.CALIBRATION
+    foreign = safetensors.numpy.save({"reference.1.0.0.score": np.zeros(3)})
+    path.write_bytes(foreign)
+    seal = Path(model) / checkpoint.SUMS
+    sums = [line for line in seal.read_text().splitlines() if checkpoint.CALIBRATION not in line]
+    sums.append(f"{hashlib.sha256(foreign).hexdigest()}  {checkpoint.CALIBRATION}")
+    seal.write_text("\n".join(sorted(sums, key=lambda line: line.split()[1])) + "\n")
+    with pytest.raises(CalibrationError, match="make a new one with vae calibrate"):
+        checkpoint.load(Path(model))
+    assert "will be replaced" in vae("calibrate", model, rows(150), *ASKED)
+    assert set(calibration(model).references) == {NEW}
+    assert checkpoint.load(Path(model)).card.training == other.card.training
 
 
 def test_the_reference_is_what_the_samples_score(vae: Invoke, calibrated: Load) -> None:

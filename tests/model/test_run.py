@@ -181,6 +181,8 @@ class TestRefusals:
     def test_other_data(self, tmp_path: Path) -> None:
         go_on(tmp_path / "run", until=1)
         with pytest.raises(TrainingError, match="dataset_sha256"):
+            Run.open(tmp_path / "run", plan()[0].model_copy(update={"dataset_sha256": "0" * 64}))
+        with pytest.raises(TrainingError, match="holds a run of other data or settings"):
             Run.open(tmp_path / "run", plan("pictures")[0])
 
     def test_a_folder_that_is_not_a_run(self, tmp_path: Path) -> None:

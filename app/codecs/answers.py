@@ -1,6 +1,5 @@
 """Arrays -> the bytes of an answer."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.codecs.negotiation import MEDIA
+from app.codecs.npz import to_npz
 from app.codecs.pictures import to_png
 from model.config import ImageData, VectorData
 
@@ -29,9 +29,7 @@ def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None
         assert pictures is not None
         return to_png(pictures), MEDIA[form]
     if form == "npz":
-        file = io.BytesIO()
-        np.savez(file, **_flat(answer))  # type: ignore[arg-type]
-        return file.getvalue(), MEDIA[form]
+        return to_npz(_flat(answer)), MEDIA[form]
     return orjson.dumps(answer, default=_contiguous, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA[form]
 
 

@@ -57,8 +57,7 @@ class Expect:
             self._in_range(values, values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
-            with np.errstate(over="ignore"):
-                floats = values.astype(np.float32)
+            floats = values if values.dtype == np.float32 else _to_float32(values)
             self._in_range(values, floats, self.low, self.high)
         return self._inside(floats)
 
@@ -78,6 +77,11 @@ class Expect:
         if self.image.channels == 1:
             return floats.reshape(-1, *self.image.shape)
         return np.ascontiguousarray(floats.transpose(0, 3, 1, 2))
+
+
+def _to_float32(values: NDArray[Any]) -> Floats:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def expect_inputs(data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False) -> Expect:

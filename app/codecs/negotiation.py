@@ -23,6 +23,9 @@ def choose(accept: str, wish: str | None, offers: Sequence[str]) -> str:
         raise NotAcceptable(f"format={wish} is no form of this answer; it comes as {', '.join(offers)}")
     if not accept or accept == "*/*":
         return offers[0]
+    for offer in offers:
+        if accept == MEDIA[offer]:
+            return offer
     ranges = [_parse(part) for part in accept.split(",")]
     ranked = [(-_quality(MEDIA[offer], ranges), index) for index, offer in enumerate(offers)]
     quality, index = min(ranked)

@@ -8,6 +8,9 @@ from app.codecs.numbers import from_json, from_npy
 from app.codecs.pictures import FORMATS, Pixels, from_picture
 from app.errors import UnsupportedMedia
 
+#: What most requests say, to the letter.
+NUMBERS = frozenset({"application/json", "application/x-npy"})
+
 
 def read_rows(body: bytes, content_type: str, encoding: str, expect: Expect) -> Floats:
     """float32 rows with the batch first, shaped as the model takes them, every value in range.
@@ -16,7 +19,9 @@ def read_rows(body: bytes, content_type: str, encoding: str, expect: Expect) -> 
         UnsupportedMedia: a content type, or a content encoding, that is not read.
         Malformed, Invalid, TooLarge: see the reader of each type.
     """
-    media = parse_options_header(content_type)[0].decode("latin-1").lower()
+    media = content_type
+    if media not in NUMBERS:
+        media = parse_options_header(content_type)[0].decode("latin-1").lower()
     if encoding.lower() not in {"", "identity"}:
         raise UnsupportedMedia(f"Content-Encoding '{encoding:.40}' is not read; send the body as it is")
     if media == "application/json":

@@ -1,0 +1,48 @@
+"""npz files, as numpy and every zip reader take them."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from app.codecs import npz
+from app.codecs.npz import to_npz
+
+ARRAYS = {
+    "mean": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "p_values.free_energy": np.array([0.5, np.nan]),
+    "empty": np.zeros((0, 4), np.float32),
+    "single": np.array(7),
+    "large": np.random.default_rng(0).random((100, 1000)),
+    "turned": np.arange(12.0).reshape(3, 4).T,
+}
+
+
+def check(data: bytes) -> None:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        assert file.files == list(ARRAYS)
+        for name, array in ARRAYS.items():
+            assert file[name].dtype == array.dtype
+            np.testing.assert_array_equal(file[name], array)
+
+
+def test_numpy_reads_what_is_written() -> None:
+    check(to_npz(ARRAYS))
+
+
+def test_a_zip_reader_finds_no_fault() -> None:
+    with zipfile.ZipFile(io.BytesIO(to_npz(ARRAYS))) as file:
+        assert file.testzip() is None
+        assert file.namelist() == [f"{name}.npy" for name in ARRAYS]
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in file.infolist())
+
+
+def test_none_at_all_is_an_empty_archive() -> None:
+    with np.load(io.BytesIO(to_npz({}))) as file:
+        assert file.files == []
+
+
+def test_what_the_plain_format_has_no_room_for_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "PLAIN", 100)
+    check(to_npz(ARRAYS))

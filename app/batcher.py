@@ -1,9 +1,11 @@
 """Groups rows of many requests into one call on one worker thread; knows no HTTP and no VAE.
 
-There is no timer. Whatever is queued when the worker comes free rides together, up to `batch_rows`: a lonely request
-waits for nobody, and under load batches grow by themselves. A job larger than that is cut into slices, each going to
-the end of the queue after it, so that small jobs are not stuck behind it. A failing call fails its own jobs only; when
-several shared it, each is tried alone, so that a bad neighbour costs a good job time, never its answer.
+There is no timer. Whatever is queued when the worker comes free rides together, up to `batch_rows`. Before it sets out,
+the event loop goes round for as long as that brings more rows: under load a batch grows to all that is there to come,
+and a lonely request waits for no more than two empty rounds, some microseconds. A job larger than `batch_rows` is cut
+into slices, each going to the end of the queue after it, so that small jobs are not stuck behind it. A failing call
+fails its own jobs only; when several shared it, each is tried alone, so that a bad neighbour costs a good job time,
+never its answer.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,9 @@ Arrays = tuple[Array, ...]
 #: Takes arrays with the batch first, returns arrays with as many rows, row i of the one made from row i of the other.
 Call = Callable[..., Arrays]
 Observe = Callable[[str, int, float], None]
+#: Rounds of the event loop without a new row after which the worker sets out: one reads what a socket has received, the
+#: next runs the handler that queues it.
+PATIENCE = 2
 log = logging.getLogger("vae")
 
 
@@ -47,7 +52,28 @@ class BatcherStopped(Exception):
     """The worker is stopping or dead."""
 
 
-@dataclass(eq=False)
+class _Whole:
+    """Arrays that are cut into slices only where they have to be."""
+
+    __slots__ = ("arrays", "parts", "rows")
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+        self.rows = len(arrays[0])
+        self.parts: list[Arrays] = []
+
+    def take(self, start: int, stop: int) -> Arrays:
+        return self.arrays if stop - start == self.rows else tuple(array[start:stop] for array in self.arrays)
+
+    def put(self, _start: int, _stop: int, outputs: Arrays) -> None:
+        self.parts.append(outputs)
+
+    def result(self) -> Arrays:
+        parts = self.parts
+        return parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+@dataclass(eq=False, slots=True)
 class _Job:
     """Rows for one call. `take` makes the rows of a slice when their turn has come; `put` gets what they became."""
 
@@ -56,31 +82,27 @@ class _Job:
     take: Callable[[int, int], Arrays]
     put: Callable[[int, int, Arrays], None]
     future: "asyncio.Future[None]"
-    loop: asyncio.AbstractEventLoop
     deadline: float
     done: int = 0
     over: bool = False
+    error: Exception | None = None
 
-    def finish(self, error: Exception | None = None) -> None:
-        """Wake the waiter, from the worker's thread; it may be gone, and so may its loop."""
-        self.over = True
-        try:
-            self.loop.call_soon_threadsafe(_settle, self.future, error)
-        except RuntimeError:
-            log.debug("the event loop of a finished job is closed")
+    @property
+    def left(self) -> int:
+        """Rows that are in no call yet."""
+        return self.rows - self.done
 
-
-def _settle(future: "asyncio.Future[None]", error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
+    def settle(self) -> None:
+        """Wake the waiter, on its event loop; it may be gone."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(self.error)
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """The rows of one job that ride in one call."""
 
     job: _Job
@@ -100,7 +122,7 @@ class _Rate:
 
 
 class Batcher:
-    """One worker thread and its queue.
+    """One worker thread and its queue, for the tasks of one event loop.
 
     Args:
         calls: what can be run, by name.
@@ -117,9 +139,15 @@ class Batcher:
         self._queue_rows = queue_rows
         self._observe = observe
         self._jobs: deque[_Job] = deque()
-        self._ready = threading.Condition()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        # Whether the worker waits to be sent out, and whether the loop is on its rounds to do so.
+        self._resting = True
+        self._gathering: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._flying: list[_Piece] = []
+        self._finished: list[_Job] = []
         self._rate = _Rate()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
@@ -128,9 +156,9 @@ class Batcher:
 
     def stop(self, timeout: float) -> None:
         """Take no more jobs, finish those queued, end the worker; whatever is left after `timeout` s fails."""
-        with self._ready:
+        with self._lock:
             self._stopping = True
-            self._ready.notify()
+            self._send_out()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         self._fail_all(BatcherStopped("the service stopped before this request was done; send it again"))
@@ -143,8 +171,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Rows that are queued and not yet in a call."""
-        with self._ready:
-            return sum(job.rows - job.done for job in self._jobs)
+        return self._waiting
 
     async def run(self, call: str, *arrays: Array, deadline: float = math.inf) -> Arrays:
         """Put arrays of equally many rows through a call, and return what they became, in order.
@@ -157,15 +184,9 @@ class Batcher:
         Raises:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see there.
         """
-        parts: list[Arrays] = []
-        await self.stream(
-            call,
-            len(arrays[0]),
-            take=lambda start, stop: tuple(array[start:stop] for array in arrays),
-            put=lambda _start, _stop, outputs: parts.append(outputs),
-            deadline=deadline,
-        )
-        return parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        whole = _Whole(arrays)
+        await self.stream(call, whole.rows, take=whole.take, put=whole.put, deadline=deadline)
+        return whole.result()
 
     async def stream(
         self,
@@ -181,70 +202,124 @@ class Batcher:
         `take(start, stop)` and `put(start, stop, outputs)` run on the worker's thread. Raises as `run` does.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(call, rows, take, put, loop.create_future(), loop, deadline)
-        with self._ready:
+        job = _Job(call, rows, take, put, loop.create_future(), deadline)
+        with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
-            waiting = sum(other.rows - other.done for other in self._jobs)
             # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
-            if self._jobs and waiting + rows > self._queue_rows:
-                raise QueueFull(waiting, math.ceil(min(60.0, max(1.0, waiting / max(self._rate.value, 1.0)))))
+            if self._jobs and self._waiting + rows > self._queue_rows:
+                raise QueueFull(self._waiting, self._retry_after())
             self._jobs.append(job)
-            self._ready.notify()
+            self._waiting += rows
+            if self._resting:
+                self._gather(loop)
         await job.future
+
+    def _retry_after(self) -> int:
+        return math.ceil(min(60.0, max(1.0, self._waiting / max(self._rate.value, 1.0))))
+
+    # On the event loop: when the worker sets out.
+
+    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send the worker out, at once with a full batch, else when the queue no longer grows."""
+        if self._waiting >= self._batch_rows:
+            self._send_out()
+        elif self._gathering is not loop:
+            self._gathering = loop
+            loop.call_soon(self._go_round, loop, self._waiting, PATIENCE)
+
+    def _go_round(self, loop: asyncio.AbstractEventLoop, before: int, patience: int) -> None:
+        with self._lock:
+            now = self._waiting
+            if self._resting and now < self._batch_rows and (now > before or patience > 1):
+                loop.call_soon(self._go_round, loop, now, PATIENCE if now > before else patience - 1)
+                return
+            self._gathering = None
+            self._send_out()
+
+    def _land(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
+        """Wake those whose jobs are done: what they do next may bring more rows for the next batch."""
+        for job in jobs:
+            job.settle()
+        with self._lock:
+            if self._resting and self._jobs:
+                self._gather(loop)
+
+    def _send_out(self) -> None:
+        self._resting = False
+        self._wake.notify()
+
+    # On the worker's thread.
 
     def _work(self) -> None:
         try:
-            while pieces := self._gather():
+            while pieces := self._take():
                 self._flying = pieces
                 self._compute(pieces)
                 self._flying = []
+                self._hand_over()
         finally:
             if not self._stopping:
                 log.critical("the model's worker thread has died")
                 self._fail_all(BatcherStopped("the model's worker has died; the service must be restarted"))
 
-    def _gather(self) -> list[_Piece]:
-        """Wait for work and take the next batch: the first job's call, and all in the queue that want the same."""
-        with self._ready:
+    def _take(self) -> list[_Piece]:
+        """Wait to be sent out and take the next batch: the first job's call, and all in the queue that want the same.
+
+        Returns: nothing where the worker is to end.
+        """
+        with self._lock:
             while True:
+                while self._resting and not self._stopping:
+                    self._wake.wait()
                 self._drop_dead()
                 if self._jobs:
-                    break
+                    return self._next()
                 if self._stopping:
                     return []
-                self._ready.wait()
-            call, room = self._jobs[0].call, self._batch_rows
-            pieces: list[_Piece] = []
-            stay: deque[_Job] = deque()
-            again: deque[_Job] = deque()
-            for job in self._jobs:
-                if job.call != call or room == 0:
-                    stay.append(job)
-                    continue
-                stop = min(job.rows, job.done + room)
-                pieces.append(_Piece(job, job.done, stop))
-                room -= stop - job.done
-                job.done = stop
-                if stop < job.rows:
-                    again.append(job)
-            self._jobs = stay + again
-            return pieces
+                self._resting = True
+                self._deliver()
+
+    def _next(self) -> list[_Piece]:
+        call, room = self._jobs[0].call, self._batch_rows
+        pieces: list[_Piece] = []
+        stay: deque[_Job] = deque()
+        again: deque[_Job] = deque()
+        for job in self._jobs:
+            if job.call != call or room == 0:
+                stay.append(job)
+                continue
+            stop = min(job.rows, job.done + room)
+            pieces.append(_Piece(job, job.done, stop))
+            room -= stop - job.done
+            job.done = stop
+            if job.left:
+                again.append(job)
+        self._jobs = stay + again
+        self._waiting -= self._batch_rows - room
+        return pieces
 
     def _drop_dead(self) -> None:
         """Forget jobs whose waiter has left, and fail those past their deadline: neither is worth a call."""
         now = time.monotonic()
-        for job in [job for job in self._jobs if job.over or job.future.cancelled() or job.deadline < now]:
-            self._jobs.remove(job)
+        alive: deque[_Job] = deque()
+        for job in self._jobs:
+            if not job.over and not job.future.cancelled() and job.deadline >= now:
+                alive.append(job)
+                continue
+            self._waiting -= job.left
             if not job.over:
-                job.finish(DeadlinePassed("the model did not get to this request in time; ask for less or come again"))
+                self._finish(
+                    job, DeadlinePassed("the model did not get to this request in time; ask for less or come again")
+                )
+        self._jobs = alive
 
     def _compute(self, pieces: list[_Piece]) -> None:
         try:
             outputs = self._call(pieces)
         except Exception as error:
             if len(pieces) == 1:
-                pieces[0].job.finish(_caused(error))
+                self._finish(pieces[0].job, _caused(error))
                 return
             for piece in pieces:
                 self._compute([piece])
@@ -252,7 +327,7 @@ class Batcher:
         row = 0
         for piece in pieces:
             size = piece.stop - piece.start
-            self._deliver(piece, tuple(array[row : row + size] for array in outputs))
+            self._put(piece, tuple(array[row : row + size] for array in outputs))
             row += size
 
     def _call(self, pieces: list[_Piece]) -> Arrays:
@@ -268,21 +343,46 @@ class Batcher:
         self._observe(name, rows, seconds)
         return outputs
 
-    def _deliver(self, piece: _Piece, outputs: Arrays) -> None:
+    def _put(self, piece: _Piece, outputs: Arrays) -> None:
         job = piece.job
         try:
             job.put(piece.start, piece.stop, outputs)
         except Exception as error:
-            job.finish(_caused(error))
+            self._finish(job, _caused(error))
             return
         if piece.stop == job.rows:
-            job.finish()
+            self._finish(job)
+
+    def _finish(self, job: _Job, error: Exception | None = None) -> None:
+        job.over, job.error = True, error
+        self._finished.append(job)
+
+    def _hand_over(self) -> None:
+        """Let the loop wake who is done, and rest until it has looked for more; unless a full batch waits already, or
+        nobody was done, so that the loop has nothing to bring.
+        """
+        with self._lock:
+            self._resting = bool(self._finished) and self._waiting < self._batch_rows
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """One call of the loop for all finished jobs: a wake-up of its own for each would cost more than a row."""
+        finished, self._finished = self._finished, []
+        if not finished:
+            return
+        loop = finished[0].future.get_loop()
+        try:
+            loop.call_soon_threadsafe(self._land, loop, finished)
+        except RuntimeError:
+            log.debug("the event loop of finished jobs is closed")
+            self._resting = False
 
     def _fail_all(self, error: Exception) -> None:
-        with self._ready:
-            jobs, self._jobs = [*self._jobs, *(piece.job for piece in self._flying)], deque()
-        for job in jobs:
-            job.finish(error)
+        with self._lock:
+            jobs, self._jobs, self._waiting = [*self._jobs, *(piece.job for piece in self._flying)], deque(), 0
+            for job in jobs:
+                self._finish(job, error)
+            self._deliver()
 
 
 def _caused(error: Exception) -> CallFailed:

@@ -70,6 +70,54 @@ def test_jobs_of_many_requests_ride_in_one_call_and_each_gets_its_own_rows() -> 
     asyncio.run(go())
 
 
+def test_a_batch_grows_as_long_as_every_other_round_of_the_loop_brings_more() -> None:
+    async def after(rounds: int, batcher: Batcher) -> Arrays:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        return await batcher.run("double", rows(rounds))
+
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, batch_rows=100) as batcher:
+            await asyncio.gather(*(after(rounds, batcher) for rounds in (0, 1, 3, 4, 6, 8)))
+        assert gate.batches == [[0, 1, 3, 4, 6, 8]]
+
+    asyncio.run(go())
+
+
+def test_a_full_batch_does_not_wait_for_more() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate) as batcher:
+            first = asyncio.create_task(batcher.run("double", rows(*range(4))))
+            await asyncio.sleep(0)
+            # The loop makes no further round before the worker is at work.
+            assert gate.entered.wait(10)
+            await first
+
+    asyncio.run(go())
+
+
+def test_the_results_of_a_call_bring_the_next_rows_before_it_sets_out_again() -> None:
+    """Clients that answer at once meet in one batch, though those of one batch are done before the others' begins."""
+
+    async def client(batcher: Batcher, number: float) -> None:
+        for _ in range(20):
+            assert (await batcher.run("double", rows(number)))[0][0, 0] == 2 * number
+
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, batch_rows=100) as batcher:
+            first = await held(batcher, gate, 0)
+            clients = [asyncio.create_task(client(batcher, number)) for number in range(1, 9)]
+            await asyncio.sleep(0)
+            gate.open.set()
+            await asyncio.gather(first, *clients)
+        assert all(len(batch) == 8 for batch in gate.batches[1:])
+
+    asyncio.run(go())
+
+
 def test_rows_not_requests_are_counted_against_the_limit_of_a_batch() -> None:
     async def go() -> None:
         gate = Gate()

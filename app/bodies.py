@@ -2,15 +2,17 @@
 
 import asyncio
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from app.errors import BodyTooSlow, Malformed, TooLarge
+from app.watch import Watch
 
 
-async def read_body(request: Request, *, max_bytes: int, timeout: float) -> bytes:
+async def read_body(request: Request, watch: Watch, *, max_bytes: int, timeout: float) -> bytes:
     """All bytes of the body.
 
     Args:
+        watch: sees to the time.
         max_bytes: more are refused as soon as they are announced or have arrived.
         timeout: seconds until the last byte must be here.
 
@@ -21,19 +23,26 @@ async def read_body(request: Request, *, max_bytes: int, timeout: float) -> byte
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal():
         raise Malformed(f"Content-Length '{announced:.40}' is not a number")
-    too_large = TooLarge(f"the body is larger than the {max_bytes:,} bytes that one request may have; send fewer rows")
+    too_large = f"the body is larger than the {max_bytes:,} bytes that one request may have; send fewer rows"
     if int(announced) > max_bytes:
-        raise too_large
-    parts, size = [], 0
+        raise TooLarge(too_large)
+    parts: list[bytes] = []
+    size, more = 0, True
+    entry = watch.over_body(timeout)
     try:
-        async with asyncio.timeout(timeout):
-            async for part in request.stream():
-                size += len(part)
-                if size > max_bytes:
-                    raise too_large
-                parts.append(part)
-    except TimeoutError as error:
-        raise BodyTooSlow(f"the body did not arrive within {timeout:g} s; send it faster, or less of it") from error
-    except ClientDisconnect as error:
-        raise Malformed("the client left before its body was here") from error
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise Malformed("the client left before its body was here")
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size > max_bytes:
+                raise TooLarge(too_large)
+            parts.append(part)
+    except asyncio.CancelledError:
+        if not entry.recalled():
+            raise
+        raise BodyTooSlow(f"the body did not arrive within {timeout:g} s; send it faster, or less of it") from None
+    finally:
+        watch.forget(entry)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -21,8 +21,8 @@ def choose_device(wish: str) -> str:
     return wish
 
 
-def set_threads(wish: int | None) -> int:
-    """Give torch as many threads as wished for, else as the process has cores; returns the number."""
-    threads = wish or cores()
+def set_threads(wish: int | None, workers: int = 1) -> int:
+    """Give torch as many threads as wished for, else this worker's share of the cores; returns the number."""
+    threads = wish or max(1, cores() // workers)
     torch.set_num_threads(threads)
     return threads

@@ -4,11 +4,9 @@ Every operation is rows through one call of the model, so that requests of many 
 with any number of draws are rows too, one per pair of a sample and a draw.
 """
 
-import asyncio
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,82 +14,131 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.batcher import Arrays, Batcher, Call, Observe
+from app.runtime import TRIALS, Function, Mode, Runtime, torch_call
 from model import noise, refine
-from model.calibration import UNCALIBRATED, Protocol, Scored, Verdict
+from model.calibration import UNCALIBRATED, Protocol, Verdict
 from model.checkpoint import Checkpoint
-from model.complexity import complexity
 from model.free_energy import FreeEnergy, Totals, terms
-from model.likelihoods import Gaussian
-from model.typicality import Sizes, residual
+from model.likelihoods import LEVELS, Gaussian
+from model.typicality import Sizes, Typical
 from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float32]
-Mode = Callable[[], AbstractContextManager[None]]
+Doubles = NDArray[np.float64]
 
 
 class Calls:
-    """The calls of the model that the worker makes: float32 arrays in, float32 arrays out, batch first.
+    """The calls of the model that the worker makes: arrays in, arrays out, batch first.
 
     Raises:
         ArithmeticError: an output is not finite.
     """
 
-    def __init__(self, vae: VAE, device: str) -> None:
-        self.vae = vae
-        self.device = device
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+        self.vae = checkpoint.vae
+        self.runtime = runtime
+        known = checkpoint.calibration.references if checkpoint.calibration else {}
+        self.typicals = {protocol: found.typical for protocol, found in known.items() if found.typical}
 
     def table(self) -> dict[str, Call]:
         """All of them, by name."""
-        return {
-            "encode": self._call(self._encode),
-            "decode": self._call(self._decode),
-            "draw": self._call(self._draw),
-            "reconstruct": self._call(self._reconstruct),
-            "score": self._call(self._score),
-            "map": self._call(self._map),
-            # Gradients cannot be taken of what inference mode has made.
-            "descend": self._call(functools.partial(refine.descend, self.vae), torch.no_grad),
-            "judge": self._call(self._judge),
-            "sizes": self._call(self._sizes),
+        quick, exact = self.runtime.quick, self.runtime.exact
+        trials = [_trial(self.vae, rows) for rows in TRIALS]
+        of_x, of_z = [(x,) for x, *_ in trials], [(z,) for *_, z in trials]
+        encode = self.runtime.compile("encode", quick, _encode, of_x)
+        decode = self.runtime.compile("decode", quick, _decode, of_z)
+        same = quick is exact
+        mean_of = decode if same else self._torch(functools.partial(_decode, exact))
+        calls = {
+            "encode": encode,
+            "decode": decode,
+            "reconstruct": lambda x: decode(encode(x)[0]),
+            "posterior": encode if same else self.runtime.compile("posterior", exact, _encode, of_x),
+            # ONNX has no expm1, and the logarithms of ONNX Runtime are 1.6e-5 away: too far for a code length.
+            "score": self.runtime.compile(
+                "score", exact, _score, trials, onnx=self.vae.levels != LEVELS["discretized"]
+            ),
+            "draw": self._torch(functools.partial(_draw, quick)),
+            "map": self._torch(functools.partial(_map, exact)),
+            # Gradients cannot be taken of what inference mode has made, nor of what torch has not computed.
+            "descend": self._torch(functools.partial(refine.descend, self.vae), torch.no_grad),
+            "judge": self._torch(functools.partial(_judge, exact)),
         }
+        for protocol, typical in self.typicals.items():
+            calls[f"typicality, {protocol}"] = self._typicality(typical, mean_of)
+        return {name: _finite(call) for name, call in calls.items()}
 
-    def _encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        q = self.vae.encode(x)
-        return q.mean, q.scale, q.rate().sum(1)
+    def _torch(self, function: Function, mode: Mode = torch.inference_mode) -> Call:
+        return torch_call(function, self.vae, mode)
 
-    def _decode(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (self.vae.decode(z).mean,)
+    def _typicality(self, typical: Typical, decode: Call) -> Call:
+        """Typicality, from x, mean and scale of Q, distortion, free energy, and where Q was refined regret.
 
-    def _draw(self, z: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
-        return (self.vae.decode(z).sample(uniform),)
+        Densities of hundreds of dimensions: a call of their own takes as long as all the rest of a small request, and
+        little more for many rows.
+        """
+        device = str(self.vae.origin.device)
 
-    def _reconstruct(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (self.vae.decode(self.vae.encode(x).mean).mean,)
-
-    def _score(self, x: Tensor, mean: Tensor, scale: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
-        t = terms(self.vae, x, Gaussian(mean, scale), draw)
-        return t.distortion, t.cross_entropy, t.nlog_q
-
-    def _map(self, x: Tensor, mean: Tensor, scale: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
-        t = terms(self.vae, x, Gaussian(mean, scale), draw)
-        return t.distortion, t.cross_entropy, t.nlog_q, t.per_dimension
-
-    def _judge(self, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
-        return (refine.excess(self.vae, x, Gaussian(mean, scale), refine.finish(place), draw),)
-
-    def _sizes(self, x: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        return residual(self.vae, x, mean), complexity(x, self.vae.config.data)
-
-    def _call(self, function: Callable[..., tuple[Tensor, ...]], mode: Mode = torch.inference_mode) -> Call:
-        def call(*arrays: NDArray[np.float32]) -> Arrays:
-            with mode():
-                outputs = function(*(to_tensor(array, self.device) for array in arrays))
-                results = tuple(output.cpu().numpy() for output in outputs)
-            if not all(np.isfinite(result).all() for result in results):
-                raise ArithmeticError("it put out values that are not finite numbers")
-            return results
+        def call(x: Floats, mean: Floats, scale: Floats, *scores: Doubles) -> Arrays:
+            tensor, q = to_tensor(x, device), Gaussian(to_tensor(mean, device), to_tensor(scale, device))
+            distortion, free_energy, *regret = scores
+            with torch.inference_mode():
+                sizes = Sizes.of(self.vae, tensor, q, to_tensor(decode(mean)[0], device))
+            return (typical.score(sizes, _Costs(distortion, free_energy), regret[0] if regret else None),)
 
         return call
+
+
+def _encode(vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
+    q = vae.encode(x)
+    return q.mean, q.scale, q.rate().sum(1)
+
+
+def _decode(vae: VAE, z: Tensor) -> tuple[Tensor, ...]:
+    return (vae.decode(z).mean,)
+
+
+def _draw(vae: VAE, z: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+    return (vae.decode(z).sample(uniform),)
+
+
+def _score(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
+    t = terms(vae, x, Gaussian(mean, scale), draw)
+    return t.distortion, t.cross_entropy, t.nlog_q
+
+
+def _map(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
+    t = terms(vae, x, Gaussian(mean, scale), draw)
+    return t.distortion, t.cross_entropy, t.nlog_q, t.per_dimension
+
+
+def _judge(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw: Tensor) -> tuple[Tensor, ...]:
+    return (refine.excess(vae, x, Gaussian(mean, scale), refine.finish(place), draw),)
+
+
+def _trial(vae: VAE, rows: int) -> Arrays:
+    """x, mean and scale of Q, and a draw, as requests for the model's own samples have them."""
+    z = to_tensor(noise.normal(0, (rows, vae.config.latent)), str(vae.origin.device))
+    with torch.inference_mode():
+        x = vae.decode(z).mean
+        q = vae.encode(x)
+    return tuple(tensor.cpu().numpy() for tensor in (x, q.mean, q.scale, z))
+
+
+def _finite(call: Call) -> Call:
+    def checked(*arrays: NDArray[Any]) -> Arrays:
+        results = call(*arrays)
+        if not all(np.isfinite(result).all() for result in results):
+            raise ArithmeticError("it put out values that are not finite numbers")
+        return results
+
+    return checked
+
+
+@dataclass(frozen=True)
+class _Costs:
+    distortion: Doubles
+    free_energy: Doubles
 
 
 #: Mean and scale of Q, n x latent, and its analytic rate, n.
@@ -114,11 +161,22 @@ class Engine:
     """What the service can do with its model. All methods raise what `Batcher.run` raises."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, batch_rows: int, queue_rows: int, device: str = "cpu", observe: Observe
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_rows: int,
+        queue_rows: int,
+        observe: Observe,
+        runtime: Runtime | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.vae = checkpoint.vae
-        self.calls = Calls(checkpoint.vae, device).table()
+        self.runtime = runtime or Runtime(checkpoint.vae)
+        calls = Calls(checkpoint, self.runtime)
+        self.calls = calls.table()
+        self._typical = frozenset(calls.typicals)
+        # Where both are computed alike they share batches.
+        self._posterior = "encode" if self.runtime.exact is self.runtime.quick else "posterior"
         self.batcher = Batcher(self.calls, batch_rows=batch_rows, queue_rows=queue_rows, observe=observe)
 
     def start(self) -> None:
@@ -131,15 +189,18 @@ class Engine:
         x = np.zeros((1, *config.data.shape), np.float32)
         z = np.zeros((1, config.latent), np.float32)
         place, one = np.zeros((1, 2 * config.latent), np.float32), np.ones((1, 1), np.float32)
-        arguments = {
+        arguments: dict[str, Arrays] = {
             "encode": (x,),
+            "posterior": (x,),
             "decode": (z,),
             "draw": (z, x),
             "reconstruct": (x,),
             "descend": (x, place, place, place, z, one, one),
             "judge": (x, z, z + 1, place, z),
-            "sizes": (x, z),
         }
+        number = np.ones(1)
+        for protocol in self._typical:
+            arguments[f"typicality, {protocol}"] = (x, z, z + 1, *[number] * (3 if protocol.refine else 2))
         for name, call in self.calls.items():
             call(*arguments.get(name, (x, z, z + 1, z)))
         self.batcher.start()
@@ -187,7 +248,7 @@ class Engine:
 
         With `steps` they are those of the refined Q, and `regret` is what the encoder's costs more on the same draws.
         """
-        mean, scale, rate = await self.batcher.run("encode", x, deadline=deadline)
+        mean, scale, rate = await self.batcher.run(self._posterior, x, deadline=deadline)
         q = mean, scale, rate.astype(np.float64)
         scores, surprise = await self._estimate(x, q, draws, seed, deadline, per_dimension and not steps)
         regret = None
@@ -211,17 +272,13 @@ class Engine:
         calibration = self.checkpoint.calibration
         if calibration is None or protocol not in calibration.references:
             return Verdict(reason=UNCALIBRATED) if calibration is None else calibration.refuse(protocol)
-        mean, scale, rate = q
-        missed, measured = await self.batcher.run("sizes", x, mean, deadline=deadline)
-        sizes = Sizes(
-            mean.astype(np.float64),
-            np.linalg.norm(scale.astype(np.float64), axis=1),
-            rate,
-            missed.astype(np.float64),
-            measured.astype(np.float64),
-        )
-        # A density of hundreds of dimensions is more than the event loop has time for.
-        return await asyncio.to_thread(calibration.judge, protocol, Scored(scores, regret, sizes))
+        typicality = None
+        if protocol in self._typical:
+            columns: list[NDArray[Any]] = [x, q[0], q[1], scores.distortion, scores.free_energy]
+            if regret is not None:
+                columns.append(regret)
+            typicality = (await self.batcher.run(f"typicality, {protocol}", *columns, deadline=deadline))[0]
+        return calibration.rank(protocol, scores.free_energy, regret, typicality)
 
     async def _estimate(
         self, x: Floats, q: Posterior, draws: int, seed: int, deadline: float, per_dimension: bool

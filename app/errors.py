@@ -10,7 +10,8 @@
     └── Unavailable        503
 
 The batcher's own exceptions, and those of `model`, have their rows in the table too: 429 for a full queue, which says
-when to come again, 500 for a model that failed, 503 for a worker that is gone, 504 for a deadline that passed.
+when to come again, 499 for a client that left, 500 for a model that failed, 503 for a worker that is gone, 504 for a
+deadline that passed.
 
 Every answer to an error is `application/problem+json` (RFC 9457).
 """
@@ -27,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, QueueFull
+from app.watch import ClientLeft
 from model.errors import InputError, VAEError
 
 PROBLEM = "application/problem+json"
@@ -92,12 +94,17 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     Invalid: (422, "Invalid request"),
     InputError: (422, "Invalid request"),
     QueueFull: (429, "Overloaded"),
+    # Nobody reads it; the status is nginx's, for the metrics and the log.
+    ClientLeft: (499, "Client left"),
     CallFailed: (500, "Model failed"),
     VAEError: (500, "Model failed"),
     Unavailable: (503, "Unavailable"),
     BatcherStopped: (503, "Unavailable"),
     DeadlinePassed: (504, "Deadline passed"),
 }
+
+
+KNOWN = tuple(STATUS)
 
 
 def problem(
@@ -117,8 +124,12 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Have every exception answered by this module."""
+
+    async def on_known(request: Request, error: Exception) -> Response:
+        return answer(request, error)
+
     for kind in STATUS:
-        app.add_exception_handler(kind, _on_known)
+        app.add_exception_handler(kind, on_known)
     app.add_exception_handler(HTTPException, _on_http)
 
 
@@ -127,7 +138,8 @@ def status_of(error: Exception) -> tuple[int, str]:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-async def _on_known(request: Request, error: Exception) -> Response:
+def answer(request: Request, error: Exception) -> Response:
+    """The answer to an exception of the table."""
     status, title = status_of(error)
     places: tuple[Place, ...] = ()
     headers: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """One call of the interface: what serves it and what documents it, in one value."""
 
+import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -38,20 +39,26 @@ class Operation(Generic[Q]):
 
     def route(self) -> Route:
         """The route that serves it."""
+        return Route(self.path, self.respond, methods=[self.method], name=self.path)
 
-        async def endpoint(request: Request) -> Response:
-            return await self.run(request, request.app.state.service, parse(self.query, request.query_params))
+    async def respond(self, request: Request) -> Response:
+        """Serve one request."""
+        return await self.run(request, request.app.state.service, parse(self.query, request))
 
-        return Route(self.path, endpoint, methods=[self.method], name=self.path)
 
-
-def parse(kind: type[Q], params: QueryParams) -> Q:
+def parse(kind: type[Q], request: Request) -> Q:
     """The parameters of an address.
 
     Raises:
         Invalid: one that is unknown, given twice, or out of range, each named.
     """
-    items = params.multi_items()
+    query = request.scope["query_string"]
+    read = _read_once if len(query) <= SHORT else _read
+    return read(kind, query)  # type: ignore[return-value]
+
+
+def _read(kind: type[Query], query: bytes) -> Query:
+    items = QueryParams(query).multi_items()
     twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
     if twice:
         raise Invalid.at(f"query.{twice[0]:.60}", "is given more than once; give it once")
@@ -60,6 +67,11 @@ def parse(kind: type[Q], params: QueryParams) -> Q:
     except ValidationError as error:
         places = [_place(item, kind) for item in error.errors(include_url=False)]
         raise Invalid("; ".join(f"{place.place}: {place.detail}" for place in places), *places) from error
+
+
+#: Most requests ask for the same, and queries are frozen: they can share what was read from as few bytes as these.
+SHORT = 128
+_read_once = functools.lru_cache(maxsize=256)(_read)
 
 
 def _place(item: Any, kind: type[Query]) -> Place:

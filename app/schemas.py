@@ -208,6 +208,21 @@ class CalibratedFor(Answer):
     inputs: Annotated[int, Field(description="How many inputs were set aside to compare with.")]
 
 
+COMPUTED = {"engine": "onnxruntime 1.32.0", "precision": "float32", "error": 7.4e-7}
+
+
+class Computed(Answer):
+    """What computes one call of the model."""
+
+    model_config = _example(**COMPUTED)
+
+    engine: Annotated[str, Field(description="With its version.")]
+    precision: str
+    error: Annotated[
+        float, Field(description="Measured at the start: largest difference from torch's float32 over largest value.")
+    ]
+
+
 class ModelCard(Answer):
     """What is served."""
 
@@ -226,6 +241,9 @@ class ModelCard(Answer):
         calibrations=[{"samples": 1, "refine": 0, "seed": 0, "inputs": 5000}],
         training=None,
         evaluation=None,
+        device="cpu",
+        threads=2,
+        computed={"encode": COMPUTED, "decode": COMPUTED, "score": COMPUTED},
         limits=LIMITS,
         version="0.1.0",
     )
@@ -244,6 +262,9 @@ class ModelCard(Answer):
     calibrations: Annotated[list[CalibratedFor], Field(description="What free energies have p-values.")]
     training: dict[str, Any] | None
     evaluation: Annotated[dict[str, Any] | None, Field(description="The report of `vae evaluate`.")]
+    device: str
+    threads: int
+    computed: Annotated[dict[str, Computed], Field(description="What computes the model, by call.")]
     limits: Limits
     version: Annotated[str, Field(description="Of the service.")]
 

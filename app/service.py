@@ -4,7 +4,9 @@ import asyncio
 import functools
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,11 +19,13 @@ from app.engine import Engine
 from app.errors import TooLarge
 from app.metrics import Metrics
 from app.settings import Settings
+from app.watch import ClientLeft, Watch
 from model.config import ImageData
 
 #: Bytes from which on a body is read, or an answer written, beside the event loop instead of in it: every other
 #: request would feel it.
 LARGE = 1 << 17
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class Service:
     settings: Settings
     engine: Engine
     metrics: Metrics
+    watch: Watch = field(default_factory=Watch)
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """Of the model, as a header says it."""
+        return self.engine.checkpoint.digest.encode()
 
     @property
     def ready(self) -> bool:
@@ -43,24 +53,50 @@ class Service:
 
     async def inputs(self, request: Request, *, strict: bool) -> Floats:
         """x from the body: n x data, float32, every value in range."""
-        s = self.settings
-        data = self.engine.vae.config.data
-        expect = expect_inputs(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict)
-        return await self._rows(request, expect)
+        return await self._rows(request, self._inputs[strict])
 
     async def latents(self, request: Request) -> Floats:
         """z from the body: n x latent, float32, every value in range."""
-        return await self._rows(request, expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows))
+        return await self._rows(request, self._latents)
+
+    @functools.cached_property
+    def _inputs(self) -> tuple[Expect, Expect]:
+        """What inputs must be: as a rule, and strictly."""
+        s, data = self.settings, self.engine.vae.config.data
+        lenient, strict = (
+            expect_inputs(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict) for strict in (False, True)
+        )
+        return lenient, strict
+
+    @functools.cached_property
+    def _latents(self) -> Expect:
+        return expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows)
 
     async def _rows(self, request: Request, expect: Expect) -> Floats:
         s = self.settings
-        body = await read_body(request, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
+        body = await read_body(request, self.watch, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
         headers = request.headers
         content_type = headers.get("content-type", "")
         arguments = (body, content_type, headers.get("content-encoding", ""), expect)
         if len(body) > LARGE or may_hold_pictures(body, content_type):
             return await asyncio.to_thread(read_rows, *arguments)
         return read_rows(*arguments)
+
+    async def work(self, request: Request, result: Awaitable[T]) -> T:
+        """What the model makes of a request that has been read; no more is done for a client that leaves.
+
+        Raises:
+            ClientLeft: it did.
+        """
+        entry = self.watch.over_client(request)
+        try:
+            return await result
+        except asyncio.CancelledError:
+            if not entry.recalled():
+                raise
+            raise ClientLeft("the client left before its answer was ready") from None
+        finally:
+            self.watch.forget(entry)
 
     def deadline(self) -> float:
         """Of a request that is read by now, on the clock of `time.monotonic`."""

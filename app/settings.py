@@ -1,5 +1,6 @@
 """All settings of the service, in one frozen object: command line > environment (`VAE_*`) > default."""
 
+import logging
 import os
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model.config import explain
 from model.errors import ConfigError
 
+EngineName = Literal["auto", "torch", "onnxruntime"]
+PrecisionName = Literal["float32", "bfloat16"]
 PREFIX = "VAE_"
 #: Read by `model.datasets`, not by the service.
 ELSEWHERE = frozenset({"VAE_DATA"})
@@ -25,9 +28,19 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(description="Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
     device: Annotated[str, Field(description="auto, cpu or cuda; auto takes cuda where there is one.")] = "auto"
+    workers: Annotated[int, Field(description="Processes that serve, each with a model of its own.", ge=1)] = 1
     threads: Annotated[
-        int | None, Field(description="Threads of the model; by default the cores it may use.", ge=1)
+        int | None, Field(description="Threads of a worker's model; by default its share of the cores.", ge=1)
     ] = None
+    engine: Annotated[
+        EngineName, Field(description="auto, torch or onnxruntime; auto takes the faster where it agrees with torch.")
+    ] = "auto"
+    precision: Annotated[
+        PrecisionName, Field(description="float32, or bfloat16 for encoding and decoding; /model tells its error.")
+    ] = "float32"
+    score_precision: Annotated[PrecisionName, Field(description="The same for free energies and all they need.")] = (
+        "float32"
+    )
     max_body_bytes: Annotated[int, Field(description="Largest body of a request, in bytes.", ge=1024)] = 32 << 20
     max_rows: Annotated[int, Field(description="Most rows (inputs, latents, samples) of a request.", ge=1)] = 1024
     max_samples: Annotated[int, Field(description="Most draws per input of a free energy.", ge=1)] = 5000
@@ -35,7 +48,7 @@ class Settings(BaseSettings):
     max_pixels: Annotated[
         int, Field(description="Most pixels of a request's images together, before they are resized.", ge=1)
     ] = 1 << 25
-    batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 256
+    batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 64
     queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 18
     body_timeout: Annotated[float, Field(description="Seconds a client may take to send its body.", gt=0)] = 30.0
     deadline: Annotated[float, Field(description="Seconds a request may wait for and use the model.", gt=0)] = 60.0
@@ -43,6 +56,10 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line shown.")
     ] = "info"
+
+    def configure_logging(self) -> None:
+        """Have this process write its log as the settings say."""
+        logging.basicConfig(level=self.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     @classmethod
     def load(cls, **given: Any) -> "Settings":

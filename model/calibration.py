@@ -115,18 +115,26 @@ class Calibration:
     def judge(self, protocol: Protocol, scored: Scored) -> Verdict:
         """Inputs that were scored under this protocol."""
         reference = self.references.get(protocol)
+        typicality = None
+        if reference is not None and reference.typical is not None:
+            typicality = reference.typical.score(scored.sizes, scored.scores, scored.regret)
+        return self.rank(protocol, scored.scores.free_energy, scored.regret, typicality)
+
+    def rank(
+        self, protocol: Protocol, free_energy: Floats, regret: Floats | None, typicality: Floats | None
+    ) -> Verdict:
+        """The same from the scores alone; typicality as `Typical.score` gives it where the reference has it."""
+        reference = self.references.get(protocol)
         if reference is None:
             return self.refuse(protocol)
-        free_energy = scored.scores.free_energy
         p_values = {
             "free_energy": p_value(reference.free_energy, free_energy),
             "free_energy_two_sided": two_sided(reference.free_energy, free_energy),
         }
-        if reference.regret is not None and scored.regret is not None:
-            p_values["regret"] = p_value(reference.regret, scored.regret)
-        if reference.typical is None or reference.typicality is None:
+        if reference.regret is not None and regret is not None:
+            p_values["regret"] = p_value(reference.regret, regret)
+        if reference.typicality is None or typicality is None:
             return Verdict(None, p_values, None)
-        typicality = reference.typical.score(scored.sizes, scored.scores, scored.regret)
         return Verdict(typicality, p_values | {"typicality": p_value(reference.typicality, typicality)}, None)
 
     def refuse(self, protocol: Protocol) -> Verdict:

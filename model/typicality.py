@@ -8,6 +8,7 @@ where no data lies: a black image, or a shoe upside down (Nalisnick et al. 2019,
 """
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.complexity import Trend, complexity
-from model.free_energy import FreeEnergy
 from model.likelihoods import Gaussian
 from model.mixture import Mixture
 from model.vae import VAE
@@ -32,6 +32,16 @@ WEIGHTS = np.array([1.0, 0.5, 0.5])
 FLOOR = -3.0
 
 
+@runtime_checkable
+class Costs(Protocol):
+    """What typicality needs of the scores of n inputs, nats."""
+
+    @property
+    def distortion(self) -> Floats: ...
+    @property
+    def free_energy(self) -> Floats: ...
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What typicality needs to know of n inputs beside their scores."""
@@ -43,16 +53,22 @@ class Sizes:
     complexity: Floats  # n x measures
 
     @classmethod
-    def of(cls, vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian) -> "Sizes":
-        """Of inputs and the encoder's Q of each; costs one decoding each."""
+    def of(
+        cls, vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, decoded: Float[Tensor, "batch *data"] | None = None
+    ) -> "Sizes":
+        """Of inputs and the encoder's Q of each; costs one decoding each, of the mean of Q, where it is not given."""
+        if decoded is None:
+            decoded = vae.decode(q.mean).mean
         measured = complexity(x, vae.config.data)
-        columns = (q.mean, q.scale.norm(dim=1), q.rate().sum(1), residual(vae, x, q.mean), measured)
+        columns = (q.mean, q.scale.norm(dim=1), q.rate().sum(1), residual(vae, x, decoded), measured)
         return cls(*(column.cpu().double().numpy() for column in columns))
 
 
-def residual(vae: VAE, x: Float[Tensor, "batch *data"], mean: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch"]:
-    """Root mean square, over the dimensions of x, of what the decoding of the mean misses; one per row."""
-    missed = vae.standardize(x) - vae.standardize(vae.decode(mean).mean)
+def residual(
+    vae: VAE, x: Float[Tensor, "batch *data"], decoded: Float[Tensor, "batch *data"]
+) -> Float[Tensor, "batch"]:
+    """Root mean square, over the dimensions of x, of what its decoding misses; one per row."""
+    missed = vae.standardize(x) - vae.standardize(decoded)
     rms: Tensor = missed.flatten(1).square().mean(1).sqrt()
     return rms
 
@@ -75,7 +91,7 @@ class Typical:
     spread: Floats
 
     @classmethod
-    def fit(cls, latents: Mixture, sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> "Typical":
+    def fit(cls, latents: Mixture, sizes: Sizes, scores: Costs, regret: Floats | None) -> "Typical":
         """Fit to inputs that did not fit the model."""
         table = _table(sizes, scores, regret)
         shift, unit = table.mean(axis=0), table.std(axis=0)
@@ -89,7 +105,7 @@ class Typical:
         center, spread = surprises.mean(axis=1), np.maximum(surprises.std(axis=1), 1e-9)
         return cls(latents, fitted, shift, unit, trend, center, spread)
 
-    def surprises(self, sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> Floats:
+    def surprises(self, sizes: Sizes, scores: Costs, regret: Floats | None) -> Floats:
         """Of the latent mean, of the sizes, and free energy; 3 x n."""
         table = (_table(sizes, scores, regret) - self.shift) / self.unit
         usual = self.trend(sizes.complexity).T
@@ -97,7 +113,7 @@ class Typical:
         raw = np.stack([of_latent - usual[0], of_sizes, scores.free_energy - usual[1]])
         return (raw - self.center[:, None]) / self.spread[:, None]
 
-    def score(self, sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> Floats:
+    def score(self, sizes: Sizes, scores: Costs, regret: Floats | None) -> Floats:
         """Typicality of n inputs: about 0 for typical ones, larger further out; without a unit."""
         surprises = self.surprises(sizes, scores, regret)
         surprises[[0, 2]] = np.maximum(surprises[[0, 2]], FLOOR)
@@ -105,7 +121,7 @@ class Typical:
         return typicality
 
 
-def _table(sizes: Sizes, scores: FreeEnergy, regret: Floats | None) -> Floats:
+def _table(sizes: Sizes, scores: Costs, regret: Floats | None) -> Floats:
     """n x sizes. Logs of what is positive: such a size matters by its ratio to others."""
     positive = (sizes.rate, np.linalg.norm(sizes.mean, axis=1), sizes.scale_norm, sizes.residual)
     columns = [scores.distortion, *(np.log(column + 1e-6) for column in positive), *sizes.complexity.T]

@@ -1,14 +1,14 @@
 """`vae serve`: the service on one address, until it is told to stop."""
 
-import logging
 import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from app.settings import Settings
 from model.errors import ConfigError
@@ -21,7 +21,14 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. (default: 8000)")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the model. (default: the cores it may use)")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve. (default: 1)")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of a worker's model. (default: its share of the cores)")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, torch or onnxruntime. (default: auto)")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, or bfloat16 for encoding and decoding. (default: float32)")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (default: info)")] = None,
 ) -> None:
     """Serve a model over HTTP.
@@ -30,35 +37,67 @@ def serve(
 
     Example: vae serve runs/fashion --port 8080
     """
+    settings = Settings.load(
+        model=run,
+        host=host,
+        port=port,
+        device=device,
+        workers=workers,
+        threads=threads,
+        engine=engine,
+        precision=precision,
+        log_level=log_level,
+    )
+    settings.configure_logging()
+    if settings.workers > 1:
+        _serve_with_workers(settings)
     from app.devices import choose_device
     from app.main import create_app
     from model import checkpoint
 
-    settings = Settings.load(model=run, host=host, port=port, device=device, threads=threads, log_level=log_level)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     choose_device(settings.device)
     # Loaded here already: what is wrong with a model is then one line, before there is a server.
     loaded = checkpoint.load(Path(settings.model))
     listener = listen(settings.host, settings.port)
-    address, actual_port = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    config = uvicorn.Config(
-        create_app(settings, loaded),
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )
     card, data = loaded.card, loaded.vae.config.data
     line = (
         f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
-        f"digest {loaded.digest[:12]}) at http://{shown}:{actual_port}; documentation at /docs, model card at /model"
+        f"digest {loaded.digest[:12]}) at {_address(listener)}; documentation at /docs, model card at /model"
     )
     # uvicorn finishes what is under way, then raises the signal again for whoever was there before it: that is us, and
     # a stop that was asked for and went well is a success.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, lambda *_: sys.exit(0))
-    _Server(config, line).run(sockets=[listener])
+    _Server(_config(settings, create_app(settings, loaded)), line).run(sockets=[listener])
+
+
+def _serve_with_workers(settings: Settings) -> NoReturn:
+    from app import workers
+
+    listener = listen(settings.host, settings.port)
+    line = (
+        f"vae-server serves {settings.model} by {settings.workers} workers at {_address(listener)}; documentation at "
+        "/docs, model card at /model"
+    )
+    raise SystemExit(workers.run(settings, _config(settings, workers.APPLICATION), listener, line))
+
+
+def _config(settings: Settings, application: FastAPI | str) -> uvicorn.Config:
+    """What uvicorn is to run: an application, or the name of what makes one in each worker."""
+    return uvicorn.Config(
+        application,
+        factory=isinstance(application, str),
+        workers=settings.workers,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+
+
+def _address(listener: socket.socket) -> str:
+    address, port = listener.getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

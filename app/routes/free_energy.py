@@ -19,9 +19,10 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
     x = await service.inputs(request, strict=query.strict)
     work = len(x) * query.samples * (1 + query.refine)
     service.limit("rows x query.samples x (1 + query.refine)", work, service.settings.max_work)
-    result = await service.engine.free_energy(
+    scored = service.engine.free_energy(
         x, query.samples, query.seed, service.deadline(), steps=query.refine, per_dimension=query.per_dimension
     )
+    result = await service.work(request, scored)
     answer = {
         "samples": query.samples,
         "refine": query.refine,

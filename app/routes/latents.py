@@ -13,28 +13,30 @@ PICTURES = ("json", "npz", "png")
 async def encode(request: Request, service: Service, query: EncodeQuery) -> Response:
     form = service.form(request, query.format, pictures=False)
     x = await service.inputs(request, strict=query.strict)
-    mean, variance = await service.engine.encode(x, service.deadline())
+    mean, variance = await service.work(request, service.engine.encode(x, service.deadline()))
     return await service.answer(form, {"mean": mean, "variance": variance})
 
 
 async def decode(request: Request, service: Service, query: DecodeQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     z = await service.latents(request)
-    x = await service.engine.decode(z, service.deadline(), noise_seed=query.seed if query.noise else None)
+    seed = query.seed if query.noise else None
+    x = await service.work(request, service.engine.decode(z, service.deadline(), noise_seed=seed))
     return await service.answer(form, {"outputs": service.outputs(x)}, x)
 
 
 async def sample(request: Request, service: Service, query: SampleQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     service.limit("query.n", query.n, service.settings.max_rows)
-    z, x = await service.engine.sample(query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise)
+    drawn = service.engine.sample(query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise)
+    z, x = await service.work(request, drawn)
     return await service.answer(form, {"outputs": service.outputs(x), "latents": z}, x)
 
 
 async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     x = await service.inputs(request, strict=query.strict)
-    rebuilt = await service.engine.reconstruct(x, service.deadline())
+    rebuilt = await service.work(request, service.engine.reconstruct(x, service.deadline()))
     return await service.answer(form, {"outputs": service.outputs(rebuilt)}, rebuilt)
 
 

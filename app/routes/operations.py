@@ -1,13 +1,16 @@
 """What an operator calls: the card, health, metrics; and the way from `/` to the documentation."""
 
+from dataclasses import asdict
+
 import orjson
+import torch
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from app import metrics
 from app.errors import Unavailable
 from app.operation import Operation
-from app.schemas import Answer, CalibratedFor, Health, Limits, ModelCard, NoQuery
+from app.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery
 from app.service import Service
 from app.version import VERSION
 from model.config import ImageData
@@ -38,6 +41,9 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
             ],
             training=card.training.model_dump(mode="json") if card.training else None,
             evaluation=card.evaluation,
+            device=str(checkpoint.vae.origin.device),
+            threads=torch.get_num_threads(),
+            computed={name: Computed(**asdict(made)) for name, made in service.engine.runtime.made.items()},
             limits=Limits(**limits),
             version=VERSION,
         )

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from app.bodies import read_body
 from app.errors import BodyTooSlow, Malformed, TooLarge
+from app.watch import Watch
 
 
 def request(*messages: dict[str, Any]) -> Request:
@@ -27,7 +28,7 @@ def part(body: bytes, more: bool = True) -> dict[str, Any]:
 
 
 def read(*messages: dict[str, Any]) -> bytes:
-    return asyncio.run(read_body(request(*messages), max_bytes=8, timeout=0.05))
+    return asyncio.run(read_body(request(*messages), Watch(), max_bytes=8, timeout=0.05))
 
 
 def test_parts_are_joined() -> None:

@@ -1,9 +1,12 @@
 """`vae serve` as a process: what it says, and how it ends."""
 
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +18,11 @@ VAE = [sys.executable, "-c", "from app.cli import main; main()"]
 
 
 @contextmanager
-def served(folder: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def served(folder: Path, *options: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """A server of this model on a free port: its address, and its process."""
     command = [*VAE, "serve", str(folder), "--port", "0", "--threads", "1", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environ = {**os.environ, **environment}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert " at http://" in line, process.stderr.read() if process.stderr else ""
@@ -36,6 +40,37 @@ def test_one_line_says_what_is_served_and_where(saved: Callable[[str], Path]) ->
         assert process.wait(30) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
+
+
+def post(address: str, path: str, inputs: object) -> socket.socket:
+    """A client that has sent a request and waits for the answer."""
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    body = json.dumps({"inputs": inputs}).encode()
+    head = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
+    client = socket.create_connection((host, int(port)))
+    client.sendall("\r\n".join([*head, "", ""]).encode() + body)
+    return client
+
+
+def value(address: str, name: str) -> float:
+    """Of a metric, 0 where there is none yet."""
+    lines = httpx2.get(f"{address}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def test_no_more_is_done_for_a_client_that_has_left(saved: Callable[[str], Path]) -> None:
+    with served(saved("grey-conv-gaussian"), VAE_MAX_WORK="2000000") as (address, _):
+        work = 128 * 5000
+        client = post(address, "/free-energy?samples=5000", [[[0.5] * 8] * 8] * 128)
+        while not value(address, 'vae_batch_rows_count{call="score"}'):
+            pass
+        client.close()
+        while not value(address, 'vae_requests_total{method="POST",route="/free-energy",status="499"}'):
+            pass
+        while value(address, "vae_queue_rows"):
+            pass
+        assert value(address, 'vae_batch_rows_sum{call="score"}') < work
+        assert httpx2.get(f"{address}/health/ready").status_code == 200
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -56,3 +91,41 @@ def test_work_in_flight_is_finished_before_the_end(saved: Callable[[str], Path],
         assert b"\r\n\r\n{" in answer
         assert answer.startswith(b"HTTP/1.1 200")
         assert process.wait(30) == 0
+
+
+def test_workers_share_an_address_and_their_totals_and_one_that_dies_is_replaced(saved: Callable[[str], Path]) -> None:
+    with served(saved("table-mlp-gaussian"), "--workers", "2") as (address, process):
+        samples = 'vae_requests_total{method="GET",route="/sample",status="200"}'
+        for _ in range(20):
+            assert httpx2.get(f"{address}/sample").status_code == 200
+        assert value(address, samples) == 20
+        assert value(address, "vae_ready") == 2
+        before = workers_of(process.pid)
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        while len(after := workers_of(process.pid)) < 2 or before[0] in after:
+            time.sleep(0.05)
+        while value(address, "vae_ready") < 2:
+            time.sleep(0.05)
+        for _ in range(20):
+            assert httpx2.get(f"{address}/sample").status_code == 200
+        assert value(address, samples) == 40
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert f"worker {before[0]} died" in process.stderr.read()
+
+
+def workers_of(parent: int) -> list[int]:
+    """The living children of a process that serve."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_model_that_cannot_be_loaded_ends_workers_with_one_line(tmp_path: Path) -> None:
+    command = [*VAE, "serve", str(tmp_path), "--port", "0", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert [line for line in done.stderr.splitlines() if line.startswith("vae: ")] == done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 1

@@ -4,6 +4,7 @@
 #   make test       install what tests need, run them all     ARGS= go to pytest
 #   make test-long  the tests that take minutes
 #   make lint       style and types alone
+#   make bench           the service beside its peers; half an hour        ONLY=mosec
 #   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
@@ -17,10 +18,11 @@ PORT ?= 8000
 MODEL ?= fashion-mnist
 TORCH_INDEX ?=
 ARGS ?=
+ONLY ?=
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test test-long lint format bench-anomaly clean
+.PHONY: serve test test-long lint format bench bench-anomaly clean
 
 serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -40,6 +42,9 @@ format: $(VENV)/.tested
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+bench: $(VENV)/.tested
+	$(VENV)/bin/python benchmarks/serving/run.py $(foreach name,$(ONLY),--only $(name)) $(ARGS)
+
 bench-anomaly: $(VENV)/.tested $(PEERS)/.installed
 	$(VENV)/bin/python benchmarks/anomaly/run.py --peers $(PEERS)/bin/python $(ARGS)
 
@@ -50,7 +55,7 @@ $(PEERS)/.installed: benchmarks/anomaly/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) benchmarks/serving/.venvs *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.torch: constraints.txt
 	@echo "Making $(VENV) and installing PyTorch (a large download; TORCH_INDEX= for a build without CUDA) ..."

@@ -8,8 +8,9 @@ import torch
 
 from model.calibration import Protocol, Scored
 from model.detection import auroc
+from model.likelihoods import Gaussian
 from model.scoring import latent_density, score_batch
-from model.typicality import FLOOR, WEIGHTS, Sizes, Typical, fit_latents, residual
+from model.typicality import FLOOR, WEIGHTS, Sizes, Typical, fit_latents
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import Array, Floats, chance, rows, stripes
@@ -59,7 +60,11 @@ class TestSizes:
     def test_a_perfect_reconstruction_leaves_nothing(self, name: str) -> None:
         vae = build(name)
         mean = torch.zeros(3, vae.config.latent)
-        assert (residual(vae, vae.decode(mean).mean, mean) < 1e-6).all()
+        x, q = vae.decode(mean).mean, Gaussian(mean, torch.ones_like(mean))
+        assert (Sizes.of(vae, x, q).residual < 1e-6).all()
+        # What is handed in is taken for the decoding.
+        apart = x + vae.standardize.unit / 4
+        np.testing.assert_allclose(Sizes.of(vae, x, q, apart).residual, 0.25, rtol=1e-5)
 
 
 @pytest.mark.parametrize("refined", [False, True])

@@ -3,9 +3,9 @@
 There is no timer. Whatever is queued when the worker comes free rides together, up to `batch_rows`. Before it sets out,
 the event loop goes round for as long as that brings more rows: under load a batch grows to all that is there to come,
 and a lonely request waits for no more than two empty rounds, some microseconds. A job larger than `batch_rows` is cut
-into slices, each going to the end of the queue after it, so that small jobs are not stuck behind it. A failing call
-fails its own jobs only; when several shared it, each is tried alone, so that a bad neighbour costs a good job time,
-never its answer.
+into slices, and those that have had no turn yet come before its next one, so that a small job waits for the call that
+runs and no other. A failing call fails its own jobs only; when several shared it, each is tried alone, so that a bad
+neighbour costs a good job time, never its answer.
 """
 
 import asyncio
@@ -281,22 +281,33 @@ class Batcher:
                 self._deliver()
 
     def _next(self) -> list[_Piece]:
+        """The next batch: of the call that has waited longest, those that have had no turn yet before those that have.
+
+        Where both wait, half of the rows are for each: neither keeps the other out for longer than the batch that runs.
+        """
         call, room = self._jobs[0].call, self._batch_rows
+        same = [job for job in self._jobs if job.call == call]
+        fresh, begun = [job for job in same if not job.done], [job for job in same if job.done]
+        kept = min(room // 2, sum(job.left for job in begun))
+        pieces = self._cut(fresh, room - kept)
+        pieces += self._cut(begun, room - sum(piece.stop - piece.start for piece in pieces))
+        self._waiting -= sum(piece.stop - piece.start for piece in pieces)
+        served = {id(piece.job) for piece in pieces}
+        again = [piece.job for piece in pieces if piece.job.left]
+        self._jobs = deque([*(job for job in self._jobs if id(job) not in served), *again])
+        return pieces
+
+    @staticmethod
+    def _cut(jobs: list[_Job], room: int) -> list[_Piece]:
+        """As many rows as there is room for, of one job after the other."""
         pieces: list[_Piece] = []
-        stay: deque[_Job] = deque()
-        again: deque[_Job] = deque()
-        for job in self._jobs:
-            if job.call != call or room == 0:
-                stay.append(job)
-                continue
+        for job in jobs:
+            if room == 0:
+                break
             stop = min(job.rows, job.done + room)
             pieces.append(_Piece(job, job.done, stop))
             room -= stop - job.done
             job.done = stop
-            if job.left:
-                again.append(job)
-        self._jobs = stay + again
-        self._waiting -= self._batch_rows - room
         return pieces
 
     def _drop_dead(self) -> None:

@@ -62,9 +62,11 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         app.state.service = service
         app.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
         service.engine.start()
-        # What is here by now stays. Looking through all of it for garbage, again and again, would stop every request.
+        # What is here by now stays. Looking through all of it for garbage, again and again, would stop every request; and
+        # of what a request leaves next to nothing is garbage that only a search finds.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
         looking = asyncio.create_task(keep_looking(metrics)) if settings.workers > 1 else None
         yield
         if looking:

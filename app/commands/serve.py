@@ -89,6 +89,7 @@ def _config(settings: Settings, application: FastAPI | str) -> uvicorn.Config:
         factory=isinstance(application, str),
         workers=settings.workers,
         access_log=False,
+        proxy_headers=False,  # nothing here asks who the client is
         log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=settings.shutdown_timeout,

@@ -299,7 +299,8 @@ def ours(address: str, model: Model, seconds: float, core: int, group: int) -> d
     """What only the service is asked for: many rows, free energies, and whether memory stays."""
     score = address.replace("/encode", "/free-energy?samples=16")
     found: dict[str, Any] = {
-        "rows 4": load(address, model.body("rows"), "rows", 4, seconds, core),
+        # A request takes seconds: few of them would make a rate of steps.
+        "rows 4": load(address, model.body("rows"), "rows", 4, 6 * seconds, core),
         "free energy 64": load(score, model.body("npy"), "npy", 64, seconds, core),
     }
     before, asked = memory(group), 0.0

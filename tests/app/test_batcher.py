@@ -133,7 +133,7 @@ def test_rows_not_requests_are_counted_against_the_limit_of_a_batch() -> None:
     asyncio.run(go())
 
 
-def test_a_large_job_is_cut_and_a_small_one_waits_for_two_slices_at_most() -> None:
+def test_a_large_job_is_cut_and_a_small_one_rides_in_the_next_call() -> None:
     async def go() -> None:
         gate = Gate()
         with running(gate) as batcher:
@@ -143,8 +143,23 @@ def test_a_large_job_is_cut_and_a_small_one_waits_for_two_slices_at_most() -> No
             gate.open.set()
             np.testing.assert_array_equal((await large)[0], rows(*range(0, 80, 2)))
             assert (await small)[0][0, 0] == 2000
-        turn = next(i for i, batch in enumerate(gate.batches) if 1000 in batch)
-        assert turn <= 2
+        # It came while the first ran.
+        assert 1000 in gate.batches[1]
+
+    asyncio.run(go())
+
+
+def test_small_jobs_without_end_do_not_keep_a_large_one_out() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate) as batcher:
+            large = await held(batcher, gate, *range(20))
+            small = [asyncio.create_task(batcher.run("double", rows(1000 + i))) for i in range(40)]
+            await asyncio.sleep(0)
+            gate.open.set()
+            await asyncio.gather(large, *small)
+        # From its second slice on it has half of each call: 4 and then 8 times 2.
+        assert [len([row for row in batch if row < 1000]) for batch in gate.batches[:9]] == [4, *[2] * 8]
 
     asyncio.run(go())
 

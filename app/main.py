@@ -62,8 +62,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         app.state.service = service
         app.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
         service.engine.start()
-        # What is here by now stays. Looking through all of it for garbage, again and again, would stop every request; and
-        # of what a request leaves next to nothing is garbage that only a search finds.
+        # What is here by now stays: to look through all of it for garbage, again and again, would stop every request.
+        # And of what a request leaves behind, next to nothing is garbage that only a search finds.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)

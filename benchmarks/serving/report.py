@@ -57,7 +57,14 @@ class Results:
         ]
         for kind in self.ceilings:
             lines += ["", f"## {kind}", "", *self._table(kind)]
-        lines += ["", "## Ratios", "", *self._ratios(), ""]
+        lines += [
+            "",
+            "## Ratios",
+            "",
+            "Where the time of a request goes, and why a bar is missed, is in docs/LOG.md.",
+            "",
+        ]
+        lines += [*self._ratios(), ""]
         return "\n".join(lines)
 
     def _table(self, kind: str) -> list[str]:

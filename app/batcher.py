@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,17 +110,6 @@ class _Piece(NamedTuple):
     stop: int
 
 
-@dataclass
-class _Rate:
-    """Rows a second that the worker gets done, as a running average over calls."""
-
-    value: float = field(default=0.0)
-
-    def add(self, rows: int, seconds: float) -> None:
-        now = rows / max(seconds, 1e-6)
-        self.value = now if self.value == 0 else 0.9 * self.value + 0.1 * now
-
-
 class Batcher:
     """One worker thread and its queue, for the tasks of one event loop.
 
@@ -148,7 +137,8 @@ class Batcher:
         self._stopping = False
         self._flying: list[_Piece] = []
         self._finished: list[_Job] = []
-        self._rate = _Rate()
+        # What the worker gets done, as a running average over calls.
+        self._rows_per_second = 0.0
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
@@ -216,7 +206,7 @@ class Batcher:
         await job.future
 
     def _retry_after(self) -> int:
-        return math.ceil(min(60.0, max(1.0, self._waiting / max(self._rate.value, 1.0))))
+        return math.ceil(min(60.0, max(1.0, self._waiting / max(self._rows_per_second, 1.0))))
 
     # On the event loop: when the worker sets out.
 
@@ -350,7 +340,8 @@ class Batcher:
         )
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        self._rate.add(rows, seconds)
+        rate = rows / max(seconds, 1e-6)
+        self._rows_per_second = 0.9 * self._rows_per_second + 0.1 * rate if self._rows_per_second else rate
         self._observe(name, rows, seconds)
         return outputs
 

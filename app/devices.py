@@ -1,4 +1,6 @@
-"""Which device, how many threads: what the process may really use."""
+"""Which device, how many threads, how much memory: what the process may really use, and what it keeps."""
+
+import ctypes
 
 import torch
 
@@ -19,6 +21,14 @@ def choose_device(wish: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device: '{wish}' cannot be used here ({error!s:.120}); use auto or cpu") from error
     return wish
+
+
+def give_back_memory() -> None:
+    """Return to the system what has been freed, where the C library is glibc, which keeps it otherwise."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        return
 
 
 def set_threads(wish: int | None, workers: int = 1) -> int:

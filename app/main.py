@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app import errors, openapi
-from app.devices import choose_device, set_threads
+from app.devices import choose_device, give_back_memory, set_threads
 from app.engine import Engine
 from app.frame import Frame
 from app.metrics import Metrics
@@ -65,6 +65,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         # What is here by now stays: to look through all of it for garbage, again and again, would stop every request.
         # And of what a request leaves behind, next to nothing is garbage that only a search finds.
         gc.collect()
+        give_back_memory()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         looking = asyncio.create_task(keep_looking(metrics)) if settings.workers > 1 else None

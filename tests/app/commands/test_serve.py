@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -58,17 +58,22 @@ def value(address: str, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for something to become true; one that never does must not hang all tests."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_no_more_is_done_for_a_client_that_has_left(saved: Callable[[str], Path]) -> None:
     with served(saved("grey-conv-gaussian"), VAE_MAX_WORK="2000000") as (address, _):
         work = 128 * 5000
         client = post(address, "/free-energy?samples=5000", [[[0.5] * 8] * 8] * 128)
-        while not value(address, 'vae_batch_rows_count{call="score"}'):
-            pass
+        until(lambda: value(address, 'vae_batch_rows_count{call="score"}'))
         client.close()
-        while not value(address, 'vae_requests_total{method="POST",route="/free-energy",status="499"}'):
-            pass
-        while value(address, "vae_queue_rows"):
-            pass
+        until(lambda: value(address, 'vae_requests_total{method="POST",route="/free-energy",status="499"}'))
+        until(lambda: not value(address, "vae_queue_rows"))
         assert value(address, 'vae_batch_rows_sum{call="score"}') < work
         assert httpx2.get(f"{address}/health/ready").status_code == 200
 
@@ -98,18 +103,17 @@ def test_workers_share_an_address_and_their_totals_and_one_that_dies_is_replaced
         samples = 'vae_requests_total{method="GET",route="/sample",status="200"}'
         for _ in range(20):
             assert httpx2.get(f"{address}/sample").status_code == 200
-        assert value(address, samples) == 20
-        assert value(address, "vae_ready") == 2
+        # The last answer may be here before it is counted.
+        until(lambda: value(address, samples) == 20)
+        until(lambda: value(address, "vae_ready") == 2)
         before = workers_of(process.pid)
         assert len(before) == 2
         os.kill(before[0], signal.SIGKILL)
-        while len(after := workers_of(process.pid)) < 2 or before[0] in after:
-            time.sleep(0.05)
-        while value(address, "vae_ready") < 2:
-            time.sleep(0.05)
+        until(lambda: len(set(workers_of(process.pid)) - {before[0]}) == 2)
+        until(lambda: value(address, "vae_ready") == 2)
         for _ in range(20):
             assert httpx2.get(f"{address}/sample").status_code == 200
-        assert value(address, samples) == 40
+        until(lambda: value(address, samples) == 40)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert process.stderr is not None
@@ -118,8 +122,12 @@ def test_workers_share_an_address_and_their_totals_and_one_that_dies_is_replaced
 
 def workers_of(parent: int) -> list[int]:
     """The living children of a process that serve."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just gone
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 def test_a_model_that_cannot_be_loaded_ends_workers_with_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, redirect_stdout
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,8 +166,8 @@ def _export(module: nn.Module, example: Sequence[Tensor], names: list[str]) -> b
     at each start.
     """
     file = io.BytesIO()
-    # It warns of what it is, and where it finds an operation that ONNX has not, it prints the whole graph.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.inference_mode():
+    # It warns that it is the older one.
+    with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         outputs = [f"y{index}" for index in range(len(module(*example)))]
         torch.onnx.export(

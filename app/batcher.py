@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ Observe = Callable[[str, int, float], None]
 #: Rounds of the event loop without a new row after which the worker sets out: one reads what a socket has received, the
 #: next runs the handler that queues it.
 PATIENCE = 2
+LATE = "the model did not get to this request in time; ask for less or come again"
 log = logging.getLogger("vae")
 
 
@@ -81,11 +82,11 @@ class _Job:
     rows: int
     take: Callable[[int, int], Arrays]
     put: Callable[[int, int, Arrays], None]
-    future: "asyncio.Future[None]"
     deadline: float
     done: int = 0
     over: bool = False
     error: Exception | None = None
+    future: "asyncio.Future[None]" = field(init=False)
 
     @property
     def left(self) -> int:
@@ -131,9 +132,11 @@ class Batcher:
         self._waiting = 0
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        # Whether the worker waits to be sent out, and whether the loop is on its rounds to do so.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Whether the worker waits to be sent out, and whether the loop is on its rounds before it does so.
         self._resting = True
-        self._gathering: asyncio.AbstractEventLoop | None = None
+        self._gathering = False
+        self._working = False
         self._stopping = False
         self._flying: list[_Piece] = []
         self._finished: list[_Job] = []
@@ -142,6 +145,7 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
+        self._working = True
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
@@ -156,7 +160,7 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """Whether jobs are taken and done."""
-        return self._thread.is_alive() and not self._stopping
+        return self._working and not self._stopping
 
     @property
     def waiting(self) -> int:
@@ -175,7 +179,7 @@ class Batcher:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see there.
         """
         whole = _Whole(arrays)
-        await self.stream(call, whole.rows, take=whole.take, put=whole.put, deadline=deadline)
+        await self._queue(_Job(call, whole.rows, whole.take, whole.put, deadline))
         return whole.result()
 
     async def stream(
@@ -191,49 +195,56 @@ class Batcher:
 
         `take(start, stop)` and `put(start, stop, outputs)` run on the worker's thread. Raises as `run` does.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(call, rows, take, put, loop.create_future(), deadline)
+        await self._queue(_Job(call, rows, take, put, deadline))
+
+    def _queue(self, job: _Job) -> "asyncio.Future[None]":
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            # Once: Python 3.11 asks the system for it, which takes a tenth of a small request.
+            loop = self._loop = asyncio.get_running_loop()
+            self._gathering = False
+        job.future = loop.create_future()
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
             # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
-            if self._jobs and self._waiting + rows > self._queue_rows:
+            if self._jobs and self._waiting + job.rows > self._queue_rows:
                 raise QueueFull(self._waiting, self._retry_after())
             self._jobs.append(job)
-            self._waiting += rows
+            self._waiting += job.rows
             if self._resting:
-                self._gather(loop)
-        await job.future
+                self._gather()
+        return job.future
 
     def _retry_after(self) -> int:
         return math.ceil(min(60.0, max(1.0, self._waiting / max(self._rows_per_second, 1.0))))
 
     # On the event loop: when the worker sets out.
 
-    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _gather(self) -> None:
         """Send the worker out, at once with a full batch, else when the queue no longer grows."""
         if self._waiting >= self._batch_rows:
             self._send_out()
-        elif self._gathering is not loop:
-            self._gathering = loop
-            loop.call_soon(self._go_round, loop, self._waiting, PATIENCE)
+        elif self._loop and not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._go_round, self._waiting, PATIENCE)
 
-    def _go_round(self, loop: asyncio.AbstractEventLoop, before: int, patience: int) -> None:
+    def _go_round(self, before: int, patience: int) -> None:
         with self._lock:
             now = self._waiting
-            if self._resting and now < self._batch_rows and (now > before or patience > 1):
-                loop.call_soon(self._go_round, loop, now, PATIENCE if now > before else patience - 1)
+            if self._loop and self._resting and now < self._batch_rows and (now > before or patience > 1):
+                self._loop.call_soon(self._go_round, now, PATIENCE if now > before else patience - 1)
                 return
-            self._gathering = None
+            self._gathering = False
             self._send_out()
 
-    def _land(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
+    def _land(self, jobs: list[_Job]) -> None:
         """Wake those whose jobs are done: what they do next may bring more rows for the next batch."""
         for job in jobs:
             job.settle()
         with self._lock:
             if self._resting and self._jobs:
-                self._gather(loop)
+                self._gather()
 
     def _send_out(self) -> None:
         self._resting = False
@@ -249,6 +260,7 @@ class Batcher:
                 self._flying = []
                 self._hand_over()
         finally:
+            self._working = False
             if not self._stopping:
                 log.critical("the model's worker thread has died")
                 self._fail_all(BatcherStopped("the model's worker has died; the service must be restarted"))
@@ -310,9 +322,7 @@ class Batcher:
                 continue
             self._waiting -= job.left
             if not job.over:
-                self._finish(
-                    job, DeadlinePassed("the model did not get to this request in time; ask for less or come again")
-                )
+                self._finish(job, DeadlinePassed(LATE))
         self._jobs = alive
 
     def _compute(self, pieces: list[_Piece]) -> None:
@@ -328,16 +338,14 @@ class Batcher:
         row = 0
         for piece in pieces:
             size = piece.stop - piece.start
-            self._put(piece, tuple(array[row : row + size] for array in outputs))
+            self._put(piece, tuple([array[row : row + size] for array in outputs]))
             row += size
 
     def _call(self, pieces: list[_Piece]) -> Arrays:
         name = pieces[0].job.call
         started = time.perf_counter()
         inputs = [piece.job.take(piece.start, piece.stop) for piece in pieces]
-        merged = (
-            inputs[0] if len(inputs) == 1 else tuple(np.concatenate(column) for column in zip(*inputs, strict=True))
-        )
+        merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
         rate = rows / max(seconds, 1e-6)
@@ -372,9 +380,8 @@ class Batcher:
         finished, self._finished = self._finished, []
         if not finished:
             return
-        loop = finished[0].future.get_loop()
         try:
-            loop.call_soon_threadsafe(self._land, loop, finished)
+            finished[0].future.get_loop().call_soon_threadsafe(self._land, finished)
         except RuntimeError:
             log.debug("the event loop of finished jobs is closed")
             self._resting = False

@@ -91,7 +91,7 @@ class Calls:
 
 def _encode(vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
     q = vae.encode(x)
-    return q.mean, q.scale, q.rate().sum(1)
+    return q.mean, q.scale.square(), q.scale, q.rate().sum(1)
 
 
 def _decode(vae: VAE, z: Tensor) -> tuple[Tensor, ...]:
@@ -211,8 +211,8 @@ class Engine:
 
     async def encode(self, x: Floats, deadline: float) -> tuple[Floats, Floats]:
         """Mean and variance of Q(z|x), n x latent."""
-        mean, scale, _ = await self.batcher.run("encode", x, deadline=deadline)
-        return mean, np.square(scale)
+        mean, variance, *_ = await self.batcher.run("encode", x, deadline=deadline)
+        return mean, variance
 
     async def decode(self, z: Floats, deadline: float, *, noise_seed: int | None = None) -> Floats:
         """The mean of P(x|z), or with a seed a draw of it: row i by the i-th draw of the seed's stream."""
@@ -248,7 +248,7 @@ class Engine:
 
         With `steps` they are those of the refined Q, and `regret` is what the encoder's costs more on the same draws.
         """
-        mean, scale, rate = await self.batcher.run(self._posterior, x, deadline=deadline)
+        mean, _, scale, rate = await self.batcher.run(self._posterior, x, deadline=deadline)
         q = mean, scale, rate.astype(np.float64)
         scores, surprise = await self._estimate(x, q, draws, seed, deadline, per_dimension and not steps)
         regret = None

@@ -126,7 +126,7 @@ def install(app: FastAPI) -> None:
     """Have every exception answered by this module."""
 
     async def on_known(request: Request, error: Exception) -> Response:
-        return answer(request, error)
+        return answer(request.method, request.url.path, error)
 
     for kind in STATUS:
         app.add_exception_handler(kind, on_known)
@@ -138,7 +138,7 @@ def status_of(error: Exception) -> tuple[int, str]:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def answer(request: Request, error: Exception) -> Response:
+def answer(method: str, path: str, error: Exception) -> Response:
     """The answer to an exception of the table."""
     status, title = status_of(error)
     places: tuple[Place, ...] = ()
@@ -151,7 +151,7 @@ def answer(request: Request, error: Exception) -> Response:
     elif isinstance(error, QueueFull):
         headers = {"Retry-After": str(error.retry_after)}
     if status == 500:
-        log.error("%s %s: %s", request.method, request.url.path, detail, exc_info=error.__cause__ or error)
+        log.error("%s %s: %s", method, path, detail, exc_info=error.__cause__ or error)
     return problem(status, title, detail, places, headers)
 
 

@@ -57,9 +57,9 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     made = build(settings, loaded, metrics) if loaded else None
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: "Application") -> AsyncIterator[None]:
         service = made or build(settings, checkpoint.load(Path(settings.model)), metrics)
-        app.state.service = service
+        app.state.service = app.frame.service = service
         app.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
         service.engine.start()
         # What is here by now stays: to look through all of it for garbage, again and again, would stop every request.

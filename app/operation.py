@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
+from starlette import requests
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from app.errors import Invalid, Place
+from app.request import Request, Streamed
 from app.schemas import Answer, Query
 from app.service import Service
 
@@ -41,18 +42,18 @@ class Operation(Generic[Q]):
         """The route that serves it."""
         return Route(self.path, self.respond, methods=[self.method], name=self.path)
 
-    async def respond(self, request: Request) -> Response:
-        """Serve one request."""
-        return await self.run(request, request.app.state.service, parse(self.query, request))
+    async def respond(self, request: requests.Request) -> Response:
+        """Serve one request that came by the application's table of routes."""
+        streamed = Streamed(request.scope, request.receive)
+        return await self.run(streamed, request.app.state.service, parse(self.query, streamed.query))
 
 
-def parse(kind: type[Q], request: Request) -> Q:
+def parse(kind: type[Q], query: bytes) -> Q:
     """The parameters of an address.
 
     Raises:
         Invalid: one that is unknown, given twice, or out of range, each named.
     """
-    query = request.scope["query_string"]
     read = _read_once if len(query) <= SHORT else _read
     return read(kind, query)  # type: ignore[return-value]
 

@@ -4,28 +4,24 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from starlette.requests import Request
 from starlette.responses import Response
 
-from app.bodies import read_body
 from app.codecs import answers, negotiation
 from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
 from app.codecs.rows import may_hold_pictures, read_rows
 from app.engine import Engine
 from app.errors import TooLarge
 from app.metrics import Metrics
+from app.request import Plain, Request
 from app.settings import Settings
-from app.watch import ClientLeft, Watch
+from app.watch import Watch
 from model.config import ImageData
 
 #: Bytes from which on a body is read, or an answer written, beside the event loop instead of in it: every other
 #: request would feel it.
 LARGE = 1 << 17
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,29 +70,12 @@ class Service:
 
     async def _rows(self, request: Request, expect: Expect) -> Floats:
         s = self.settings
-        body = await read_body(request, self.watch, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
-        headers = request.headers
-        content_type = headers.get("content-type", "")
-        arguments = (body, content_type, headers.get("content-encoding", ""), expect)
+        body = await request.body(self.watch, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
+        content_type = request.header(b"content-type")
+        arguments = (body, content_type, request.header(b"content-encoding"), expect)
         if len(body) > LARGE or may_hold_pictures(body, content_type):
             return await asyncio.to_thread(read_rows, *arguments)
         return read_rows(*arguments)
-
-    async def work(self, request: Request, result: Awaitable[T]) -> T:
-        """What the model makes of a request that has been read; no more is done for a client that leaves.
-
-        Raises:
-            ClientLeft: it did.
-        """
-        entry = self.watch.over_client(request)
-        try:
-            return await result
-        except asyncio.CancelledError:
-            if not entry.recalled():
-                raise
-            raise ClientLeft("the client left before its answer was ready") from None
-        finally:
-            self.watch.forget(entry)
 
     def deadline(self) -> float:
         """Of a request that is read by now, on the clock of `time.monotonic`."""
@@ -110,14 +89,15 @@ class Service:
     def form(self, request: Request, wish: str | None, *, pictures: bool) -> str:
         """The form of the answer; chosen before any work is done for it."""
         offers = ("json", "npz", "png") if pictures and self.images else ("json", "npz")
-        return negotiation.choose(", ".join(request.headers.getlist("accept")), wish, offers)
+        return negotiation.choose(request.header(b"accept"), wish, offers)
 
     async def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
         """Arrays -> a response in this form."""
-        size = answers.size(answer)
-        write = functools.partial(answers.write, form, answer, pictures)
-        body, media = await asyncio.to_thread(write) if size > LARGE else write()
-        return Response(body, media_type=media)
+        if answers.size(answer) > LARGE:
+            body, media = await asyncio.to_thread(answers.write, form, answer, pictures)
+        else:
+            body, media = answers.write(form, answer, pictures)
+        return Plain(body, media)
 
     def outputs(self, x: Floats) -> Floats:
         """x as clients read it; pixels are clipped to [0, 1], which a Gaussian's mean may leave."""

@@ -35,7 +35,13 @@ def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None
 
 def size(answer: Answer) -> int:
     """Bytes of all arrays of an answer."""
-    return sum(array.nbytes for array in _flat(answer).values())
+    total = 0
+    for value in answer.values():
+        if isinstance(value, np.ndarray):
+            total += value.nbytes
+        elif isinstance(value, Mapping):
+            total += size(value)
+    return total
 
 
 def _contiguous(value: object) -> NDArray[Any]:
@@ -48,7 +54,9 @@ def _contiguous(value: object) -> NDArray[Any]:
 def _flat(answer: Answer) -> dict[str, NDArray[Any]]:
     flat: dict[str, NDArray[Any]] = {}
     for name, value in answer.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, np.ndarray):
+            flat[name] = value
+        elif isinstance(value, Mapping):
             flat |= {f"{name}.{key}": array for key, array in value.items()}
         elif value is not None:
             flat[name] = np.asarray(value)

@@ -16,7 +16,7 @@ FAR = 1e9
 LARGEST_LATENT = 1e6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expect:
     """The rows that a call takes.
 
@@ -57,15 +57,19 @@ class Expect:
             self._in_range(values, values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
-            floats = values if values.dtype == np.float32 else _to_float32(values)
+            if values.dtype == np.float32:
+                floats = values
+            elif _outside(values, self.low, self.high) is None:
+                return self._inside(values.astype(np.float32))
+            else:
+                floats = _to_float32(values)  # by which some may come to lie inside
             self._in_range(values, floats, self.low, self.high)
         return self._inside(floats)
 
     def _in_range(self, given: NDArray[Any], values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
-        # NaN compares false with everything, so this finds it too.
-        good = np.greater_equal(values, low) & np.less_equal(values, high)
-        if not good.all():
-            place = tuple(np.argwhere(~good)[0])
+        bad = _outside(values, low, high)
+        if bad is not None:
+            place = tuple(np.argwhere(bad)[0])
             lowest, highest = (float(np.broadcast_to(edge, values.shape)[place]) for edge in (low, high))
             where = self.name + "".join(f"[{i}]" for i in place)
             raise Invalid.at(where, f"is {given[place]:g}; it must be a number from {lowest:g} to {highest:g}")
@@ -77,6 +81,13 @@ class Expect:
         if self.image.channels == 1:
             return floats.reshape(-1, *self.image.shape)
         return np.ascontiguousarray(floats.transpose(0, 3, 1, 2))
+
+
+def _outside(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Which values are not from low to high; None where all are."""
+    # NaN compares false with everything, so this finds it too.
+    good = np.greater_equal(values, low) & np.less_equal(values, high)
+    return None if np.count_nonzero(good) == good.size else ~good
 
 
 def _to_float32(values: NDArray[Any]) -> Floats:

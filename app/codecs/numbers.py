@@ -2,11 +2,11 @@
 
 import functools
 import io
+import itertools
 import math
-import struct
-from collections.abc import Iterable
-from itertools import chain
-from typing import Any
+import operator
+import threading
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from app.codecs.expect import Expect, Floats
 from app.codecs.pictures import from_base64
 from app.errors import Invalid, Malformed
+
+try:
+    import simdjson
+except ImportError:  # not made for every Python yet
+    simdjson = None  # type: ignore[assignment]
 
 
 def from_json(body: bytes, expect: Expect) -> Floats:
@@ -25,6 +30,9 @@ def from_json(body: bytes, expect: Expect) -> Floats:
         Invalid: another key, a ragged or wrong shape, something that is not a number, a number out of range.
         TooLarge: too many rows.
     """
+    plain = _plain(body, expect)
+    if plain is not None:
+        return expect.check(plain, integers_are_bytes=False)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -42,31 +50,47 @@ def from_json(body: bytes, expect: Expect) -> Floats:
     expect.count(len(rows))
     if expect.image is not None and isinstance(rows[0], str):
         return from_base64(rows, expect)
-    packed = _pack(rows, expect) if _without_booleans(body, expect.name) else None
-    return expect.check(_from_lists(rows, expect) if packed is None else packed, integers_are_bytes=False)
+    return expect.check(_from_lists(rows, expect), integers_are_bytes=False)
 
 
-def _without_booleans(body: bytes, name: str) -> bool:
-    """Whether it holds neither true nor false for certain; one scan for a letter of both tells it of most bodies."""
-    return body.count(b"e") == name.count("e") or not (b"true" in body or b"false" in body)
-
-
-def _pack(rows: list[Any], expect: Expect) -> Floats | None:
-    """Lists of the right shape that hold nothing but numbers; None for all others, and for numbers beyond float32.
-
-    struct refuses null and strings, which numpy would take for numbers, and takes two thirds of the time.
-    """
-    flat: Iterable[Any] = rows
+def _plain(body: bytes, expect: Expect) -> NDArray[np.float64] | None:
+    """Lists of the right shape that hold nothing but numbers, read without an object for each; None for all others."""
+    if simdjson is None:
+        return None
+    parser: Any = _parsers.small if len(body) <= SMALL else simdjson.Parser()
     try:
+        document = parser.parse(body)
+        rows = document[expect.name]
+        count = len(rows)
+        if len(document) != 1 or not 0 < count <= expect.max_rows:
+            return None
+        level = [rows]
         for axis in expect.shape:
-            level = list(flat)
+            level = list(itertools.chain.from_iterable(level))
             if set(map(len, level)) != {axis}:
                 return None
-            flat = chain.from_iterable(level)
-        count = len(rows) * math.prod(expect.shape)
-        return np.frombuffer(struct.pack(f"={count}f", *flat), np.float32).reshape(len(rows), *expect.shape)
-    except (TypeError, struct.error, OverflowError):
-        return None
+        # Flattening would go into lists where numbers must be; so there are no others than those just seen.
+        lists = count * sum(itertools.accumulate(expect.shape[:-1], operator.mul, initial=1)) + 1
+        if body.count(b"[") != lists:
+            return None
+        values = np.frombuffer(rows.as_buffer(of_type="d"), np.float64)
+        return values.reshape(count, *expect.shape)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+        return None  # whose fault it is, the walk over all of it finds out
+
+
+#: Bytes of a body up to which its parser, with memory of several times as many, is kept for the next one.
+SMALL = 1 << 17
+
+
+class _Parsers(threading.local):
+    """A parser for each thread: it is for one body at a time."""
+
+    def __init__(self) -> None:
+        self.small = simdjson.Parser() if simdjson else None
+
+
+_parsers = _Parsers()
 
 
 def _from_lists(rows: list[Any], expect: Expect) -> NDArray[np.float64]:
@@ -112,8 +136,34 @@ def from_npy(body: bytes, expect: Expect) -> Floats:
         Invalid: of objects (pickled, never read), another type or shape, or a value out of range.
         TooLarge: too many rows.
     """
+    size = 10 + int.from_bytes(body[8:10], "little")
+    if body[6:8] == b"\1\0" and size <= min(SHORT, len(body)):
+        announced, start = _announced_once(body[:size], expect), size
+    else:
+        file = io.BytesIO(body)
+        announced, start = _announced(file, expect), file.tell()
+    # Compared before anything is allocated: a header may claim any size.
+    given, claimed = len(body) - start, announced.size
+    if given != claimed:
+        raise Malformed(f"the npy file has {given:,} bytes of values where its header announces {claimed:,}")
+    values = np.frombuffer(body, announced.dtype, offset=start).reshape(announced.shape, order=announced.order)
+    return expect.check(values, integers_are_bytes=announced.dtype.kind in "iu")
+
+
+class _Announced(NamedTuple):
+    """What the header of an npy file says, once it is known to be of rows that are expected."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+    size: int  # of the values, in bytes
+
+
+def _announced(file: io.BytesIO, expect: Expect) -> _Announced:
     try:
-        (shape, fortran, dtype), start = _header(body)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
     except Exception as error:  # numpy's header parser raises whatever its tokenizer does, in its own words
         raise Malformed("the body is not an npy file: its header cannot be read; write it with numpy.save") from error
     if any(isinstance(size, bool) for size in shape):
@@ -126,36 +176,14 @@ def from_npy(body: bytes, expect: Expect) -> Floats:
         got = " x ".join(str(n) for n in shape) or "a single number"
         raise Invalid.at(expect.name, f"is {got}; it must be {expect.say()}")
     expect.count(shape[0])
-    # Compared before anything is allocated: a header may claim any size.
-    given, claimed = len(body) - start, math.prod(shape) * dtype.itemsize
-    if given != claimed:
-        raise Malformed(f"the npy file has {given:,} bytes of values where its header announces {claimed:,}")
-    values = np.frombuffer(body, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
-    return expect.check(values, integers_are_bytes=dtype.kind in "iu")
+    return _Announced(shape, "F" if fortran else "C", dtype, math.prod(shape) * dtype.itemsize)
 
 
-Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 #: Clients send the same header again and again, and numpy's parser takes longer than a small model; headers of this
 #: many bytes are remembered.
 SHORT = 128
 
 
-def _header(body: bytes) -> tuple[Header, int]:
-    """Shape, whether columns come first, and type; and where the values start."""
-    size = 10 + int.from_bytes(body[8:10], "little")
-    if body[6:8] == b"\1\0" and size <= min(SHORT, len(body)):
-        return _parsed(body[:size]), size
-    file = io.BytesIO(body)
-    return _parse(file), file.tell()
-
-
-def _parse(file: io.BytesIO) -> Header:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    header: Header = read(file)
-    return header
-
-
 @functools.lru_cache(maxsize=256)
-def _parsed(header: bytes) -> Header:
-    return _parse(io.BytesIO(header))
+def _announced_once(header: bytes, expect: Expect) -> _Announced:
+    return _announced(io.BytesIO(header), expect)

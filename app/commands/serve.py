@@ -68,7 +68,7 @@ def serve(
     # a stop that was asked for and went well is a success.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, lambda *_: sys.exit(0))
-    _Server(_config(settings, create_app(settings, loaded)), line).run(sockets=[listener])
+    _Server(server_config(settings, create_app(settings, loaded)), line).run(sockets=[listener])
 
 
 def _serve_with_workers(settings: Settings) -> NoReturn:
@@ -79,14 +79,15 @@ def _serve_with_workers(settings: Settings) -> NoReturn:
         f"vae-server serves {settings.model} by {settings.workers} workers at {_address(listener)}; documentation at "
         "/docs, model card at /model"
     )
-    raise SystemExit(workers.run(settings, _config(settings, workers.APPLICATION), listener, line))
+    raise SystemExit(workers.run(settings, server_config(settings, workers.APPLICATION), listener, line))
 
 
-def _config(settings: Settings, application: FastAPI | str) -> uvicorn.Config:
+def server_config(settings: Settings, application: FastAPI | str) -> uvicorn.Config:
     """What uvicorn is to run: an application, or the name of what makes one in each worker."""
     return uvicorn.Config(
         application,
         factory=isinstance(application, str),
+        http="app.protocol:Protocol",
         workers=settings.workers,
         access_log=False,
         proxy_headers=False,  # nothing here asks who the client is

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import NotAcceptable
 from app.operation import Operation
+from app.request import Request
 from app.schemas import FreeEnergies, FreeEnergyQuery
 from app.service import Service
 
@@ -22,7 +22,7 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
     scored = service.engine.free_energy(
         x, query.samples, query.seed, service.deadline(), steps=query.refine, per_dimension=query.per_dimension
     )
-    result = await service.work(request, scored)
+    result = await request.work(service.watch, scored)
     answer = {
         "samples": query.samples,
         "refine": query.refine,

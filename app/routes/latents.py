@@ -1,9 +1,9 @@
 """`/encode`, `/decode`, `/sample`, `/reconstruct`."""
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from app.operation import Operation
+from app.request import Request
 from app.schemas import Decoded, DecodeQuery, Encoded, EncodeQuery, ReconstructQuery, Sampled, SampleQuery
 from app.service import Service
 
@@ -13,7 +13,7 @@ PICTURES = ("json", "npz", "png")
 async def encode(request: Request, service: Service, query: EncodeQuery) -> Response:
     form = service.form(request, query.format, pictures=False)
     x = await service.inputs(request, strict=query.strict)
-    mean, variance = await service.work(request, service.engine.encode(x, service.deadline()))
+    mean, variance = await request.work(service.watch, service.engine.encode(x, service.deadline()))
     return await service.answer(form, {"mean": mean, "variance": variance})
 
 
@@ -21,7 +21,7 @@ async def decode(request: Request, service: Service, query: DecodeQuery) -> Resp
     form = service.form(request, query.format, pictures=True)
     z = await service.latents(request)
     seed = query.seed if query.noise else None
-    x = await service.work(request, service.engine.decode(z, service.deadline(), noise_seed=seed))
+    x = await request.work(service.watch, service.engine.decode(z, service.deadline(), noise_seed=seed))
     return await service.answer(form, {"outputs": service.outputs(x)}, x)
 
 
@@ -29,14 +29,14 @@ async def sample(request: Request, service: Service, query: SampleQuery) -> Resp
     form = service.form(request, query.format, pictures=True)
     service.limit("query.n", query.n, service.settings.max_rows)
     drawn = service.engine.sample(query.n, query.seed, query.temperature, service.deadline(), noisy=query.noise)
-    z, x = await service.work(request, drawn)
+    z, x = await request.work(service.watch, drawn)
     return await service.answer(form, {"outputs": service.outputs(x), "latents": z}, x)
 
 
 async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     x = await service.inputs(request, strict=query.strict)
-    rebuilt = await service.work(request, service.engine.reconstruct(x, service.deadline()))
+    rebuilt = await request.work(service.watch, service.engine.reconstruct(x, service.deadline()))
     return await service.answer(form, {"outputs": service.outputs(rebuilt)}, rebuilt)
 
 

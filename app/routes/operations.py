@@ -4,12 +4,13 @@ from dataclasses import asdict
 
 import orjson
 import torch
-from starlette.requests import Request
+from starlette import requests
 from starlette.responses import RedirectResponse, Response
 
 from app import metrics
 from app.errors import Unavailable
 from app.operation import Operation
+from app.request import Request
 from app.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery
 from app.service import Service
 from app.version import VERSION
@@ -64,7 +65,7 @@ async def scrape(request: Request, service: Service, query: NoQuery) -> Response
     return Response(service.metrics.render(), media_type=metrics.MEDIA_TYPE)
 
 
-async def home(request: Request) -> Response:
+async def home(request: requests.Request) -> Response:
     return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
 

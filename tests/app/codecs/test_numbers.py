@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.codecs import numbers
 from app.codecs.expect import Expect, expect_inputs, expect_latents
 from app.codecs.numbers import from_json, from_npy
 from app.errors import Invalid, Malformed, Refusal, TooLarge
@@ -98,6 +99,27 @@ def test_json_that_is_refused(expect: Expect, bad: bytes, kind: type[Refusal], s
     with pytest.raises(kind) as refused:
         from_json(bad, expect)
     assert said in refused.value.detail
+
+
+@pytest.mark.parametrize("row", ["1, 2, [], [3, 4]", "1, 2, 3, [4]", "1, 2, 3, {}", "1, [2], 3, 4", "[1, 2, 3, 4]"])
+def test_lists_among_numbers_are_refused_though_they_hold_as_many_numbers(row: str) -> None:
+    expect = expect_inputs(FOUR, max_rows=8, max_pixels=1)
+    with pytest.raises(Invalid, match=r"inputs\[1\]"):
+        from_json(f'{{"inputs": [[1, 2, 3, 4], [{row}]]}}'.encode(), expect)
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["with simdjson", "without"])
+def test_numbers_are_read_alike_with_and_without_simdjson(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fast:
+        monkeypatch.setattr(numbers, "simdjson", None)
+    x = np.random.default_rng(0).random((3, 4, 5, 3))
+    text = body("inputs", x.tolist())
+    assert (numbers._plain(text, RGB) is not None) == fast
+    np.testing.assert_array_equal(from_json(text, RGB), x.transpose(0, 3, 1, 2).astype(np.float32))
+    whole = b' {"inp\\u0075ts" : [[3, -18446744073709551615e-30],\n[0, 5E0]]} '
+    np.testing.assert_array_equal(from_json(whole, TABLE), np.array([[3, -18446744073709551615e-30], [0, 5]], "f4"))
+    # Rounded to float32 it is inside, as it would be from npy.
+    np.testing.assert_array_equal(from_json(body("inputs", np.full((1, 4, 5), 1 + 1e-9).tolist()), GREY), 1)
 
 
 def test_a_long_string_among_numbers_is_found_before_numpy_makes_room_for_it() -> None:

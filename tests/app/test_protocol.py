@@ -1,0 +1,317 @@
+"""Requests over real sockets: whichever way they arrive, in one piece or in many, the answer is the same."""
+
+import asyncio
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from app.commands.serve import server_config
+from app.main import Application, create_app
+from app.protocol import Exchange
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+
+
+@dataclass
+class Running:
+    """A service on a socket, in a thread of its own."""
+
+    server: uvicorn.Server
+    app: Application
+    port: int
+    thread: threading.Thread
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def counted(self, status: int) -> float:
+        """How many requests to /encode were answered so."""
+        found = self.app.frame.metrics.registry.get_sample_value(
+            "vae_requests_total", {"route": "/encode", "method": "POST", "status": str(status)}
+        )
+        return found or 0.0
+
+
+@pytest.fixture
+def running(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def start(**settings: Any) -> Running:
+        given = Settings(threads=1, shutdown_timeout=5, **settings)
+        app = create_app(given, loaded("grey-mlp-discretized"))
+        assert isinstance(app, Application)
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(server_config(given, app))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        started.append(Running(server, app, listener.getsockname()[1], thread))
+        until(lambda: server.started)
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.server.should_exit = True
+        one.thread.join(20)
+        assert not one.thread.is_alive()
+
+
+def until(happened: Callable[[], Any]) -> None:
+    end = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in 20 s"
+        time.sleep(0.005)
+
+
+def body(level: float = 0.5) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.full((1, 8, 8), level, np.float32))
+    return file.getvalue()
+
+
+def head(content: bytes, *headers: str, path: str = "/encode", method: str = "POST", version: str = "1.1") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: here", "Content-Type: application/x-npy"]
+    return "\r\n".join([*lines, f"Content-Length: {len(content)}", *headers, "", ""]).encode()
+
+
+def read(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """The next answer: status, headers, body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(65536)
+        assert part, received
+        received += part
+    start, _, rest = received.partition(b"\r\n\r\n")
+    first, *lines = start.decode().split("\r\n")
+    pairs = [line.split(": ", 1) for line in lines]
+    headers = {name.lower(): value for name, value in pairs}
+    assert len(headers) == len(pairs)
+    size = int(headers["content-length"])
+    while len(rest) < size:
+        rest += connection.recv(65536)
+    assert len(rest) == size, "more than one answer"
+    return int(first.split()[1]), headers, rest
+
+
+def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callable[..., Running]) -> None:
+    service = running()
+    content = body()
+    pieces = {
+        "whole": [head(content) + content],
+        "head first": [head(content), content],
+        "bit by bit": [bytes([byte]) for byte in head(content) + content],
+        "keep-alive": [head(content, "Connection: Keep-Alive") + content],
+        "twice accepted": [head(content, "Accept: application/json", "Accept: text/html") + content],
+        "old": [head(content, "Connection: keep-alive", version="1.0") + content],
+        "escaped": [head(content, path="/%65ncode") + content],
+        "query": [head(content, path="/encode?strict=false") + content],
+    }
+    answers = {}
+    for name, parts in pieces.items():
+        with service.connect() as connection:
+            for _ in range(2 if name != "old" else 1):
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(0.001 if len(part) > 1 else 0)
+                status, headers, answer = read(connection)
+                assert status == 200, (name, answer)
+                assert {"date", "server", "content-type", "x-model-digest"} <= headers.keys(), name
+                answers[name] = {key: headers[key] for key in ("content-type", "x-model-digest")}, answer
+    assert all(answer == answers["whole"] for answer in answers.values())
+
+
+def test_chunks_and_a_client_that_asks_whether_to_go_on(running: Callable[..., Running]) -> None:
+    service, content = running(), body()
+    with service.connect() as connection:
+        connection.sendall(head(content) + content)
+        expected = read(connection)[2]
+        chunked = head(content).replace(f"Content-Length: {len(content)}".encode(), b"Transfer-Encoding: chunked")
+        connection.sendall(chunked + b"%x\r\n" % len(content) + content + b"\r\n0\r\n\r\n")
+        assert read(connection)[2] == expected
+        connection.sendall(head(content, "Expect: 100-continue"))
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(content)
+        assert read(connection)[2] == expected
+
+
+def test_pipelined_requests_are_answered_in_their_order(running: Callable[..., Running]) -> None:
+    service = running()
+    levels = [0.1, 0.9, 0.4]
+    alone = []
+    with service.connect() as connection:
+        for level in levels:
+            connection.sendall(head(body(level)) + body(level))
+            alone.append(read(connection)[2])
+        assert len(set(alone)) == 3
+        connection.sendall(b"".join(head(body(level)) + body(level) for level in levels))
+        received = b""
+        while received.count(b"HTTP/1.1 200") < 3 or not received.endswith(alone[-1]):
+            received += connection.recv(65536)
+    assert [received.index(answer) for answer in alone] == sorted(received.index(answer) for answer in alone)
+
+
+def test_a_connection_is_closed_when_the_client_asks_for_it(running: Callable[..., Running]) -> None:
+    with running().connect() as connection:
+        connection.sendall(head(body(), "Connection: close") + body())
+        status, headers, _ = read(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(1) == b""
+
+
+def test_refusals_keep_the_connection(running: Callable[..., Running]) -> None:
+    service = running(max_body_bytes=1024)
+    with service.connect() as connection:
+        for content, path, status in (
+            (b"no npy", "/encode", 400),
+            (body(2.0), "/encode", 422),
+            (body(), "/encode?strict=perhaps", 422),
+            (bytes(2000), "/encode", 413),
+            (body(), "/nowhere", 404),
+            (body(), "/encode", 200),
+        ):
+            connection.sendall(head(content, path=path) + content)
+            found, headers, answer = read(connection)
+            assert found == status, answer
+            if status != 200:
+                assert headers["content-type"] == "application/problem+json"
+                assert json.loads(answer)["status"] == status
+
+
+def test_a_body_that_is_announced_too_large_is_refused_before_it_is_here(running: Callable[..., Running]) -> None:
+    service = running(max_body_bytes=1024)
+    large = bytes(5000)
+    with service.connect() as connection:
+        connection.sendall(head(large))
+        assert read(connection)[0] == 413
+        connection.sendall(large)  # of which nothing is kept
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+
+
+def test_a_slow_body(running: Callable[..., Running]) -> None:
+    service = running(body_timeout=0.2)
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body()[:20])
+        status, _, answer = read(connection)
+        assert status == 408
+        assert "0.2 s" in json.loads(answer)["detail"]
+
+
+def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Running]) -> None:
+    service = running()
+    release = threading.Event()
+    batcher = service.app.state.service.engine.batcher
+    seen: list[int] = []
+    inner = batcher._calls["encode"]
+
+    def slow(x: np.ndarray) -> Any:
+        seen.append(len(x))
+        release.wait(20)
+        return inner(x)
+
+    batcher._calls = {**batcher._calls, "encode": slow}
+    first, second = service.connect(), service.connect()
+    first.sendall(head(body()) + body())
+    until(lambda: seen)
+    second.sendall(head(body()) + body())
+    until(lambda: batcher.waiting == 1)
+    second.close()
+    until(lambda: service.counted(499) == 1)
+    release.set()
+    assert read(first)[0] == 200
+    first.close()
+    assert seen == [1]
+    half = service.connect()
+    half.sendall(head(body()) + body()[:20])
+    until(lambda: service.server.server_state.tasks)
+    half.close()
+    until(lambda: service.counted(400) == 1)
+    assert not service.server.server_state.tasks
+
+
+def test_what_is_under_way_is_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
+    service = running()
+    started, release = threading.Event(), threading.Event()
+    batcher = service.app.state.service.engine.batcher
+    inner = batcher._calls["encode"]
+
+    def slow(x: np.ndarray) -> Any:
+        started.set()
+        release.wait(20)
+        return inner(x)
+
+    batcher._calls = {**batcher._calls, "encode": slow}
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert started.wait(20)
+        service.server.should_exit = True
+        until(lambda: _refused(service.port))
+        release.set()
+        status, headers, _ = read(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(1) == b""
+    service.thread.join(20)
+    assert not service.thread.is_alive()
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> None:
+    service = running(batch_rows=5)
+    levels = np.random.default_rng(0).random(60).round(3)
+
+    async def ask(level: float, times: int) -> set[bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        found = set()
+        for _ in range(times):
+            writer.write(head(body(level)) + body(level))
+            start = await reader.readuntil(b"\r\n\r\n")
+            size = int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            mean = json.loads(await reader.readexactly(size))["mean"]
+            found.add(np.round(mean, 4).tobytes())
+        writer.close()
+        await writer.wait_closed()
+        return found
+
+    async def everyone() -> list[set[bytes]]:
+        return await asyncio.gather(*(ask(float(level), 20) for level in levels))
+
+    answers = asyncio.run(everyone())
+    alone = [asyncio.run(ask(float(level), 1)) for level in levels]
+    assert answers == alone
+    assert len(set().union(*answers)) == len(set(levels))
+
+
+def test_the_shorter_way_is_taken(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    service, taken = running(), []
+    start = Exchange.start
+
+    def noted(exchange: Exchange) -> None:
+        taken.append(exchange.path)
+        start(exchange)
+
+    monkeypatch.setattr(Exchange, "start", noted)
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        read(connection)
+        connection.sendall(head(b"", method="GET", path="/health/ready"))
+        assert read(connection)[0] == 200
+        connection.sendall(head(body(), "Accept: */*", "Accept: */*") + body())
+        read(connection)
+    assert taken == ["/encode", "/health/ready"]

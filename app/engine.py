@@ -135,6 +135,22 @@ def _finite(call: Call) -> Call:
     return checked
 
 
+def _draws(seed: int, draws: int, latent: int) -> Floats:
+    """Draws for scores, the same for every sample; most requests ask for the same few."""
+    return (_draws_once if draws * latent <= FEW else _draw_all)(seed, draws, latent)
+
+
+def _draw_all(seed: int, draws: int, latent: int) -> Floats:
+    drawn = noise.normal(seed, (draws, latent))
+    drawn.flags.writeable = False
+    return drawn
+
+
+#: Numbers up to which draws are kept for the next request, of this many kinds of request.
+FEW = 1 << 14
+_draws_once = functools.lru_cache(maxsize=64)(_draw_all)
+
+
 @dataclass(frozen=True)
 class _Costs:
     distortion: Doubles
@@ -285,7 +301,7 @@ class Engine:
     ) -> tuple[FreeEnergy, Floats | None]:
         config = self.vae.config
         mean, scale, rate_analytic = q
-        draw = noise.normal(seed, (draws, config.latent))
+        draw = _draws(seed, draws, config.latent)
         totals = Totals(len(x))
         surprise = np.zeros(x.shape, np.float64) if per_dimension else None
 

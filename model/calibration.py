@@ -10,7 +10,7 @@ arXiv 2104.08279). It holds for scores made alike: with as many draws, as many s
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -267,4 +267,4 @@ def _taken(name: str, named: dict[str, Floats], shape: tuple[int, ...]) -> Float
 
 def _named(prefix: str, mixture: Mixture) -> dict[str, NDArray[np.float32]]:
     # Large, and rounded far below what the mixture is known to.
-    return {f"{prefix}.{name}": array.astype(np.float32) for name, array in vars(mixture).items()}
+    return {f"{prefix}.{field.name}": getattr(mixture, field.name).astype(np.float32) for field in fields(mixture)}

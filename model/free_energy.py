@@ -102,20 +102,24 @@ class Totals:
             sample: whose draw each row is, 0..n-1, in ascending order.
             distortion, cross_entropy, nlog_q: its terms, nats.
         """
-        starts = np.flatnonzero(np.diff(sample, prepend=-1))
+        # Few rows of many requests come here: the calls count, not the numbers.
+        first = np.empty(len(sample), bool)
+        first[0] = True
+        np.not_equal(sample[1:], sample[:-1], out=first[1:])
+        starts = first.nonzero()[0]
         who = sample[starts]
         log_weights = nlog_q - distortion - cross_entropy
         new = self.draws[who] == 0
         self.origin[who[new]] = log_weights[starts[new]]
-        self.draws[who] += np.diff(starts, append=len(sample))
-        self.terms[:, who] += np.add.reduceat(np.stack([distortion, cross_entropy, nlog_q]), starts, axis=1)
+        self.draws[who] += np.add.reduceat(np.ones(len(sample)), starts)
+        self.terms[:, who] += np.add.reduceat(np.array((distortion, cross_entropy, nlog_q)), starts, axis=1)
         offset = log_weights - self.origin[sample]
-        self.offset[:, who] += np.add.reduceat(np.stack([offset, np.square(offset)]), starts, axis=1)
+        self.offset[:, who] += np.add.reduceat(np.array((offset, offset * offset)), starts, axis=1)
         before = self.top[who]
         self.top[who] = np.maximum(before, np.maximum.reduceat(log_weights, starts))
         relative, shrunk = np.exp(log_weights - self.top[sample]), np.exp(before - self.top[who])
-        self.relative[:, who] *= np.stack([shrunk, np.square(shrunk)])
-        self.relative[:, who] += np.add.reduceat(np.stack([relative, np.square(relative)]), starts, axis=1)
+        self.relative[:, who] *= np.array((shrunk, shrunk * shrunk))
+        self.relative[:, who] += np.add.reduceat(np.array((relative, relative * relative)), starts, axis=1)
 
     def scores(self, rate_analytic: Floats, dims: int | None) -> FreeEnergy:
         """Everything that follows from the draws; every sample must have had as many, and one at least.

@@ -6,6 +6,7 @@ It is fitted by expectation maximization (Dempster et al. 1977), in float32 and 
 where a general library, which refines more than a score can use, takes minutes.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ Floats = NDArray[np.float64]
 POINTS = 3
 #: Rounds of k-means, and of expectation maximization after it.
 ROUNDS = 15
+#: Points that are held against all components in one step.
+TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class Mixture:
 
     def log_joint(self, points: Float[Tensor, "n dims"]) -> Float[Tensor, "n components"]:
         """log [w_k N(v; m_k, C_k)] of each point and component."""
-        weights, means, factors = (
-            torch.from_numpy(part).to(points) for part in (self.log_weights, self.means, self.factors)
-        )
-        scale = factors.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 0.5 * points.shape[1] * math.log(2 * math.pi)
-        far = [((points - mean) @ factor).square().sum(dim=1) for mean, factor in zip(means, factors, strict=True)]
-        return weights + scale - 0.5 * torch.stack(far, dim=1)
+        at_means, means, factors = (part.to(points) for part in self._tensors)
+        far = [torch.bmm(some - means, factors).square().sum(dim=2).T for some in torch.split(points, TOGETHER)]
+        return at_means - 0.5 * torch.cat(far)
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """log [w_k N(m_k; m_k, C_k)], means as K x 1 x D, and factors."""
+        log_weights, means, factors = map(torch.from_numpy, (self.log_weights, self.means, self.factors))
+        scale = factors.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 0.5 * means.shape[1] * math.log(2 * math.pi)
+        return log_weights + scale, means[:, None], factors
 
     def nlog_density(self, points: Floats) -> Floats:
         """Minus the log of the density at each of n x D points, in nats."""

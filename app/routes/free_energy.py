@@ -1,7 +1,5 @@
 """`/free-energy`."""
 
-from dataclasses import asdict
-
 from starlette.responses import Response
 
 from app.errors import NotAcceptable
@@ -27,7 +25,7 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
         "samples": query.samples,
         "refine": query.refine,
         "seed": query.seed,
-        **asdict(result.scores),
+        **vars(result.scores),
         "regret": result.regret,
         "typicality": result.verdict.typicality,
         "p_values": result.verdict.p_values,

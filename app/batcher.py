@@ -1,10 +1,9 @@
 """Groups rows of many requests into one call on one worker thread; knows no HTTP and no VAE.
 
-There is no timer. Whatever is queued when the worker comes free rides together, up to `batch_rows`. Before it sets out,
-the event loop goes round for as long as that brings more rows: under load a batch grows to all that is there to come,
-and a lonely request waits for no more than two empty rounds, some microseconds. A job larger than `batch_rows` is cut
-into slices, and those that have had no turn yet come before its next one, so that a small job waits for the call that
-runs and no other. A failing call fails its own jobs only; when several shared it, each is tried alone, so that a bad
+There is no timer. Whatever is queued when the worker comes free rides together, up to `batch_rows`, in the order that
+`app.queue` keeps. Before it sets out, the event loop goes round for as long as that brings more rows: under load a
+batch grows to all that is there to come, and a lonely request waits for no more than a few empty rounds, some
+microseconds. A failing call fails its own jobs only; when several shared it, each is tried alone, so that a bad
 neighbour costs a good job time, never its answer.
 """
 
@@ -13,22 +12,19 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Arrays = tuple[Array, ...]
+from app.queue import Array, Arrays, Job, Piece, Queue, Whole
+
 #: Takes arrays with the batch first, returns arrays with as many rows, row i of the one made from row i of the other.
 Call = Callable[..., Arrays]
 Observe = Callable[[str, int, float], None]
 #: Rounds of the event loop without a new row after which the worker sets out: one reads what a socket has received, the
-#: next runs the handler that queues it.
-PATIENCE = 2
+#: next runs the handler that queues it; and before them, one runs those whose rows are done, the next writes what they
+#: answer, upon which clients send more.
+PATIENCE = 4
 LATE = "the model did not get to this request in time; ask for less or come again"
 log = logging.getLogger("vae")
 
@@ -53,64 +49,6 @@ class BatcherStopped(Exception):
     """The worker is stopping or dead."""
 
 
-class _Whole:
-    """Arrays that are cut into slices only where they have to be."""
-
-    __slots__ = ("arrays", "parts", "rows")
-
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
-        self.rows = len(arrays[0])
-        self.parts: list[Arrays] = []
-
-    def take(self, start: int, stop: int) -> Arrays:
-        return self.arrays if stop - start == self.rows else tuple(array[start:stop] for array in self.arrays)
-
-    def put(self, _start: int, _stop: int, outputs: Arrays) -> None:
-        self.parts.append(outputs)
-
-    def result(self) -> Arrays:
-        parts = self.parts
-        return parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """Rows for one call. `take` makes the rows of a slice when their turn has come; `put` gets what they became."""
-
-    call: str
-    rows: int
-    take: Callable[[int, int], Arrays]
-    put: Callable[[int, int, Arrays], None]
-    deadline: float
-    done: int = 0
-    over: bool = False
-    error: Exception | None = None
-    future: "asyncio.Future[None]" = field(init=False)
-
-    @property
-    def left(self) -> int:
-        """Rows that are in no call yet."""
-        return self.rows - self.done
-
-    def settle(self) -> None:
-        """Wake the waiter, on its event loop; it may be gone."""
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(None)
-        else:
-            self.future.set_exception(self.error)
-
-
-class _Piece(NamedTuple):
-    """The rows of one job that ride in one call."""
-
-    job: _Job
-    start: int
-    stop: int
-
-
 class Batcher:
     """One worker thread and its queue, for the tasks of one event loop.
 
@@ -128,9 +66,8 @@ class Batcher:
         self._batch_rows = batch_rows
         self._queue_rows = queue_rows
         self._observe = observe
-        self._jobs: deque[_Job] = deque()
-        self._waiting = 0
-        self._lock = threading.Lock()
+        self._queue = Queue(batch_rows)
+        self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         # Whether the worker waits to be sent out, and whether the loop is on its rounds before it does so.
@@ -138,8 +75,8 @@ class Batcher:
         self._gathering = False
         self._working = False
         self._stopping = False
-        self._flying: list[_Piece] = []
-        self._finished: list[_Job] = []
+        self._flying: list[Piece] = []
+        self._finished: list[Job] = []
         # What the worker gets done, as a running average over calls.
         self._rows_per_second = 0.0
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -165,7 +102,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Rows that are queued and not yet in a call."""
-        return self._waiting
+        return self._queue.rows
 
     async def run(self, call: str, *arrays: Array, deadline: float = math.inf) -> Arrays:
         """Put arrays of equally many rows through a call, and return what they became, in order.
@@ -178,8 +115,8 @@ class Batcher:
         Raises:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see there.
         """
-        whole = _Whole(arrays)
-        await self._queue(_Job(call, whole.rows, whole.take, whole.put, deadline))
+        whole = Whole(arrays)
+        await self._done(Job(call, whole.rows, whole.take, whole.put, deadline))
         return whole.result()
 
     async def stream(
@@ -195,9 +132,9 @@ class Batcher:
 
         `take(start, stop)` and `put(start, stop, outputs)` run on the worker's thread. Raises as `run` does.
         """
-        await self._queue(_Job(call, rows, take, put, deadline))
+        await self._done(Job(call, rows, take, put, deadline))
 
-    def _queue(self, job: _Job) -> "asyncio.Future[None]":
+    async def _done(self, job: Job) -> None:
         loop = self._loop
         if loop is None or not loop.is_running():
             # Once: Python 3.11 asks the system for it, which takes a tenth of a small request.
@@ -207,43 +144,48 @@ class Batcher:
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
+            waiting = self._queue.rows
             # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
-            if self._jobs and self._waiting + job.rows > self._queue_rows:
-                raise QueueFull(self._waiting, self._retry_after())
-            self._jobs.append(job)
-            self._waiting += job.rows
+            if waiting and waiting + job.rows > self._queue_rows:
+                raise QueueFull(waiting, self._retry_after())
+            self._queue.put(job)
             if self._resting:
                 self._gather()
-        return job.future
+        try:
+            await job.future
+        except asyncio.CancelledError:
+            with self._lock:
+                self._queue.drop(job)
+            raise
 
     def _retry_after(self) -> int:
-        return math.ceil(min(60.0, max(1.0, self._waiting / max(self._rows_per_second, 1.0))))
+        return math.ceil(min(60.0, max(1.0, self._queue.rows / max(self._rows_per_second, 1.0))))
 
     # On the event loop: when the worker sets out.
 
     def _gather(self) -> None:
         """Send the worker out, at once with a full batch, else when the queue no longer grows."""
-        if self._waiting >= self._batch_rows:
+        if self._queue.rows >= self._batch_rows:
             self._send_out()
         elif self._loop and not self._gathering:
             self._gathering = True
-            self._loop.call_soon(self._go_round, self._waiting, PATIENCE)
+            self._loop.call_soon(self._go_round, self._queue.rows, PATIENCE)
 
     def _go_round(self, before: int, patience: int) -> None:
         with self._lock:
-            now = self._waiting
+            now = self._queue.rows
             if self._loop and self._resting and now < self._batch_rows and (now > before or patience > 1):
                 self._loop.call_soon(self._go_round, now, PATIENCE if now > before else patience - 1)
                 return
             self._gathering = False
             self._send_out()
 
-    def _land(self, jobs: list[_Job]) -> None:
+    def _land(self, jobs: list[Job]) -> None:
         """Wake those whose jobs are done: what they do next may bring more rows for the next batch."""
         for job in jobs:
             job.settle()
         with self._lock:
-            if self._resting and self._jobs:
+            if self._resting and self._queue.rows:
                 self._gather()
 
     def _send_out(self) -> None:
@@ -265,8 +207,8 @@ class Batcher:
                 log.critical("the model's worker thread has died")
                 self._fail_all(BatcherStopped("the model's worker has died; the service must be restarted"))
 
-    def _take(self) -> list[_Piece]:
-        """Wait to be sent out and take the next batch: the first job's call, and all in the queue that want the same.
+    def _take(self) -> list[Piece]:
+        """Wait to be sent out and take the next batch.
 
         Returns: nothing where the worker is to end.
         """
@@ -274,58 +216,15 @@ class Batcher:
             while True:
                 while self._resting and not self._stopping:
                     self._wake.wait()
-                self._drop_dead()
-                if self._jobs:
-                    return self._next()
-                if self._stopping:
-                    return []
+                pieces, late = self._queue.take(time.monotonic())
+                for job in late:
+                    self._finish(job, DeadlinePassed(LATE))
+                if pieces or self._stopping:
+                    return pieces
                 self._resting = True
                 self._deliver()
 
-    def _next(self) -> list[_Piece]:
-        """The next batch: of the call that has waited longest, those that have had no turn yet before those that have.
-
-        Where both wait, half of the rows are for each: neither keeps the other out for longer than the batch that runs.
-        """
-        call, room = self._jobs[0].call, self._batch_rows
-        same = [job for job in self._jobs if job.call == call]
-        fresh, begun = [job for job in same if not job.done], [job for job in same if job.done]
-        kept = min(room // 2, sum(job.left for job in begun))
-        pieces = self._cut(fresh, room - kept)
-        pieces += self._cut(begun, room - sum(piece.stop - piece.start for piece in pieces))
-        self._waiting -= sum(piece.stop - piece.start for piece in pieces)
-        served = {id(piece.job) for piece in pieces}
-        again = [piece.job for piece in pieces if piece.job.left]
-        self._jobs = deque([*(job for job in self._jobs if id(job) not in served), *again])
-        return pieces
-
-    @staticmethod
-    def _cut(jobs: list[_Job], room: int) -> list[_Piece]:
-        """As many rows as there is room for, of one job after the other."""
-        pieces: list[_Piece] = []
-        for job in jobs:
-            if room == 0:
-                break
-            stop = min(job.rows, job.done + room)
-            pieces.append(_Piece(job, job.done, stop))
-            room -= stop - job.done
-            job.done = stop
-        return pieces
-
-    def _drop_dead(self) -> None:
-        """Forget jobs whose waiter has left, and fail those past their deadline: neither is worth a call."""
-        now = time.monotonic()
-        alive: deque[_Job] = deque()
-        for job in self._jobs:
-            if not job.over and not job.future.cancelled() and job.deadline >= now:
-                alive.append(job)
-                continue
-            self._waiting -= job.left
-            if not job.over:
-                self._finish(job, DeadlinePassed(LATE))
-        self._jobs = alive
-
-    def _compute(self, pieces: list[_Piece]) -> None:
+    def _compute(self, pieces: list[Piece]) -> None:
         try:
             outputs = self._call(pieces)
         except Exception as error:
@@ -341,7 +240,7 @@ class Batcher:
             self._put(piece, tuple([array[row : row + size] for array in outputs]))
             row += size
 
-    def _call(self, pieces: list[_Piece]) -> Arrays:
+    def _call(self, pieces: list[Piece]) -> Arrays:
         name = pieces[0].job.call
         started = time.perf_counter()
         inputs = [piece.job.take(piece.start, piece.stop) for piece in pieces]
@@ -353,7 +252,7 @@ class Batcher:
         self._observe(name, rows, seconds)
         return outputs
 
-    def _put(self, piece: _Piece, outputs: Arrays) -> None:
+    def _put(self, piece: Piece, outputs: Arrays) -> None:
         job = piece.job
         try:
             job.put(piece.start, piece.stop, outputs)
@@ -363,8 +262,12 @@ class Batcher:
         if piece.stop == job.rows:
             self._finish(job)
 
-    def _finish(self, job: _Job, error: Exception | None = None) -> None:
-        job.over, job.error = True, error
+    def _finish(self, job: Job, error: Exception | None = None) -> None:
+        job.error = error
+        if job.left:
+            with self._lock:
+                self._queue.drop(job)
+        job.over = True
         self._finished.append(job)
 
     def _hand_over(self) -> None:
@@ -372,7 +275,7 @@ class Batcher:
         nobody was done, so that the loop has nothing to bring.
         """
         with self._lock:
-            self._resting = bool(self._finished) and self._waiting < self._batch_rows
+            self._resting = bool(self._finished) and self._queue.rows < self._batch_rows
             self._deliver()
 
     def _deliver(self) -> None:
@@ -388,8 +291,7 @@ class Batcher:
 
     def _fail_all(self, error: Exception) -> None:
         with self._lock:
-            jobs, self._jobs, self._waiting = [*self._jobs, *(piece.job for piece in self._flying)], deque(), 0
-            for job in jobs:
+            for job in [*self._queue.clear(), *(piece.job for piece in self._flying)]:
                 self._finish(job, error)
             self._deliver()
 

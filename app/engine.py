@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.batcher import Arrays, Batcher, Call, Observe
+from app.batcher import Batcher, Call, Observe
+from app.queue import Arrays
 from app.runtime import TRIALS, Function, Mode, Runtime, torch_call
 from model import noise, refine
 from model.calibration import UNCALIBRATED, Protocol, Verdict

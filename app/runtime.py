@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from app.batcher import Arrays, Call
+from app.batcher import Call
+from app.queue import Arrays
 from app.settings import EngineName, PrecisionName
 from model.errors import ConfigError
 from model.vae import VAE, to_tensor

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.batcher import Arrays, Batcher, BatcherStopped, CallFailed, DeadlinePassed, QueueFull
+from app.batcher import Batcher, BatcherStopped, CallFailed, DeadlinePassed, QueueFull
+from app.queue import Arrays
 
 
 class Gate:

@@ -1,0 +1,189 @@
+"""The rows that wait for the model, and which of them ride in the next call; knows no threads, no HTTP and no VAE.
+
+Jobs that want the same call ride together, those of the call that has waited longest first. A job larger than a batch
+is cut into slices, and jobs that have had no turn yet come before its next one, so that a small job waits for the call
+that runs and no other. Every step costs what it moves, however many wait.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = tuple[Array, ...]
+#: Jobs that may be dropped before the queue is looked through for them.
+MANY = 256
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """Rows for one call. `take` makes the rows of a slice when their turn has come; `put` gets what they became."""
+
+    call: str
+    rows: int
+    take: Callable[[int, int], Arrays]
+    put: Callable[[int, int, Arrays], None]
+    deadline: float  # on the clock of `time.monotonic`
+    done: int = 0  # rows that have been put into a call
+    over: bool = False
+    turn: int = 0
+    error: Exception | None = None
+    future: "asyncio.Future[None]" = field(init=False)
+
+    @property
+    def left(self) -> int:
+        """Rows that are in no call yet."""
+        return self.rows - self.done
+
+    def settle(self) -> None:
+        """Wake the waiter, on its event loop; it may be gone."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Whole:
+    """Arrays that are cut into slices only where they have to be."""
+
+    __slots__ = ("arrays", "parts", "rows")
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+        self.rows = len(arrays[0])
+        self.parts: list[Arrays] = []
+
+    def take(self, start: int, stop: int) -> Arrays:
+        return self.arrays if stop - start == self.rows else tuple(array[start:stop] for array in self.arrays)
+
+    def put(self, _start: int, _stop: int, outputs: Arrays) -> None:
+        self.parts.append(outputs)
+
+    def result(self) -> Arrays:
+        parts = self.parts
+        return parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+class Piece(NamedTuple):
+    """The rows of one job that ride in one call."""
+
+    job: Job
+    start: int
+    stop: int
+
+
+class _Line:
+    """The jobs that want one call: those that have had no turn yet, and those with slices left, each in order."""
+
+    def __init__(self) -> None:
+        self.fresh: deque[Job] = deque()
+        self.begun: deque[Job] = deque()
+
+    @property
+    def turn(self) -> int:
+        """When the first of its jobs took its place."""
+        return min(jobs[0].turn for jobs in (self.fresh, self.begun) if jobs)
+
+
+class Queue:
+    """Jobs in the order in which they are to be computed.
+
+    Args:
+        batch_rows: the most rows in one call.
+    """
+
+    def __init__(self, batch_rows: int) -> None:
+        self.rows = 0  # of all jobs, in no call yet
+        self._batch_rows = batch_rows
+        self._lines: dict[str, _Line] = {}
+        self._dropped = 0  # since all of them were looked through for those that are over
+        self._turns = count()
+
+    def put(self, job: Job) -> None:
+        """At the end."""
+        job.turn = next(self._turns)
+        self._lines.setdefault(job.call, _Line()).fresh.append(job)
+        self.rows += job.left
+
+    def drop(self, job: Job) -> None:
+        """No more of this job is to be computed."""
+        if job.over:
+            return
+        job.over = True
+        if not job.left:
+            return
+        self.rows -= job.left
+        # Each keeps its place, and its arrays, until its turn comes; but not many of them, however long that takes.
+        self._dropped += 1
+        if self._dropped > max(MANY, self.rows):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._dropped = 0
+        for line in self._lines.values():
+            line.fresh, line.begun = (deque(job for job in jobs if not job.over) for jobs in (line.fresh, line.begun))
+
+    def take(self, now: float) -> tuple[list[Piece], list[Job]]:
+        """The next batch, and jobs that were found to be past their deadline and are not computed.
+
+        Where jobs with and without a turn wait for the same call, half of the rows are for each: neither keeps the
+        other out for longer than the batch that runs.
+        """
+        late: list[Job] = []
+        for line in self._lines.values():
+            for jobs in (line.fresh, line.begun):
+                while jobs and self._dead(jobs[0], now, late):
+                    jobs.popleft()
+        waiting = [line for line in self._lines.values() if line.fresh or line.begun]
+        if not waiting:
+            return [], late
+        line = min(waiting, key=lambda line: line.turn) if len(waiting) > 1 else waiting[0]
+        room = self._batch_rows
+        kept = 0
+        for job in line.begun:
+            kept += 0 if job.over else job.left
+            if kept >= room // 2:
+                kept = room // 2
+                break
+        pieces = list(self._cut(line.fresh, room - kept, now, late))
+        pieces += self._cut(line.begun, room - sum([stop - start for _, start, stop in pieces]), now, late)
+        for piece in pieces:
+            job = piece.job
+            if job.left:
+                job.turn = next(self._turns)
+                line.begun.append(job)
+        return pieces, late
+
+    def _cut(self, jobs: deque[Job], room: int, now: float, late: list[Job]) -> Iterator[Piece]:
+        """As many rows as there is room for, of one job after the other, which lose their place."""
+        while jobs and room:
+            job = jobs.popleft()
+            if self._dead(job, now, late):
+                continue
+            start = job.done
+            job.done = stop = min(job.rows, start + room)
+            room -= stop - start
+            self.rows -= stop - start
+            yield Piece(job, start, stop)
+
+    def _dead(self, job: Job, now: float, late: list[Job]) -> bool:
+        if not job.over and job.deadline < now:
+            self.drop(job)
+            late.append(job)
+        return job.over
+
+    def clear(self) -> list[Job]:
+        """Every job that still waits, which none does afterwards."""
+        jobs = [job for line in self._lines.values() for job in (*line.fresh, *line.begun) if not job.over]
+        for job in jobs:
+            self.drop(job)
+        self._lines.clear()
+        return jobs

@@ -116,7 +116,12 @@ class Batcher:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see there.
         """
         whole = Whole(arrays)
-        await self._done(Job(call, whole.rows, whole.take, whole.put, deadline))
+        job = Job(call, whole.rows, whole.take, whole.put, deadline)
+        try:
+            await self._enter(job)
+        except asyncio.CancelledError:
+            self._leave(job)
+            raise
         return whole.result()
 
     async def stream(
@@ -132,9 +137,14 @@ class Batcher:
 
         `take(start, stop)` and `put(start, stop, outputs)` run on the worker's thread. Raises as `run` does.
         """
-        await self._done(Job(call, rows, take, put, deadline))
+        job = Job(call, rows, take, put, deadline)
+        try:
+            await self._enter(job)
+        except asyncio.CancelledError:
+            self._leave(job)
+            raise
 
-    async def _done(self, job: Job) -> None:
+    def _enter(self, job: Job) -> "asyncio.Future[None]":
         loop = self._loop
         if loop is None or not loop.is_running():
             # Once: Python 3.11 asks the system for it, which takes a tenth of a small request.
@@ -151,12 +161,11 @@ class Batcher:
             self._queue.put(job)
             if self._resting:
                 self._gather()
-        try:
-            await job.future
-        except asyncio.CancelledError:
-            with self._lock:
-                self._queue.drop(job)
-            raise
+        return job.future
+
+    def _leave(self, job: Job) -> None:
+        with self._lock:
+            self._queue.drop(job)
 
     def _retry_after(self) -> int:
         return math.ceil(min(60.0, max(1.0, self._queue.rows / max(self._rows_per_second, 1.0))))

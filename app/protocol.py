@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.bodies import client_left, too_large, too_slow
+from app.bodies import too_large, too_slow
 from app.errors import STATUS
 from app.frame import Frame
 from app.operation import Operation
@@ -26,23 +26,37 @@ T = TypeVar("T")
 #: Headers that ask for more than an answer, or announce a body of unknown length.
 UNUSUAL = frozenset({b"connection", b"expect", b"transfer-encoding", b"upgrade"})
 
-#: What the connections of a server share, in the state that uvicorn hands to each.
-OUTBOX = "vae.outbox"
 GONE = STATUS[ClientLeft][0]
 
 
-class Outbox:
-    """Answers of all connections of a server. They are written together, when all that a call of the model has woken
-    have theirs: a client is woken by each answer that finds it asleep, and what comes in one go finds it awake.
+class Server:
+    """What the connections of one server share: the headers of every answer, answers on their way out, and one timer
+    for all connections that wait for a request.
+
+    Answers are written together, when all that a call of the model has woken have theirs: a client is woken by each
+    answer that finds it asleep, and what comes in one go finds it awake.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, digest: bytes) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, digest: bytes, keep_alive: float) -> None:
         self._loop = loop
         self._state = state
         self._digest = digest
+        self._keep_alive = keep_alive
         self._waiting: list[tuple[asyncio.Transport, bytes]] = []
         self._headers: list[tuple[bytes, bytes]] | None = None
         self._head = b""
+        self._idle: dict[Protocol, float] = {}  # and since when, the longest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, protocol: "Protocol") -> "Server":
+        """The one that this connection belongs to; it is kept in the state that uvicorn hands to each."""
+        found: Server | None = protocol.app_state.get(cls.__qualname__)
+        if found is None:
+            digest, keep_alive = protocol.app.frame.service.digest, protocol.timeout_keep_alive
+            found = cls(protocol.loop, protocol.server_state, digest, keep_alive)
+            protocol.app_state[cls.__qualname__] = found
+        return found
 
     @property
     def head(self) -> bytes:
@@ -53,7 +67,7 @@ class Outbox:
             self._head = b"".join(b"%s: %s\r\n" % header for header in everyone)
         return self._head
 
-    def add(self, transport: asyncio.Transport, answer: bytes) -> None:
+    def send(self, transport: asyncio.Transport, answer: bytes) -> None:
         """Write this when the loop comes round; at once where nobody else is being served."""
         if not self._waiting:
             if len(self._state.tasks) == 1:
@@ -66,6 +80,27 @@ class Outbox:
         waiting, self._waiting = self._waiting, []
         for transport, answer in waiting:
             transport.write(answer)
+
+    def rest(self, protocol: "Protocol") -> None:
+        """Close this connection if it brings nothing for as long as one may be kept alive."""
+        self._idle[protocol] = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._keep_alive, self._look)
+
+    def rouse(self, protocol: "Protocol") -> None:
+        """It brings something, or is gone."""
+        self._idle.pop(protocol, None)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        while self._idle:
+            protocol, since = next(iter(self._idle.items()))
+            if now - since < self._keep_alive:
+                self._timer = self._loop.call_later(since + self._keep_alive - now, self._look)
+                return
+            self.rouse(protocol)
+            protocol.timeout_keep_alive_handler()
+        self._timer = None
 
 
 class Protocol(HttpToolsProtocol):
@@ -83,13 +118,24 @@ class Protocol(HttpToolsProtocol):
         self._direct = self._frame.direct
         self._held: Exchange | None = None  # of which the end has yet to arrive
         self.running: Exchange | None = None
-        if OUTBOX not in app_state:
-            app_state[OUTBOX] = Outbox(self.loop, server_state, self._frame.service.digest)
-        self.outbox: Outbox = app_state[OUTBOX]
+        self.shared = Server.of(self)
+
+    def on_message_begin(self) -> None:
+        # ASGI's scope can wait until it is known to be needed.
+        self.url = b""
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._held = self._hold()
         if self._held is None:
+            url, headers = self.url, self.headers
+            super().on_message_begin()
+            super().on_url(url)
+            for name, value in headers:
+                super().on_header(name, value)
             super().on_headers_complete()
 
     def _hold(self) -> "Exchange | None":
@@ -101,13 +147,16 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             return None  # pipelined: uvicorn has it wait for its turn
         headers = dict(self.headers)
-        if len(headers) != len(self.headers) or self.parser.get_http_version() != "1.1":
+        if len(headers) != len(self.headers) or not self.parser.should_keep_alive():
             return None
-        if not UNUSUAL.isdisjoint(headers) and (
-            headers.get(b"connection", b"").lower() != b"keep-alive" or len(UNUSUAL & headers.keys()) > 1
-        ):
+        if not UNUSUAL.isdisjoint(headers) and not self._usual(headers):
             return None
         return Exchange(self, self._frame, operation, query, headers)
+
+    def _usual(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether an unusual header says no more than goes without saying."""
+        said = headers.get(b"connection", b"").lower(), self.parser.get_http_version()
+        return said == (b"keep-alive", "1.1") and len(UNUSUAL & headers.keys()) == 1
 
     def on_body(self, body: bytes) -> None:
         if self._held is None:
@@ -123,11 +172,21 @@ class Protocol(HttpToolsProtocol):
             held.complete()
 
     def data_received(self, data: bytes) -> None:
+        self.shared.rouse(self)
         super().data_received(data)
         if self._held is not None and self._held.task is None:
             self._held.start()  # with the rest of its body still to come
 
+    def exchanged(self) -> None:
+        """An exchange is over: what uvicorn does then, but for a timer of its own for each connection."""
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.shared.rest(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.shared.rouse(self)
         if self.running is not None:
             self.running.leave()
         if isinstance(self.cycle, Exchange):
@@ -210,28 +269,15 @@ class Exchange(Request):
             try:
                 await self._arrived
             except asyncio.CancelledError:
-                if self._recalled():
-                    raise client_left() from None
-                if entry.recalled():
+                if not self._left and entry.recalled():
                     raise too_slow(timeout) from None
                 raise
             finally:
                 watch.forget(entry)
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
-    async def work(self, watch: Watch, result: Awaitable[T]) -> T:  # noqa: ARG002
-        try:
-            return await result
-        except asyncio.CancelledError:
-            if not self._recalled():
-                raise
-            raise ClientLeft("the client left before its answer was ready") from None
-
-    def _recalled(self) -> bool:
-        """Whether it was the client that cancelled the task, which then goes on to say so."""
-        if self._left and self.task is not None:
-            self.task.uncancel()
-        return self._left
+    def work(self, watch: Watch, result: Awaitable[T]) -> Awaitable[T]:  # noqa: ARG002
+        return result  # nobody need watch: the connection tells when the client leaves
 
     # The answer.
 
@@ -246,7 +292,7 @@ class Exchange(Request):
         except asyncio.CancelledError:
             if not self._left:
                 raise
-            status = GONE  # while its body was read or its answer written
+            status = GONE
         finally:
             self.response_complete = True
             self.protocol.tasks.discard(self.task)
@@ -258,14 +304,14 @@ class Exchange(Request):
         transport = protocol.transport
         if self._left or transport.is_closing():
             return
-        parts = [STATUS_LINE[response.status_code], protocol.outbox.head]
+        parts = [STATUS_LINE[response.status_code], protocol.shared.head]
         for name, value in response.raw_headers:
             parts += (name, b": ", value, b"\r\n")
         if self.keep_alive:
             parts += (b"\r\n", bytes(response.body))
-            protocol.outbox.add(transport, b"".join(parts))
+            protocol.shared.send(transport, b"".join(parts))
         else:
             parts += (b"connection: close\r\n\r\n", bytes(response.body))
             transport.write(b"".join(parts))
             transport.close()
-        protocol.on_response_complete()
+        protocol.exchanged()

@@ -43,12 +43,8 @@ class Request(ABC):
         """
 
     @abstractmethod
-    async def work(self, watch: Watch, result: Awaitable[T]) -> T:
-        """What the model makes of the request once it is read; no more is done for a client that leaves.
-
-        Raises:
-            ClientLeft: it did.
-        """
+    def work(self, watch: Watch, result: Awaitable[T]) -> Awaitable[T]:
+        """What the model makes of the request once it is read; no more is done for a client that leaves."""
 
 
 class Streamed(Request):

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import math
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from starlette.responses import Response
@@ -47,13 +48,13 @@ class Service:
     def images(self) -> bool:
         return isinstance(self.engine.vae.config.data, ImageData)
 
-    async def inputs(self, request: Request, *, strict: bool) -> Floats:
+    def inputs(self, request: Request, *, strict: bool) -> Awaitable[Floats]:
         """x from the body: n x data, float32, every value in range."""
-        return await self._rows(request, self._inputs[strict])
+        return self._rows(request, self._inputs[strict])
 
-    async def latents(self, request: Request) -> Floats:
+    def latents(self, request: Request) -> Awaitable[Floats]:
         """z from the body: n x latent, float32, every value in range."""
-        return await self._rows(request, self._latents)
+        return self._rows(request, self._latents)
 
     @functools.cached_property
     def _inputs(self) -> tuple[Expect, Expect]:

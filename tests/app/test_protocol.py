@@ -235,7 +235,7 @@ def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Runni
     half.sendall(head(body()) + body()[:20])
     until(lambda: service.server.server_state.tasks)
     half.close()
-    until(lambda: service.counted(400) == 1)
+    until(lambda: service.counted(499) == 2)
     assert not service.server.server_state.tasks
 
 

@@ -25,6 +25,8 @@ Observe = Callable[[str, int, float], None]
 #: next runs the handler that queues it; and before them, one runs those whose rows are done, the next writes what they
 #: answer, upon which clients send more.
 PATIENCE = 4
+#: Seconds between two looks for jobs that are past their deadline.
+LOOK = 0.1
 LATE = "the model did not get to this request in time; ask for less or come again"
 log = logging.getLogger("vae")
 
@@ -73,9 +75,11 @@ class Batcher:
         # Whether the worker waits to be sent out, and whether the loop is on its rounds before it does so.
         self._resting = True
         self._gathering = False
+        self._looking: asyncio.TimerHandle | None = None
         self._working = False
         self._stopping = False
         self._flying: list[Piece] = []
+        self._since = math.inf  # they have been so
         self._finished: list[Job] = []
         # What the worker gets done, as a running average over calls.
         self._rows_per_second = 0.0
@@ -94,10 +98,20 @@ class Batcher:
             self._thread.join(timeout)
         self._fail_all(BatcherStopped("the service stopped before this request was done; send it again"))
 
+    def give_up(self) -> None:
+        """Take no more jobs and fail all there are: the worker hangs."""
+        self._stopping = True
+        self._fail_all(BatcherStopped("the model hangs; send the request again"))
+
     @property
     def alive(self) -> bool:
         """Whether jobs are taken and done."""
         return self._working and not self._stopping
+
+    @property
+    def busy(self) -> float:
+        """For how many seconds the call that runs has run; 0 where none does."""
+        return max(0.0, time.monotonic() - self._since)
 
     @property
     def waiting(self) -> int:
@@ -149,19 +163,30 @@ class Batcher:
         if loop is None or not loop.is_running():
             # Once: Python 3.11 asks the system for it, which takes a tenth of a small request.
             loop = self._loop = asyncio.get_running_loop()
-            self._gathering = False
+            self._gathering, self._looking = False, None
         job.future = loop.create_future()
+        if self._looking is None:
+            self._looking = loop.call_later(LOOK, self._look)
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
-            waiting = self._queue.rows
             # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
-            if waiting and waiting + job.rows > self._queue_rows:
-                raise QueueFull(waiting, self._retry_after())
+            if self._queue.rows:
+                self.check(job.rows)
             self._queue.put(job)
             if self._resting:
                 self._gather()
         return job.future
+
+    def check(self, rows: int = 1) -> None:
+        """Refuse what there is no room for.
+
+        Raises:
+            QueueFull: as many rows may not wait on top of those that do.
+        """
+        waiting = self._queue.rows
+        if waiting + rows > self._queue_rows:
+            raise QueueFull(waiting, self._retry_after())
 
     def _leave(self, job: Job) -> None:
         with self._lock:
@@ -197,6 +222,19 @@ class Batcher:
             if self._resting and self._queue.rows:
                 self._gather()
 
+    def _look(self) -> None:
+        """Fail jobs that are past their deadline, though their call may hang, and look again while there are any."""
+        now = time.monotonic()
+        with self._lock:
+            jobs = [*self._queue.jobs(), *(piece.job for piece in self._flying)]
+            late = [job for job in jobs if job.deadline < now]
+            for job in late:
+                self._queue.drop(job)
+        for job in late:
+            job.error = DeadlinePassed(LATE)
+            job.settle()
+        self._looking = self._loop.call_later(LOOK, self._look) if self._loop and len(late) < len(jobs) else None
+
     def _send_out(self) -> None:
         self._resting = False
         self._wake.notify()
@@ -206,9 +244,9 @@ class Batcher:
     def _work(self) -> None:
         try:
             while pieces := self._take():
-                self._flying = pieces
+                self._flying, self._since = pieces, time.monotonic()
                 self._compute(pieces)
-                self._flying = []
+                self._flying, self._since = [], math.inf
                 self._hand_over()
         finally:
             self._working = False

@@ -1,62 +1,117 @@
-"""Reading the body of a request, within its limits, before it can fill memory."""
+"""Reading the bodies of requests, within limits on each and on all together, before they can fill memory."""
 
 import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from app.errors import BodyTooSlow, Malformed, TooLarge
+from app.errors import BodyTooSlow, Crowded, Malformed, TooLarge
 from app.watch import Watch
 
-
-def too_large(max_bytes: int) -> TooLarge:
-    """The refusal of a body of more bytes than these."""
-    return TooLarge(f"the body is larger than the {max_bytes:,} bytes that one request may have; send fewer rows")
-
-
-def too_slow(timeout: float) -> BodyTooSlow:
-    """The refusal of a body that took longer than this, in seconds."""
-    return BodyTooSlow(f"the body did not arrive within {timeout:g} s; send it faster, or less of it")
+#: Bytes up to which a body has room in any case: of these there are no more than connections.
+SMALL = 1 << 14
+#: Seconds over which it is told how fast room is freed: what was freed so long ago counts a third.
+MEMORY = 5.0
 
 
-def client_left() -> Malformed:
-    """The refusal of half a body."""
-    return Malformed("the client left before its body was here")
-
-
-async def read_body(request: Request, watch: Watch, *, max_bytes: int, timeout: float) -> bytes:
-    """All bytes of the body.
+class Room:
+    """For all bodies that are being read or worked on.
 
     Args:
-        watch: sees to the time.
-        max_bytes: more are refused as soon as they are announced or have arrived.
-        timeout: seconds until the last byte must be here.
+        most: bytes that may be taken; a body that finds all of it free is let in whatever its size.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.taken = 0
+        self._most = most
+        self._seen = time.monotonic()
+        self._freed = 0.0
+
+    def take(self, size: int) -> int:
+        """Take room for so many bytes.
+
+        Returns: what is to be freed when the request is over.
+
+        Raises:
+            Crowded: there is not enough; it says when there will be.
+        """
+        if size <= SMALL:
+            return 0
+        if self.taken and self.taken + size > self._most:
+            self.free(0)
+            seconds = self.taken / max(self._freed / MEMORY, 1.0)
+            raise Crowded(f"{self.taken:,} bytes of other requests are being worked on", seconds)
+        self.taken += size
+        return size
+
+    def free(self, size: int) -> None:
+        """Give back what was taken."""
+        now = time.monotonic()
+        self._freed = self._freed * math.exp((self._seen - now) / MEMORY) + size
+        self._seen = now
+        self.taken -= size
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """What bodies may be."""
+
+    max_bytes: int  # of one
+    timeout: float  # seconds from the head to the last byte of one
+    room: Room
+    watch: Watch = field(default_factory=Watch)
+
+    def too_large(self) -> TooLarge:
+        """The refusal of one, made as soon as its size is announced or has arrived."""
+        return TooLarge(
+            f"the body is larger than the {self.max_bytes:,} bytes that one request may have; send fewer rows"
+        )
+
+    def too_slow(self) -> BodyTooSlow:
+        """The refusal of one whose time is up."""
+        return BodyTooSlow(f"the body did not arrive within {self.timeout:g} s; send it faster, or less of it")
+
+
+async def read_body(request: Request, bodies: Bodies, take: Callable[[int], None]) -> bytes:
+    """All bytes of the body, as ASGI brings it.
+
+    Args:
+        take: is told of room that is to be taken for it.
 
     Raises:
-        TooLarge, BodyTooSlow: see above.
+        TooLarge, BodyTooSlow: see `Bodies`.
         Malformed: the client left, or announced no number of bytes.
     """
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal():
         raise Malformed(f"Content-Length '{announced:.40}' is not a number")
-    if int(announced) > max_bytes:
-        raise too_large(max_bytes)
+    if int(announced) > bodies.max_bytes:
+        raise bodies.too_large()
+    take(int(announced))
     parts: list[bytes] = []
-    size, more = 0, True
-    entry = watch.over_body(timeout)
+    size, taken, more = 0, int(announced), True
+    entry = bodies.watch.over_body(bodies.timeout)
     try:
         while more:
             message = await request.receive()
             if message["type"] == "http.disconnect":
-                raise client_left()
+                raise Malformed("the client left before its body was here")
             part, more = message.get("body", b""), message.get("more_body", False)
             size += len(part)
-            if size > max_bytes:
-                raise too_large(max_bytes)
+            if size > bodies.max_bytes:
+                raise bodies.too_large()
+            if size > taken:  # nobody announced it
+                step = max(size - taken, SMALL + 1)
+                take(step)
+                taken += step
             parts.append(part)
     except asyncio.CancelledError:
         if not entry.recalled():
             raise
-        raise too_slow(timeout) from None
+        raise bodies.too_slow() from None
     finally:
-        watch.forget(entry)
+        bodies.watch.forget(entry)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -7,6 +7,7 @@
     ├── TooLarge           413  bytes, rows, pixels, or work
     ├── UnsupportedMedia   415
     ├── Invalid            422  well-formed but wrong
+    ├── Crowded            429  says when to come again
     └── Unavailable        503
 
 The batcher's own exceptions, and those of `model`, have their rows in the table too: 429 for a full queue, which says
@@ -18,6 +19,7 @@ Every answer to an error is `application/problem+json` (RFC 9457).
 
 import http
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +82,14 @@ class Invalid(Refusal):
         return cls(f"{place}: {detail}", Place(place, detail))
 
 
+class Crowded(Refusal):
+    """Too many bytes of other requests; `retry_after` is in whole seconds, from 1 to a minute."""
+
+    def __init__(self, detail: str, seconds: float) -> None:
+        self.retry_after = math.ceil(min(60.0, max(1.0, seconds)))
+        super().__init__(f"{detail}; come again in {self.retry_after} s")
+
+
 class Unavailable(Refusal):
     """Not ready, or shutting down."""
 
@@ -93,6 +103,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     UnsupportedMedia: (415, "Unsupported media type"),
     Invalid: (422, "Invalid request"),
     InputError: (422, "Invalid request"),
+    Crowded: (429, "Overloaded"),
     QueueFull: (429, "Overloaded"),
     # Nobody reads it; the status is nginx's, for the metrics and the log.
     ClientLeft: (499, "Client left"),
@@ -148,7 +159,7 @@ def answer(method: str, path: str, error: Exception) -> Response:
         places = error.places
     elif isinstance(error, InputError):
         places = (Place(error.place, error.detail),)
-    elif isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Crowded):
         headers = {"Retry-After": str(error.retry_after)}
     if status == 500:
         log.error("%s %s: %s", method, path, detail, exc_info=error.__cause__ or error)

@@ -46,6 +46,8 @@ class Frame:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-model-digest", self.service.digest)]
+                if self.service.draining:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         operation = self.operations.get(path)
@@ -83,6 +85,9 @@ class Frame:
             return errors.answer(request.method, request.path, error)
         except Exception:
             return _failed(request.method, request.path)
+        finally:
+            if request.taken:
+                self.service.bodies.room.free(request.taken)
 
     def count(self, route: str, method: str, path: str, status: int, started: float) -> None:
         """Of a request that is over, a metric and a log line."""

@@ -16,6 +16,7 @@ from app import errors, openapi
 from app.devices import choose_device, give_back_memory, set_threads
 from app.engine import Engine
 from app.frame import Frame
+from app.lifecycle import end_when_stuck, two_steps
 from app.metrics import Metrics
 from app.routes.free_energy import FREE_ENERGY
 from app.routes.latents import DECODE, ENCODE, RECONSTRUCT, SAMPLE
@@ -68,10 +69,12 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         give_back_memory()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        looking = asyncio.create_task(keep_looking(metrics)) if settings.workers > 1 else None
-        yield
-        if looking:
-            looking.cancel()
+        several = (keep_looking(metrics), end_when_stuck(service)) if settings.workers > 1 else ()
+        looking = [asyncio.create_task(look) for look in several]
+        with two_steps(service):
+            yield
+        for look in looking:
+            look.cancel()
         service.engine.stop(settings.shutdown_timeout)
 
     app = Application(

@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.bodies import too_large, too_slow
+from app.bodies import Bodies
 from app.errors import STATUS
 from app.frame import Frame
 from app.operation import Operation
@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: Headers that ask for more than an answer, or announce a body of unknown length.
 UNUSUAL = frozenset({b"connection", b"expect", b"transfer-encoding", b"upgrade"})
 
+#: Seconds for which a stopping server leaves a connection open that brings nothing.
+LINGER = 0.5
 GONE = STATUS[ClientLeft][0]
 
 
@@ -177,6 +179,18 @@ class Protocol(HttpToolsProtocol):
         if self._held is not None and self._held.task is None:
             self._held.start()  # with the rest of its body still to come
 
+    def shutdown(self) -> None:
+        """The server stops. What is on its way here already must not find the door shut."""
+        self._frame.service.draining = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER, self._shut)
+        else:
+            super().shutdown()
+
+    def _shut(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
     def exchanged(self) -> None:
         """An exchange is over: what uvicorn does then, but for a timer of its own for each connection."""
         if self.pipeline or self.transport.is_closing():
@@ -227,6 +241,7 @@ class Exchange(Request):
         self.parts: list[bytes] = []
         self.keep_alive = True
         self.response_complete = False
+        self.taken = 0
         self.task: asyncio.Task[None] | None = None
         self._started = time.perf_counter()
         self._complete = self._left = False
@@ -260,20 +275,22 @@ class Exchange(Request):
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
 
-    async def body(self, watch: Watch, *, max_bytes: int, timeout: float) -> bytes:
-        if int(self.headers.get(b"content-length", b"0")) > max_bytes:
-            raise too_large(max_bytes)
+    async def body(self, bodies: Bodies) -> bytes:
+        announced = int(self.headers.get(b"content-length", b"0"))
+        if announced > bodies.max_bytes:
+            raise bodies.too_large()
+        self.take(bodies, announced)
         if not self._complete:
             self._arrived = self.protocol.loop.create_future()
-            entry = watch.over_body(timeout)
+            entry = bodies.watch.over_body(bodies.timeout)
             try:
                 await self._arrived
             except asyncio.CancelledError:
                 if not self._left and entry.recalled():
-                    raise too_slow(timeout) from None
+                    raise bodies.too_slow() from None
                 raise
             finally:
-                watch.forget(entry)
+                bodies.watch.forget(entry)
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
     def work(self, watch: Watch, result: Awaitable[T]) -> Awaitable[T]:  # noqa: ARG002
@@ -307,7 +324,7 @@ class Exchange(Request):
         parts = [STATUS_LINE[response.status_code], protocol.shared.head]
         for name, value in response.raw_headers:
             parts += (name, b": ", value, b"\r\n")
-        if self.keep_alive:
+        if self.keep_alive and not self.frame.service.draining:
             parts += (b"\r\n", bytes(response.body))
             protocol.shared.send(transport, b"".join(parts))
         else:

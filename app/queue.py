@@ -180,9 +180,13 @@ class Queue:
             late.append(job)
         return job.over
 
+    def jobs(self) -> list[Job]:
+        """Every job with rows that wait."""
+        return [job for line in self._lines.values() for job in (*line.fresh, *line.begun) if not job.over]
+
     def clear(self) -> list[Job]:
-        """Every job that still waits, which none does afterwards."""
-        jobs = [job for line in self._lines.values() for job in (*line.fresh, *line.begun) if not job.over]
+        """Every job with rows that wait, which none does afterwards."""
+        jobs = self.jobs()
         for job in jobs:
             self.drop(job)
         self._lines.clear()

@@ -9,7 +9,7 @@ from starlette import requests
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from app.bodies import read_body
+from app.bodies import Bodies, read_body
 from app.watch import ClientLeft, Watch
 
 T = TypeVar("T")
@@ -18,27 +18,28 @@ T = TypeVar("T")
 class Request(ABC):
     """A method, a path and a query, with the headers and the body."""
 
-    __slots__ = ("method", "path", "query")
+    __slots__ = ("deadline", "method", "path", "query", "taken")
 
     method: str
     path: str
     query: bytes
+    deadline: float  # on the clock of `time.monotonic`; set by the service, when all of it is here
+    taken: int  # bytes of the room for bodies, to be freed when the request is over
+
+    def take(self, bodies: Bodies, size: int) -> None:
+        """Take room for so many bytes of the body; raises as `Room.take` does."""
+        self.taken += bodies.room.take(size)
 
     @abstractmethod
     def header(self, name: bytes) -> str:
         """All values of a header, whose name is in small letters, joined by commas; empty where there is none."""
 
     @abstractmethod
-    async def body(self, watch: Watch, *, max_bytes: int, timeout: float) -> bytes:
+    async def body(self, bodies: Bodies) -> bytes:
         """All bytes of the body.
 
-        Args:
-            watch: sees to the time.
-            max_bytes: more are refused.
-            timeout: seconds until the last byte must be here.
-
         Raises:
-            TooLarge, BodyTooSlow: see above.
+            TooLarge, BodyTooSlow, Crowded: see `Bodies`.
             Malformed: the client left before its body was here.
         """
 
@@ -55,12 +56,13 @@ class Streamed(Request):
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method, self.path, self.query = scope["method"], scope["path"], scope["query_string"]
         self._request = requests.Request(scope, receive)
+        self.taken = 0
 
     def header(self, name: bytes) -> str:
         return ", ".join(value.decode("latin-1") for key, value in self._request.scope["headers"] if key == name)
 
-    async def body(self, watch: Watch, *, max_bytes: int, timeout: float) -> bytes:
-        return await read_body(self._request, watch, max_bytes=max_bytes, timeout=timeout)
+    async def body(self, bodies: Bodies) -> bytes:
+        return await read_body(self._request, bodies, lambda size: self.take(bodies, size))
 
     async def work(self, watch: Watch, result: Awaitable[T]) -> T:
         entry = watch.over_client(self._request)

@@ -3,17 +3,19 @@
 import asyncio
 import functools
 import math
+import re
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from starlette.responses import Response
 
+from app.bodies import Bodies, Room
 from app.codecs import answers, negotiation
 from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
 from app.codecs.rows import may_hold_pictures, read_rows
 from app.engine import Engine
-from app.errors import TooLarge
+from app.errors import Invalid, TooLarge
 from app.metrics import Metrics
 from app.request import Plain, Request
 from app.settings import Settings
@@ -23,16 +25,24 @@ from model.config import ImageData
 #: Bytes from which on a body is read, or an answer written, beside the event loop instead of in it: every other
 #: request would feel it.
 LARGE = 1 << 17
+SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Service:
-    """One running service."""
+    """One running service; `draining` when it is to end soon."""
 
     settings: Settings
     engine: Engine
     metrics: Metrics
     watch: Watch = field(default_factory=Watch)
+    draining: bool = False
+
+    @functools.cached_property
+    def bodies(self) -> Bodies:
+        """What bodies may be."""
+        s = self.settings
+        return Bodies(s.max_body_bytes, s.body_timeout, Room(s.queue_bytes), self.watch)
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -41,8 +51,13 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is loaded, warmed up and answering."""
-        return self.engine.batcher.alive
+        """Whether new work is best sent here: the model is loaded, warmed up and answering, and will be for a while."""
+        return self.engine.batcher.alive and not self.stuck and not self.draining
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a call of the model has taken so long that it will not come back."""
+        return self.engine.batcher.busy > self.settings.hang_timeout
 
     @property
     def images(self) -> bool:
@@ -70,17 +85,27 @@ class Service:
         return expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows)
 
     async def _rows(self, request: Request, expect: Expect) -> Floats:
-        s = self.settings
-        body = await request.body(self.watch, max_bytes=s.max_body_bytes, timeout=s.body_timeout)
+        self.engine.batcher.check()
+        body = await request.body(self.bodies)
+        self.begin(request)
         content_type = request.header(b"content-type")
         arguments = (body, content_type, request.header(b"content-encoding"), expect)
         if len(body) > LARGE or may_hold_pictures(body, content_type):
             return await asyncio.to_thread(read_rows, *arguments)
         return read_rows(*arguments)
 
-    def deadline(self) -> float:
-        """Of a request that is read by now, on the clock of `time.monotonic`."""
-        return time.monotonic() + self.settings.deadline
+    def begin(self, request: Request) -> None:
+        """Set the deadline of a request that is all here: the service's own, or the client's where that is sooner.
+
+        Raises:
+            Invalid: X-Request-Timeout is not a number of seconds.
+        """
+        seconds, wish = self.settings.deadline, request.header(b"x-request-timeout")
+        if wish:
+            if not SECONDS.fullmatch(wish):
+                raise Invalid.at("headers.x-request-timeout", f"is '{wish:.40}'; send seconds, as in 2.5")
+            seconds = min(seconds, float(wish))
+        request.deadline = time.monotonic() + seconds
 
     def limit(self, what: str, value: int, most: int) -> None:
         """Refuse a request for more than the service was set to give."""

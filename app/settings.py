@@ -49,9 +49,18 @@ class Settings(BaseSettings):
         int, Field(description="Most pixels of a request's images together, before they are resized.", ge=1)
     ] = 1 << 25
     batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 64
-    queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 18
+    queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 14
+    queue_bytes: Annotated[
+        int, Field(description="Most bytes of bodies that are read or worked on; beyond, 429.", ge=1)
+    ] = 1 << 27
     body_timeout: Annotated[float, Field(description="Seconds a client may take to send its body.", gt=0)] = 30.0
     deadline: Annotated[float, Field(description="Seconds a request may wait for and use the model.", gt=0)] = 60.0
+    hang_timeout: Annotated[
+        float, Field(description="Seconds of one call of the model after which it counts as hung.", gt=0)
+    ] = 60.0
+    grace: Annotated[
+        float, Field(description="Seconds from SIGTERM, when readiness ends, to the end of new work.", ge=0)
+    ] = 5.0
     shutdown_timeout: Annotated[int, Field(description="Seconds that work under way may take to end.", ge=0)] = 30
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line shown.")

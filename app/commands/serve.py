@@ -13,6 +13,9 @@ from fastapi import FastAPI
 from app.settings import Settings
 from model.errors import ConfigError
 
+#: Seconds that a worker has to load its model when it is to take the place of another.
+START = 120
+
 
 def serve(
     run: Annotated[
@@ -94,6 +97,7 @@ def server_config(settings: Settings, application: FastAPI | str) -> uvicorn.Con
         log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=settings.shutdown_timeout,
+        timeout_worker_healthcheck=START,
     )
 
 

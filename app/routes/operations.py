@@ -51,13 +51,22 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
     )
 
 
+HANGS = "a call of the model hangs; restart the service"
+
+
 async def live(request: Request, service: Service, query: NoQuery) -> Response:
+    if service.stuck:
+        raise Unavailable(HANGS)
     return _json(Health(status="alive"))
 
 
 async def ready(request: Request, service: Service, query: NoQuery) -> Response:
+    if service.draining:
+        raise Unavailable("the service is about to stop; send work elsewhere")
+    if service.stuck:
+        raise Unavailable(HANGS)
     if not service.ready:
-        raise Unavailable("the model's worker is stopping or has died; restart the service if this stays")
+        raise Unavailable("the model's worker has died; restart the service")
     return _json(Health(status="ready"))
 
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from app.bodies import read_body
-from app.errors import BodyTooSlow, Malformed, TooLarge
-from app.watch import Watch
+from app.bodies import MEMORY, SMALL, Bodies, Room, read_body
+from app.errors import BodyTooSlow, Crowded, Malformed, TooLarge
 
 
 def request(*messages: dict[str, Any]) -> Request:
@@ -28,7 +27,7 @@ def part(body: bytes, more: bool = True) -> dict[str, Any]:
 
 
 def read(*messages: dict[str, Any]) -> bytes:
-    return asyncio.run(read_body(request(*messages), Watch(), max_bytes=8, timeout=0.05))
+    return asyncio.run(read_body(request(*messages), Bodies(8, 0.05, Room(100)), lambda _: None))
 
 
 def test_parts_are_joined() -> None:
@@ -49,3 +48,47 @@ def test_the_limit_is_on_the_byte() -> None:
     assert read(part(b"x" * 8, more=False)) == b"x" * 8
     with pytest.raises(TooLarge):
         read(part(b"x" * 9, more=False))
+
+
+def test_room_is_taken_for_what_was_not_announced_as_it_comes() -> None:
+    taken: list[int] = []
+    large = bytes(3 * SMALL)
+    messages = request(part(b"x"), part(large), part(b"x", more=False))
+    body = asyncio.run(read_body(messages, Bodies(1 << 20, 1, Room(1 << 20)), taken.append))
+    assert body == b"x" + large + b"x"
+    assert sum(taken) >= len(body)
+
+
+class TestRoom:
+    def test_is_not_for_more_than_there_is_and_small_bodies_always_have_some(self) -> None:
+        room = Room(10 * SMALL)
+        first, second = room.take(6 * SMALL), room.take(4 * SMALL)
+        with pytest.raises(Crowded):
+            room.take(SMALL + 1)
+        assert room.take(SMALL) == 0
+        room.free(second)
+        assert room.take(SMALL + 1) == SMALL + 1
+        room.free(first)
+        room.free(SMALL + 1)
+        assert room.taken == 0
+
+    def test_lets_any_body_in_that_finds_it_empty(self) -> None:
+        room = Room(1)
+        assert room.take(100 * SMALL) == 100 * SMALL
+        with pytest.raises(Crowded):
+            room.take(SMALL + 1)
+
+    def test_says_when_to_come_again_by_how_fast_it_was_freed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 100.0
+        monkeypatch.setattr("time.monotonic", lambda: now)
+        room = Room(30 * SMALL)
+        for _ in range(50):  # 10 times SMALL a second
+            now += 0.2
+            room.free(room.take(2 * SMALL))
+        room.take(30 * SMALL)
+        with pytest.raises(Crowded) as refused:
+            room.take(2 * SMALL)
+        assert refused.value.retry_after in {3, 4}
+        now += 10 * MEMORY
+        with pytest.raises(Crowded, match="come again in 60 s"):
+            room.take(2 * SMALL)

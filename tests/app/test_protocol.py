@@ -207,30 +207,138 @@ def test_a_slow_body(running: Callable[..., Running]) -> None:
         assert "0.2 s" in json.loads(answer)["detail"]
 
 
+class Held:
+    """Holds every call to /encode of a service in the model until it is released."""
+
+    def __init__(self, service: Running) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.seen: list[int] = []
+        self.batcher = service.app.state.service.engine.batcher
+        self._inner = self.batcher._calls["encode"]
+        self.batcher._calls = {**self.batcher._calls, "encode": self}
+
+    def __call__(self, x: np.ndarray[Any, Any]) -> Any:
+        self.seen.append(len(x))
+        self.entered.set()
+        assert self.release.wait(20)
+        return self._inner(x)
+
+
+def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_sooner_one(
+    running: Callable[..., Running],
+) -> None:
+    service = running(deadline=1.0)
+    held = Held(service)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        started = time.monotonic()
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        second.sendall(head(body(), "X-Request-Timeout: 0.2") + body())
+        status, _, answer = read(second)
+        assert status == 504
+        assert json.loads(answer)["title"] == "Deadline passed"
+        assert time.monotonic() - started < 1.0, "the sooner deadline did not come first"
+        assert held.batcher.waiting == 0
+        third.sendall(head(body(), "X-Request-Timeout: 600") + body())  # no later than the service's own
+        assert read(first)[0] == read(third)[0] == 504
+        held.release.set()
+        first.sendall(head(body()) + body())
+        assert read(first)[0] == 200
+        assert held.seen == [1, 1], "expired work was computed"
+
+
+@pytest.mark.parametrize("timeout", ["soon", "-1", "1e3", "nan", "inf", "0x10", ""])
+def test_a_timeout_that_is_no_number_of_seconds(running: Callable[..., Running], timeout: str) -> None:
+    with running().connect() as connection:
+        connection.sendall(head(body(), f"X-Request-Timeout: {timeout}") + body())
+        status, _, answer = read(connection)
+        if timeout:
+            assert status == 422
+            assert json.loads(answer)["errors"][0]["place"] == "headers.x-request-timeout"
+        else:
+            assert status == 200
+
+
+def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Running]) -> None:
+    service = running(queue_rows=3)
+    held = Held(service)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        several = io.BytesIO()
+        np.save(several, np.zeros((3, 8, 8), np.float32))
+        second.sendall(head(several.getvalue()) + several.getvalue())
+        until(lambda: held.batcher.waiting == 3)
+        third.sendall(head(bytes(100_000)))  # and no body yet
+        status, headers, answer = read(third)
+        assert status == 429
+        assert 1 <= int(headers["retry-after"]) <= 60
+        assert json.loads(answer)["title"] == "Overloaded"
+        held.release.set()
+        assert read(first)[0] == read(second)[0] == 200
+        third.sendall(bytes(100_000) + head(body()) + body())
+        assert read(third)[0] == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
+def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Running], chunked: bool) -> None:
+    service = running(queue_bytes=300_000)
+    room = service.app.state.service.bodies.room
+    large = io.BytesIO()
+    np.save(large, np.zeros((1000, 8, 8), np.float32))
+    content = large.getvalue()
+    start = head(content)
+    if chunked:
+        start = start.replace(f"Content-Length: {len(content)}".encode(), b"Transfer-Encoding: chunked")
+        start += b"%x\r\n" % len(content)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        first.sendall(start + content[:200_000])
+        until(lambda: room.taken >= 200_000)
+        second.sendall(start + content[:200_000])
+        status, headers, _ = read(second)
+        assert (status, headers["retry-after"]) == (429, "60")
+        third.sendall(head(body()) + body())  # small ones are let in
+        assert read(third)[0] == 200
+        first.sendall(content[200_000:] + (b"\r\n0\r\n\r\n" if chunked else b""))
+        assert read(first)[0] == 200
+        until(lambda: room.taken == 0)
+        third.sendall(start + content[:100])
+        until(lambda: room.taken > 0)
+    until(lambda: room.taken == 0)
+
+
+def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
+    service = running(hang_timeout=0.2)
+    held = Held(service)
+    with service.connect() as first, service.connect() as second:
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        until(lambda: service.app.state.service.stuck)
+        for path in ("/health/ready", "/health/live"):
+            second.sendall(head(b"", method="GET", path=path))
+            status, _, answer = read(second)
+            assert status == 503
+            assert "hangs" in json.loads(answer)["detail"]
+        held.release.set()
+        assert read(first)[0] == 200
+        second.sendall(head(b"", method="GET", path="/health/ready"))
+        assert read(second)[0] == 200
+
+
 def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Running]) -> None:
     service = running()
-    release = threading.Event()
-    batcher = service.app.state.service.engine.batcher
-    seen: list[int] = []
-    inner = batcher._calls["encode"]
-
-    def slow(x: np.ndarray) -> Any:
-        seen.append(len(x))
-        release.wait(20)
-        return inner(x)
-
-    batcher._calls = {**batcher._calls, "encode": slow}
+    held = Held(service)
     first, second = service.connect(), service.connect()
     first.sendall(head(body()) + body())
-    until(lambda: seen)
+    assert held.entered.wait(20)
     second.sendall(head(body()) + body())
-    until(lambda: batcher.waiting == 1)
+    until(lambda: held.batcher.waiting == 1)
     second.close()
     until(lambda: service.counted(499) == 1)
-    release.set()
+    held.release.set()
     assert read(first)[0] == 200
     first.close()
-    assert seen == [1]
+    assert held.seen == [1]
     half = service.connect()
     half.sendall(head(body()) + body()[:20])
     until(lambda: service.server.server_state.tasks)
@@ -241,22 +349,13 @@ def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Runni
 
 def test_what_is_under_way_is_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
     service = running()
-    started, release = threading.Event(), threading.Event()
-    batcher = service.app.state.service.engine.batcher
-    inner = batcher._calls["encode"]
-
-    def slow(x: np.ndarray) -> Any:
-        started.set()
-        release.wait(20)
-        return inner(x)
-
-    batcher._calls = {**batcher._calls, "encode": slow}
+    held = Held(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
-        assert started.wait(20)
+        assert held.entered.wait(20)
         service.server.should_exit = True
         until(lambda: _refused(service.port))
-        release.set()
+        held.release.set()
         status, headers, _ = read(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert connection.recv(1) == b""

@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +23,7 @@ VAE = [sys.executable, "-c", "from app.cli import main; main()"]
 def served(folder: Path, *options: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """A server of this model on a free port: its address, and its process."""
     command = [*VAE, "serve", str(folder), "--port", "0", "--threads", "1", *options]
-    environ = {**os.environ, **environment}
+    environ = {**os.environ, "VAE_GRACE": "0", **environment}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -118,6 +120,56 @@ def test_workers_share_an_address_and_their_totals_and_one_that_dies_is_replaced
         assert process.wait(30) == 0
         assert process.stderr is not None
         assert f"worker {before[0]} died" in process.stderr.read()
+
+
+def test_it_is_not_ready_any_more_some_time_before_it_stops(saved: Callable[[str], Path]) -> None:
+    with served(saved("table-mlp-gaussian"), VAE_GRACE="1.5") as (address, process):
+        with httpx2.Client() as client:
+            assert client.get(f"{address}/health/ready").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            until(lambda: client.get(f"{address}/health/ready").status_code == 503)
+            ready = client.get(f"{address}/health/ready").json()
+            assert "about to stop" in ready["detail"]
+            for path in ("/sample", "/docs", "/health/live"):
+                answer = client.get(f"{address}{path}")
+                assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert process.wait(30) == 0
+    with served(saved("table-mlp-gaussian"), VAE_GRACE="600") as (address, process):
+        process.send_signal(signal.SIGTERM)
+        until(lambda: httpx2.get(f"{address}/health/ready").status_code == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_workers_are_replaced_one_by_one_and_no_request_fails(saved: Callable[[str], Path]) -> None:
+    with served(saved("table-mlp-gaussian"), "--workers", "2", VAE_GRACE="0.5", VAE_LOG_LEVEL="error") as (
+        address,
+        process,
+    ):
+        until(lambda: value(address, "vae_ready") == 2)
+        before = set(workers_of(process.pid))
+        over = threading.Event()
+
+        def client() -> int:
+            asked = 0
+            with httpx2.Client() as connection:
+                while not over.is_set():
+                    answer = connection.post(f"{address}/encode", json={"inputs": [[40.0, 1.7, 70.0 + asked % 7]]})
+                    assert answer.status_code == 200, answer.text
+                    asked += 1
+            return asked
+
+        with ThreadPoolExecutor(4) as pool:
+            clients = [pool.submit(client) for _ in range(4)]
+            process.send_signal(signal.SIGHUP)
+            try:
+                until(lambda: len(workers_of(process.pid)) == 2 and not before & set(workers_of(process.pid)))
+                time.sleep(0.5)
+            finally:
+                over.set()
+        assert min(one.result() for one in clients) > 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def workers_of(parent: int) -> list[int]:

@@ -136,6 +136,8 @@ class Batcher:
         except asyncio.CancelledError:
             self._leave(job)
             raise
+        finally:
+            del job  # an error's traceback holds this frame, and the job holds the error
         return whole.result()
 
     async def stream(
@@ -157,6 +159,8 @@ class Batcher:
         except asyncio.CancelledError:
             self._leave(job)
             raise
+        finally:
+            del job
 
     def _enter(self, job: Job) -> "asyncio.Future[None]":
         loop = self._loop
@@ -246,7 +250,7 @@ class Batcher:
             while pieces := self._take():
                 self._flying, self._since = pieces, time.monotonic()
                 self._compute(pieces)
-                self._flying, self._since = [], math.inf
+                self._flying, self._since, pieces = [], math.inf, []  # nothing is held on to while there is no more
                 self._hand_over()
         finally:
             self._working = False

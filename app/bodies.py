@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from app.errors import BodyTooSlow, Crowded, Malformed, TooLarge
-from app.watch import Watch
+from app.watch import ClientLeft, Watch
 
 #: Bytes up to which a body has room in any case: of these there are no more than connections.
 SMALL = 1 << 14
+#: Digits of a length that is far beyond any limit.
+DIGITS = 18
 #: Seconds over which it is told how fast room is freed: what was freed so long ago counts a third.
 MEMORY = 5.0
 
@@ -82,28 +84,29 @@ async def read_body(request: Request, bodies: Bodies, take: Callable[[int], None
         take: is told of room that is to be taken for it.
 
     Raises:
-        TooLarge, BodyTooSlow: see `Bodies`.
-        Malformed: the client left, or announced no number of bytes.
+        TooLarge, BodyTooSlow, Crowded: see `Bodies`.
+        Malformed: what is announced is no number.
+        ClientLeft: it did, before its body was here.
     """
-    announced = request.headers.get("content-length", "0")
+    announced = request.headers.get("content-length", "0").strip()
     if not announced.isdecimal():
         raise Malformed(f"Content-Length '{announced:.40}' is not a number")
-    if int(announced) > bodies.max_bytes:
+    announced = announced.lstrip("0")
+    if len(announced) > DIGITS or int(announced or 0) > bodies.max_bytes:
         raise bodies.too_large()
-    take(int(announced))
     parts: list[bytes] = []
-    size, taken, more = 0, int(announced), True
+    size, taken, more = 0, 0, True
     entry = bodies.watch.over_body(bodies.timeout)
     try:
         while more:
             message = await request.receive()
             if message["type"] == "http.disconnect":
-                raise Malformed("the client left before its body was here")
+                raise ClientLeft("the client left before its body was here")
             part, more = message.get("body", b""), message.get("more_body", False)
             size += len(part)
             if size > bodies.max_bytes:
                 raise bodies.too_large()
-            if size > taken:  # nobody announced it
+            if size > max(SMALL, taken):  # counted when it is here: to announce a body costs nothing
                 step = max(size - taken, SMALL + 1)
                 take(step)
                 taken += step

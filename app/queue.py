@@ -80,6 +80,10 @@ class Piece(NamedTuple):
     stop: int
 
 
+def _gone(*_: Any) -> Any:
+    raise AssertionError("a job that was dropped is computed")
+
+
 class _Line:
     """The jobs that want one call: those that have had no turn yet, and those with slices left, each in order."""
 
@@ -121,7 +125,9 @@ class Queue:
         if not job.left:
             return
         self.rows -= job.left
-        # Each keeps its place, and its arrays, until its turn comes; but not many of them, however long that takes.
+        if not job.done:
+            job.take = job.put = _gone  # and with them its arrays
+        # Each keeps its place until its turn comes; but not too many of them, however long that takes.
         self._dropped += 1
         if self._dropped > max(MANY, self.rows):
             self._sweep()
@@ -134,8 +140,8 @@ class Queue:
     def take(self, now: float) -> tuple[list[Piece], list[Job]]:
         """The next batch, and jobs that were found to be past their deadline and are not computed.
 
-        Where jobs with and without a turn wait for the same call, half of the rows are for each: neither keeps the
-        other out for longer than the batch that runs.
+        Where jobs with and without a turn wait for the same call, half of the rows are for each, or where there is
+        only one, every other: neither keeps the other out for longer than the batch that runs.
         """
         late: list[Job] = []
         for line in self._lines.values():
@@ -147,11 +153,12 @@ class Queue:
             return [], late
         line = min(waiting, key=lambda line: line.turn) if len(waiting) > 1 else waiting[0]
         room = self._batch_rows
+        half = room // 2 or int(not line.fresh or (bool(line.begun) and line.begun[0].turn < line.fresh[0].turn))
         kept = 0
         for job in line.begun:
             kept += 0 if job.over else job.left
-            if kept >= room // 2:
-                kept = room // 2
+            if kept >= half:
+                kept = half
                 break
         pieces = list(self._cut(line.fresh, room - kept, now, late))
         pieces += self._cut(line.begun, room - sum([stop - start for _, start, stop in pieces]), now, late)

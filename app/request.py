@@ -40,7 +40,7 @@ class Request(ABC):
 
         Raises:
             TooLarge, BodyTooSlow, Crowded: see `Bodies`.
-            Malformed: the client left before its body was here.
+            ClientLeft: it did, before its body was here.
         """
 
     @abstractmethod

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         int, Field(description="Most bytes of bodies that are read or worked on; beyond, 429.", ge=1)
     ] = 1 << 27
     body_timeout: Annotated[float, Field(description="Seconds a client may take to send its body.", gt=0)] = 30.0
+    keep_alive: Annotated[
+        int, Field(description="Seconds an idle connection stays open; more than a proxy in front keeps it.", ge=1)
+    ] = 75
     deadline: Annotated[float, Field(description="Seconds a request may wait for and use the model.", gt=0)] = 60.0
     hang_timeout: Annotated[
         float, Field(description="Seconds of one call of the model after which it counts as hung.", gt=0)

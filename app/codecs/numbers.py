@@ -55,7 +55,7 @@ def from_json(body: bytes, expect: Expect) -> Floats:
 
 def _plain(body: bytes, expect: Expect) -> NDArray[np.float64] | None:
     """Lists of the right shape that hold nothing but numbers, read without an object for each; None for all others."""
-    if simdjson is None:
+    if simdjson is None or body.startswith(BOM):
         return None
     parser: Any = _parsers.small if len(body) <= SMALL else simdjson.Parser()
     try:
@@ -79,6 +79,8 @@ def _plain(body: bytes, expect: Expect) -> NDArray[np.float64] | None:
         return None  # whose fault it is, the walk over all of it finds out
 
 
+#: Which JSON must not begin with (RFC 8259, 8.1), and simdjson passes over.
+BOM = b"\xef\xbb\xbf"
 #: Bytes of a body up to which its parser, with memory of several times as many, is kept for the next one.
 SMALL = 1 << 17
 

@@ -96,6 +96,7 @@ def server_config(settings: Settings, application: FastAPI | str) -> uvicorn.Con
         proxy_headers=False,  # nothing here asks who the client is
         log_config=None,
         log_level="warning",
+        timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=START,
     )

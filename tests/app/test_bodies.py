@@ -7,7 +7,8 @@ import pytest
 from starlette.requests import Request
 
 from app.bodies import MEMORY, SMALL, Bodies, Room, read_body
-from app.errors import BodyTooSlow, Crowded, Malformed, TooLarge
+from app.errors import BodyTooSlow, Crowded, TooLarge
+from app.watch import ClientLeft
 
 
 def request(*messages: dict[str, Any]) -> Request:
@@ -40,7 +41,7 @@ def test_a_client_that_stops_sending() -> None:
 
 
 def test_a_client_that_leaves() -> None:
-    with pytest.raises(Malformed, match="left"):
+    with pytest.raises(ClientLeft):
         read(part(b"abc"), {"type": "http.disconnect"})
 
 

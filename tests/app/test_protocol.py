@@ -1,6 +1,8 @@
 """Requests over real sockets: whichever way they arrive, in one piece or in many, the answer is the same."""
 
 import asyncio
+import contextlib
+import gc
 import io
 import json
 import socket
@@ -15,8 +17,10 @@ import pytest
 import uvicorn
 
 from app.commands.serve import server_config
+from app.exchange import Exchange
 from app.main import Application, create_app
-from app.protocol import Exchange
+from app.protocol import Protocol
+from app.queue import Job
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 
@@ -302,9 +306,145 @@ def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Ru
         first.sendall(content[200_000:] + (b"\r\n0\r\n\r\n" if chunked else b""))
         assert read(first)[0] == 200
         until(lambda: room.taken == 0)
-        third.sendall(start + content[:100])
+        third.sendall(start + content[:100_000])
         until(lambda: room.taken > 0)
     until(lambda: room.taken == 0)
+
+
+def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Running]) -> None:
+    service = running(deadline=0.001)
+    held = Held(service)
+
+    def all_of_them() -> list[Any]:
+        return [found for found in gc.get_objects() if type(found) in {Exchange, Protocol, Job}]
+
+    def alive() -> list[Any]:
+        return [found for found in all_of_them() if id(found) not in before]
+
+    gc.collect()
+    others = all_of_them()  # of other tests
+    before = {id(found) for found in others}
+    gc.disable()  # which would find what is left in circles, some day
+    try:
+        for content, status in ((b"junk", 400), (body(2), 422), (body(), 504)):
+            with service.connect() as connection:
+                connection.sendall(head(content) + content)
+                assert read(connection)[0] == status
+                assert any(type(found) is Protocol for found in alive())
+            if status != 504:
+                until(lambda: not alive())
+        held.release.set()
+        until(lambda: not alive())
+    finally:
+        gc.enable()
+        held.release.set()
+
+
+def test_a_body_that_nobody_reads_is_not_kept(running: Callable[..., Running]) -> None:
+    service = running()
+    kept: list[Exchange] = []
+    with service.connect() as connection, pytest.MonkeyPatch.context() as patch:
+        start = Protocol._start
+
+        def noted(protocol: Protocol, exchange: Exchange) -> None:
+            kept.append(exchange)
+            start(protocol, exchange)
+
+        patch.setattr(Protocol, "_start", noted)
+        for path, method in (("/health/live", "GET"), ("/encode", "POST")):
+            connection.sendall(head(b"", method=method, path=path).replace(b"Length: 0", b"Length: 100000000"))
+            connection.sendall(bytes(100_000))
+            assert read(connection)[0] == (200 if method == "GET" else 413)
+            connection.sendall(bytes(100_000))
+            time.sleep(0.1)
+            assert kept[-1]._parts == []
+            connection.close()
+            connection = service.connect()  # noqa: PLW2901
+        connection.close()
+
+
+def test_heads_have_a_size_and_a_time(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.protocol.HEAD_SECONDS", 0.3)
+    service = running()
+    with service.connect() as silent, service.connect() as slow, service.connect() as large:
+        started = time.monotonic()
+        for byte in head(body())[:20]:
+            slow.sendall(bytes([byte]))
+            time.sleep(0.01)
+        assert slow.recv(1) == b""
+        assert silent.recv(1) == b""
+        assert time.monotonic() - started < 5
+        large.sendall(b"GET /model HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                large.sendall(b"a: b\r\n" * 100)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = large.recv(65536)
+        assert not answer or answer.startswith(b"HTTP/1.1 400")
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+
+
+def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
+    service = running(keep_alive=1)
+    with service.connect() as used, service.connect() as early:
+        started = time.monotonic()
+        used.sendall(head(body()) + body())
+        assert read(used)[0] == 200
+        early.sendall(head(b"").replace(b"Length: 0", b"Length: 100000000"))
+        assert read(early)[0] == 413
+        early.sendall(b"some of it")
+        time.sleep(0.5)
+        used.sendall(head(body()) + body())
+        assert read(used)[0] == 200
+        assert early.recv(1) == b""
+        assert used.recv(1) == b""
+        assert 1.4 < time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
+def test_who_sends_far_ahead_of_answers_is_refused(running: Callable[..., Running], path: str) -> None:
+    service = running()
+    held = Held(service)
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                connection.sendall(head(b"", method="GET", path=path) * 10)
+        until(lambda: not service.server.server_state.connections)
+    held.release.set()
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+
+
+def test_a_client_that_sent_ahead_and_left_is_done_with(
+    running: Callable[..., Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = running()
+    held = Held(service)
+    with service.connect() as connection:
+        connection.sendall(3 * (head(body(), "Accept: */*", "Accept: */*") + body()))
+        assert held.entered.wait(20)
+    until(lambda: not service.server.server_state.tasks)
+    held.release.set()
+    assert held.seen == [1]
+    assert service.counted(499) == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
+    service = running()
+    for length, status in ((f"{len(body())}  ", 200), ("0" * 5000 + str(len(body())), 200), ("9" * 5000, 413)):
+        with service.connect() as connection:
+            start = head(b"").replace(b"Length: 0", f"Length: {length}".encode())
+            connection.sendall(start + body())
+            found = connection.recv(65536)
+            # The parser itself refuses what is no number for it.
+            assert found.startswith((b"HTTP/1.1 %d" % status, b"HTTP/1.1 400")), found
 
 
 def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
@@ -399,13 +539,13 @@ def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> No
 
 def test_the_shorter_way_is_taken(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     service, taken = running(), []
-    start = Exchange.start
+    run = Exchange.run
 
-    def noted(exchange: Exchange) -> None:
+    async def noted(exchange: Exchange) -> None:
         taken.append(exchange.path)
-        start(exchange)
+        await run(exchange)
 
-    monkeypatch.setattr(Exchange, "start", noted)
+    monkeypatch.setattr(Exchange, "run", noted)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         read(connection)

@@ -60,6 +60,19 @@ def test_two_large_jobs_take_turns() -> None:
     ]
 
 
+def test_one_row_at_a_time_is_for_fresh_and_begun_jobs_in_turn() -> None:
+    queue = Queue(1)
+    large, other = job(4), job(call="decode")
+    queue.put(large)
+    queue.put(other)
+    done = []
+    for _ in range(12):
+        done += taken(queue)
+        queue.put(job())
+    assert sum(one is large for one, _, _ in done) == 4
+    assert (other, 0, 1) in done
+
+
 def test_what_is_dropped_or_late_does_not_ride_and_does_not_count() -> None:
     queue = Queue(4)
     dropped, late, good = job(3), job(2, deadline=5.0), job()

@@ -65,6 +65,7 @@ def test_whole_numbers_of_vectors_are_in_their_own_units() -> None:
 
 JSON_REFUSALS: list[tuple[Expect, bytes, type[Refusal], str]] = [
     (TABLE, b"", Malformed, "not JSON"),
+    (TABLE, b'\xef\xbb\xbf{"inputs": [[1, 5]]}', Malformed, "not JSON"),
     (TABLE, b'{"inputs": [[1, NaN]]}', Malformed, "not JSON"),
     (TABLE, b'{"inputs": [[1, 1e400]]}', Malformed, "infinity"),
     (TABLE, b"[" * 5000, Malformed, "depth"),

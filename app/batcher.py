@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from app.queue import Array, Arrays, Job, Piece, Queue, Whole
+from app.queue import Array, Arrays, Job, Piece, Queue, Ticket, Whole
 
 #: Takes arrays with the batch first, returns arrays with as many rows, row i of the one made from row i of the other.
 Call = Callable[..., Arrays]
@@ -118,19 +118,19 @@ class Batcher:
         """Rows that are queued and not yet in a call."""
         return self._queue.rows
 
-    async def run(self, call: str, *arrays: Array, deadline: float = math.inf) -> Arrays:
+    async def run(self, call: str, *arrays: Array, ticket: Ticket | None = None) -> Arrays:
         """Put arrays of equally many rows through a call, and return what they became, in order.
 
         Args:
             call: its name.
             arrays: the arguments, batch first.
-            deadline: on the clock of `time.monotonic`.
+            ticket: its deadline, and what it has taken.
 
         Raises:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see there.
         """
         whole = Whole(arrays)
-        job = Job(call, whole.rows, whole.take, whole.put, deadline)
+        job = Job(call, whole.rows, whole.take, whole.put, ticket or Ticket())
         try:
             await self._enter(job)
         except asyncio.CancelledError:
@@ -147,13 +147,13 @@ class Batcher:
         *,
         take: Callable[[int, int], Arrays],
         put: Callable[[int, int, Arrays], None],
-        deadline: float = math.inf,
+        ticket: Ticket | None = None,
     ) -> None:
         """The same for rows that are made on demand and consumed at once, in slices and in order.
 
         `take(start, stop)` and `put(start, stop, outputs)` run on the worker's thread. Raises as `run` does.
         """
-        job = Job(call, rows, take, put, deadline)
+        job = Job(call, rows, take, put, ticket or Ticket())
         try:
             await self._enter(job)
         except asyncio.CancelledError:
@@ -231,7 +231,7 @@ class Batcher:
         now = time.monotonic()
         with self._lock:
             jobs = [*self._queue.jobs(), *(piece.job for piece in self._flying)]
-            late = [job for job in jobs if job.deadline < now]
+            late = [job for job in jobs if job.ticket.deadline < now]
             for job in late:
                 self._queue.drop(job)
         for job in late:
@@ -293,13 +293,17 @@ class Batcher:
 
     def _call(self, pieces: list[Piece]) -> Arrays:
         name = pieces[0].job.call
-        started = time.perf_counter()
+        started, now = time.perf_counter(), time.monotonic()
         inputs = [piece.job.take(piece.start, piece.stop) for piece in pieces]
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
         rate = rows / max(seconds, 1e-6)
         self._rows_per_second = 0.9 * self._rows_per_second + 0.1 * rate if self._rows_per_second else rate
+        for job, start, _ in pieces:
+            if not start:
+                job.ticket.waited += now - job.since
+            job.ticket.computed += seconds
         self._observe(name, rows, seconds)
         return outputs
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.batcher import Batcher, Call, Observe
-from app.queue import Arrays
+from app.queue import Arrays, Ticket
 from app.runtime import TRIALS, Function, Mode, Runtime, torch_call
 from model import noise, refine
 from model.calibration import UNCALIBRATED, Protocol, Verdict
@@ -226,15 +226,19 @@ class Engine:
         """Finish what is queued, then end the worker."""
         self.batcher.stop(timeout)
 
-    async def encode(self, x: Floats, deadline: float) -> tuple[Floats, Floats]:
+    def retire(self) -> None:
+        """End the worker, which has nothing queued, without waiting for it."""
+        self.batcher.stop(0)
+
+    async def encode(self, x: Floats, ticket: Ticket) -> tuple[Floats, Floats]:
         """Mean and variance of Q(z|x), n x latent."""
-        mean, variance, *_ = await self.batcher.run("encode", x, deadline=deadline)
+        mean, variance, *_ = await self.batcher.run("encode", x, ticket=ticket)
         return mean, variance
 
-    async def decode(self, z: Floats, deadline: float, *, noise_seed: int | None = None) -> Floats:
+    async def decode(self, z: Floats, ticket: Ticket, *, noise_seed: int | None = None) -> Floats:
         """The mean of P(x|z), or with a seed a draw of it: row i by the i-th draw of the seed's stream."""
         if noise_seed is None:
-            return (await self.batcher.run("decode", z, deadline=deadline))[0]
+            return (await self.batcher.run("decode", z, ticket=ticket))[0]
         shape = self.vae.config.data.shape
         x = np.empty((len(z), *shape), np.float32)
         await self.batcher.stream(
@@ -242,39 +246,39 @@ class Engine:
             len(z),
             take=lambda start, stop: (z[start:stop], noise.uniform(noise_seed, range(start, stop), shape)),
             put=lambda start, stop, outputs: x.__setitem__(slice(start, stop), outputs[0]),
-            deadline=deadline,
+            ticket=ticket,
         )
         return x
 
     async def sample(
-        self, count: int, seed: int, temperature: float, deadline: float, *, noisy: bool
+        self, count: int, seed: int, temperature: float, ticket: Ticket, *, noisy: bool
     ) -> tuple[Floats, Floats]:
         """z ~ N(0, temperature^2 I) and its decoding: (latents, x)."""
         z = temperature * noise.normal(seed, (count, self.vae.config.latent))
         z = z.astype(np.float32)
-        return z, await self.decode(z, deadline, noise_seed=seed if noisy else None)
+        return z, await self.decode(z, ticket, noise_seed=seed if noisy else None)
 
-    async def reconstruct(self, x: Floats, deadline: float) -> Floats:
+    async def reconstruct(self, x: Floats, ticket: Ticket) -> Floats:
         """The mean of P(x|z) at the mean of Q(z|x)."""
-        return (await self.batcher.run("reconstruct", x, deadline=deadline))[0]
+        return (await self.batcher.run("reconstruct", x, ticket=ticket))[0]
 
     async def free_energy(
-        self, x: Floats, draws: int, seed: int, deadline: float, *, steps: int = 0, per_dimension: bool = False
+        self, x: Floats, draws: int, seed: int, ticket: Ticket, *, steps: int = 0, per_dimension: bool = False
     ) -> Scores:
         """Scores from the same K draws for every sample, so that a score is a function of (x, seed, K, S) alone.
 
         With `steps` they are those of the refined Q, and `regret` is what the encoder's costs more on the same draws.
         """
-        mean, _, scale, rate = await self.batcher.run(self._posterior, x, deadline=deadline)
+        mean, _, scale, rate = await self.batcher.run(self._posterior, x, ticket=ticket)
         q = mean, scale, rate.astype(np.float64)
-        scores, surprise = await self._estimate(x, q, draws, seed, deadline, per_dimension and not steps)
+        scores, surprise = await self._estimate(x, q, draws, seed, ticket, per_dimension and not steps)
         regret = None
         if steps:
             before = scores.free_energy
-            refined = await self._refine(x, mean, scale, steps, seed, deadline)
-            scores, surprise = await self._estimate(x, refined, draws, seed, deadline, per_dimension)
+            refined = await self._refine(x, mean, scale, steps, seed, ticket)
+            scores, surprise = await self._estimate(x, refined, draws, seed, ticket, per_dimension)
             regret = before - scores.free_energy
-        verdict = await self._judge_scores(Protocol(draws, steps, seed), x, q, scores, regret, deadline)
+        verdict = await self._judge_scores(Protocol(draws, steps, seed), x, q, scores, regret, ticket)
         return Scores(scores, regret, verdict, surprise)
 
     async def _judge_scores(
@@ -284,7 +288,7 @@ class Engine:
         q: Posterior,
         scores: FreeEnergy,
         regret: NDArray[np.float64] | None,
-        deadline: float,
+        ticket: Ticket,
     ) -> Verdict:
         calibration = self.checkpoint.calibration
         if calibration is None or protocol not in calibration.references:
@@ -294,11 +298,11 @@ class Engine:
             columns: list[NDArray[Any]] = [x, q[0], q[1], scores.distortion, scores.free_energy]
             if regret is not None:
                 columns.append(regret)
-            typicality = (await self.batcher.run(f"typicality, {protocol}", *columns, deadline=deadline))[0]
+            typicality = (await self.batcher.run(f"typicality, {protocol}", *columns, ticket=ticket))[0]
         return calibration.rank(protocol, scores.free_energy, regret, typicality)
 
     async def _estimate(
-        self, x: Floats, q: Posterior, draws: int, seed: int, deadline: float, per_dimension: bool
+        self, x: Floats, q: Posterior, draws: int, seed: int, ticket: Ticket, per_dimension: bool
     ) -> tuple[FreeEnergy, Floats | None]:
         config = self.vae.config
         mean, scale, rate_analytic = q
@@ -317,13 +321,11 @@ class Engine:
                 np.add.at(surprise, sample, outputs[3])
 
         call = "map" if per_dimension else "score"
-        await self.batcher.stream(call, len(x) * draws, take=take, put=put, deadline=deadline)
+        await self.batcher.stream(call, len(x) * draws, take=take, put=put, ticket=ticket)
         scores = totals.scores(rate_analytic, config.data.dims if self.vae.levels else None)
         return scores, None if surprise is None else (surprise / draws).astype(np.float32)
 
-    async def _refine(
-        self, x: Floats, mean: Floats, scale: Floats, steps: int, seed: int, deadline: float
-    ) -> Posterior:
+    async def _refine(self, x: Floats, mean: Floats, scale: Floats, steps: int, seed: int, ticket: Ticket) -> Posterior:
         """As `model.refine.refine`: a step is a call, so that requests with any number of them share batches."""
         rows, latent = len(x), self.vae.config.latent
         place = np.concatenate([mean, np.log(scale)], axis=1)
@@ -332,11 +334,11 @@ class Engine:
         for index, draw in enumerate(noise.normal(seed, (steps, latent), noise.REFINE)):
             number = np.full((rows, 1), index + 1, np.float32)
             draws = np.broadcast_to(draw, (rows, latent))
-            state = await self.batcher.run("descend", x, *state, draws, number, last, deadline=deadline)
+            state = await self.batcher.run("descend", x, *state, draws, number, last, ticket=ticket)
         gain = np.zeros(rows)
         for judge in noise.normal(seed, (refine.JUDGES, latent), noise.JUDGE):
             draws = np.broadcast_to(judge, (rows, latent))
-            gain += (await self.batcher.run("judge", x, mean, scale, state[0], draws, deadline=deadline))[0]
+            gain += (await self.batcher.run("judge", x, mean, scale, state[0], draws, ticket=ticket))[0]
         q = Gaussian(torch.from_numpy(mean), torch.from_numpy(scale))
         chosen = refine.better(q, refine.finish(torch.from_numpy(state[0])), torch.from_numpy(gain))
         return chosen.mean.numpy(), chosen.scale.numpy(), chosen.rate().sum(1).double().numpy()

@@ -2,6 +2,8 @@
 
     Refusal
     ├── Malformed          400  not what its content type says
+    ├── Unauthorized       401
+    ├── Forbidden          403
     ├── NotAcceptable      406  no form of the answer that the client accepts
     ├── BodyTooSlow        408
     ├── TooLarge           413  bytes, rows, pixels, or work
@@ -58,6 +60,14 @@ class Malformed(Refusal):
     """The body is not what its content type says it is."""
 
 
+class Unauthorized(Refusal):
+    """No key, or none that is valid."""
+
+
+class Forbidden(Refusal):
+    """A valid key, but not for this."""
+
+
 class NotAcceptable(Refusal):
     """The answer has no form that the client accepts."""
 
@@ -97,6 +107,8 @@ class Unavailable(Refusal):
 #: Status and title of each class; the nearest ancestor in the table counts.
 STATUS: dict[type[Exception], tuple[int, str]] = {
     Malformed: (400, "Malformed request"),
+    Unauthorized: (401, "Unauthorized"),
+    Forbidden: (403, "Forbidden"),
     NotAcceptable: (406, "Not acceptable"),
     BodyTooSlow: (408, "Body too slow"),
     TooLarge: (413, "Too large"),
@@ -161,6 +173,8 @@ def answer(method: str, path: str, error: Exception) -> Response:
         places = (Place(error.place, error.detail),)
     if isinstance(error, QueueFull | Crowded):
         headers = {"Retry-After": str(error.retry_after)}
+    if isinstance(error, Unauthorized):
+        headers = {"WWW-Authenticate": "Bearer"}
     if status == 500:
         log.error("%s %s: %s", method, path, detail, exc_info=error.__cause__ or error)
     return problem(status, title, detail, places, headers)

@@ -11,7 +11,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from app import errors
 from app.bodies import SMALL, Bodies
 from app.operation import Operation
-from app.request import Request
+from app.queue import Ticket
+from app.request import Request, name_of
 from app.watch import ClientLeft, Watch
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Exchange(Request):
         "_headers",
         "_left",
         "_length",
+        "_name",
         "_operation",
         "_parts",
         "_protocol",
@@ -48,18 +50,20 @@ class Exchange(Request):
         self, protocol: "Protocol", operation: Operation[Any], query: bytes, headers: dict[bytes, bytes], length: int
     ) -> None:
         self.method, self.path, self.query = operation.method, operation.path, query
-        self.taken = 0
+        self.taken = self.rows = 0
+        self.ticket = Ticket()
         self.keep_alive = True
         self.response_complete = False
         self.task: asyncio.Task[None] | None = None
         self._protocol = protocol
         self._operation = operation
         self._headers = headers
+        self._name = name_of(headers.get(b"x-request-id"))
         self._length = length
         self._parts: list[bytes] = []
         self._size = 0
         # Whether what arrives of the body is kept.
-        self._wanted = operation.body is not None and length <= protocol.frame.service.bodies.max_bytes
+        self._wanted = operation.body is not None and length <= protocol.frame.process.bodies.max_bytes
         self._started = time.perf_counter()
         self._complete = self._left = False
         self._arrived: asyncio.Future[None] | None = None
@@ -75,7 +79,7 @@ class Exchange(Request):
         if self._size <= max(SMALL, self.taken):
             return
         try:
-            self.take(self._protocol.frame.service.bodies, max(self._size - self.taken, SMALL + 1))
+            self.take(self._protocol.frame.process.bodies, max(self._size - self.taken, SMALL + 1))
         except errors.Crowded as error:
             self._let_go()
             self._settle(error)
@@ -160,7 +164,7 @@ class Exchange(Request):
         finally:
             self.response_complete = True
             protocol.tasks.discard(self.task)
-            protocol.frame.count(self.path, self.method, self.path, status, self._started)
+            protocol.frame.count(self.path, self.method, self.path, status, self._started, self._name, self)
 
     def _write(self, response: Response) -> None:
         self.response_complete = True
@@ -169,9 +173,10 @@ class Exchange(Request):
         if self._left or transport.is_closing():
             return
         parts = [STATUS_LINE[response.status_code], protocol.shared.head]
+        parts += (b"x-request-id: ", self._name, b"\r\n")
         for name, value in response.raw_headers:
             parts += (name, b": ", value, b"\r\n")
-        if self.keep_alive and not protocol.frame.service.draining:
+        if self.keep_alive and not protocol.frame.process.draining:
             parts += (b"\r\n", bytes(response.body))
             protocol.shared.send(transport, b"".join(parts))
         else:

@@ -9,13 +9,31 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
-from app.metrics import Metrics
-from app.operation import Operation, parse
-from app.request import Request, Streamed
-from app.service import Service
+from app.operation import Operation
+from app.request import Request, Streamed, name_of
+from app.service import Process, Service
 
 access = logging.getLogger("vae.access")
 log = logging.getLogger("vae")
+
+
+Headers = list[tuple[bytes, bytes]]
+DIGEST = b"x-model-digest"
+#: On every answer: a browser must not take it for anything else than it says.
+SAFE = ((b"x-content-type-options", b"nosniff"),)
+
+
+#: On pages: they run what this service sends and nothing else, and stand in no other page.
+PAGE = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
 
 
 class Frame:
@@ -28,10 +46,12 @@ class Frame:
 
     #: Set when the model is loaded, before there are requests.
     service: Service
+    #: Whether pages of other origins are answered, by what stands before this.
+    origins = False
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, operations: Mapping[str, Operation[Any]]) -> None:
+    def __init__(self, app: ASGIApp, *, process: Process, operations: Mapping[str, Operation[Any]]) -> None:
         self.app = app
-        self.metrics = metrics
+        self.process = process
         self.operations = operations
         #: The same by method and path, as they are written in the head of a request.
         self.direct = {(found.method.encode(), path.encode()): found for path, found in operations.items()}
@@ -39,26 +59,38 @@ class Frame:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         method, path = scope["method"], scope["path"]
+        name = name_of(next((value for key, value in scope["headers"] if key == b"x-request-id"), None))
         status = 0
 
         async def framed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-model-digest", self.service.digest)]
-                if self.service.draining:
-                    message["headers"].append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *self._ours(message["headers"], name)]
             await send(message)
 
         operation = self.operations.get(path)
+        request = None
         try:
             if operation and operation.method == method and not scope.get("root_path"):
-                response = await self.respond(operation, Streamed(scope, receive))
+                request = Streamed(scope, receive)
+                response = await self.respond(operation, request)
                 await response(scope, receive, framed)
             else:
                 await self._pass_on(scope, receive, framed)
         finally:
-            self.count(operation.path if operation else "other", method, path, status, started)
+            self.count(operation.path if operation else "other", method, path, status, started, name, request)
+
+    def _ours(self, headers: Headers, name: bytes) -> Headers:
+        """What goes with the headers of an answer."""
+        ours = [(b"x-request-id", name), *SAFE]
+        if not any(key == DIGEST for key, _ in headers):
+            ours.append((DIGEST, self.service.digest))
+        if self.process.draining:
+            ours.append((b"connection", b"close"))
+        if any(key == b"content-type" and value.startswith(b"text/html") for key, value in headers):
+            ours += PAGE
+        return ours
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """To the application, for whatever is no call of the interface."""
@@ -79,22 +111,39 @@ class Frame:
 
     async def respond(self, operation: Operation[Any], request: Request) -> Response:
         """What the operation answers, or the answer to its error: as its route in the application would."""
+        service = self.service  # the one that all of this request is for, whatever takes its place
+        service.enter()
         try:
-            return await operation.run(request, self.service, parse(operation.query, request.query))
+            response = await operation.serve(request, service)
         except errors.KNOWN as error:
-            return errors.answer(request.method, request.path, error)
+            response = errors.answer(request.method, request.path, error)
         except Exception:
-            return _failed(request.method, request.path)
+            response = _failed(request.method, request.path)
         finally:
-            if request.taken:
-                self.service.bodies.room.free(request.taken)
+            service.leave(request)
+        response.raw_headers.append((DIGEST, service.digest))
+        return response
 
-    def count(self, route: str, method: str, path: str, status: int, started: float) -> None:
-        """Of a request that is over, a metric and a log line."""
+    def count(
+        self, route: str, method: str, path: str, status: int, started: float, name: bytes, request: Request | None
+    ) -> None:
+        """Of a request that is over, a metric and a log line.
+
+        Args:
+            request: where it is one of the interface's calls.
+        """
         seconds = time.perf_counter() - started
-        self.metrics.request(route, method, status, seconds)
-        if access.isEnabledFor(logging.INFO):
-            access.info("%s %s %d %.1f ms", method, path, status, seconds * 1e3)
+        self.process.metrics.request(route, method, status, seconds)
+        if not access.isEnabledFor(logging.INFO):
+            return
+        took = {"milliseconds": round(seconds * 1e3, 2)}
+        if request is not None and request.rows:
+            ticket = request.ticket
+            took |= {"rows": request.rows, "queued": round(ticket.waited * 1e3, 2)}
+            took["computed"] = round(ticket.computed * 1e3, 2)
+        fields = {"id": name.decode(), "method": method, "path": path, "route": route, "status": status, **took}
+        said = " ".join(f"{key}={value}" for key, value in took.items())
+        access.info("%s %s %d %s id=%s", method, path, status, said, fields["id"], extra={"fields": fields})
 
 
 def _failed(method: str, path: str) -> Response:

@@ -1,4 +1,4 @@
-"""How a process of the service ends: in two steps where it is told to, and at once where its model hangs."""
+"""What befalls a process of the service: it is told to stop, or to load its model anew; or its model hangs."""
 
 import asyncio
 import logging
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from app.service import Service
+from app.frame import Frame
+from app.service import Process
+from model.errors import VAEError
 
 #: Seconds between two looks at whether the model hangs.
 LOOK = 0.5
@@ -17,36 +19,55 @@ log = logging.getLogger("vae")
 
 
 @contextmanager
-def two_steps(service: Service) -> Iterator[None]:
-    """Have SIGTERM end readiness first, and whatever it did before follow after the service's `grace`.
+def signals(process: Process) -> Iterator[None]:
+    """Have SIGTERM end readiness first, and whatever it did before follow after the service's `grace`; and SIGHUP load
+    the model anew, where there is no supervisor to replace whole workers for that.
 
-    In between all work is taken, and each connection closed with its answer: who watches readiness, a proxy or a
-    cluster, has time to send work elsewhere. A second SIGTERM leaves out the rest of the time.
+    In the time of grace all work is taken, and each connection closed with its answer: who watches readiness, a proxy
+    or a cluster, can send work elsewhere. A second SIGTERM leaves out the rest of it.
     """
-    grace = service.settings.grace
-    if not grace or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     then = signal.getsignal(signal.SIGTERM)
+    grace, alone = process.settings.grace, process.settings.workers == 1
 
-    def first(_signal: int, _frame: FrameType | None) -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, then)
-        service.draining = True
+        process.draining = True
         log.info("told to stop: not ready any more, and gone in %g s", grace)
         loop.call_soon_threadsafe(loop.call_later, grace, signal.raise_signal, signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, first)
-    yield
+    def renew(_signal: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(_renew(process))))
+
+    tasks = set[asyncio.Task[None]]()
+    if grace:
+        signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGHUP, renew) if alone else None
+    try:
+        yield
+    finally:
+        if alone:
+            signal.signal(signal.SIGHUP, before)
 
 
-async def end_when_stuck(service: Service) -> None:
-    """End this process when the model hangs, for one that has somebody to replace it."""
+async def _renew(process: Process) -> None:
+    assert process.reload is not None
+    try:
+        await process.reload()
+    except (VAEError, ArithmeticError) as error:
+        log.error("the model was not loaded anew, and the old one is served on: %s", error)
+
+
+async def end_when_stuck(frame: Frame) -> None:
+    """End this process when its model hangs, for one that has somebody to replace it."""
     while True:
         await asyncio.sleep(LOOK)
-        if service.stuck:
+        if frame.service.stuck:
             break
-    log.critical("a call of the model has hung for %g s: this worker ends", service.settings.hang_timeout)
-    service.engine.batcher.give_up()
+    log.critical("a call of the model has hung for %g s: this worker ends", frame.process.settings.hang_timeout)
+    frame.service.engine.batcher.give_up()
     await asyncio.sleep(LOOK)  # in which its clients are told
     os._exit(1)

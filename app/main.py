@@ -3,45 +3,66 @@
 import asyncio
 import functools
 import gc
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import errors, openapi
+from app.bodies import Bodies, Room
 from app.devices import choose_device, give_back_memory, set_threads
 from app.engine import Engine
 from app.frame import Frame
-from app.lifecycle import end_when_stuck, two_steps
+from app.keys import Keys, read_keys
+from app.lifecycle import end_when_stuck, signals
 from app.metrics import Metrics
 from app.routes.free_energy import FREE_ENERGY
 from app.routes.latents import DECODE, ENCODE, RECONSTRUCT, SAMPLE
-from app.routes.operations import LIVE, METRICS, MODEL, READY, home
+from app.routes.operations import LIVE, METRICS, MODEL, READY, RELOAD, home
 from app.runtime import Runtime
-from app.service import Service
-from app.settings import Settings
+from app.service import Process, Service
+from app.settings import ADMIN_KEYS, API_KEYS, Settings
 from app.version import VERSION
 from model import checkpoint
 from model.checkpoint import Checkpoint
 
-OPERATIONS = (ENCODE, DECODE, SAMPLE, FREE_ENERGY, RECONSTRUCT, MODEL, LIVE, READY, METRICS)
+OPERATIONS = (ENCODE, DECODE, SAMPLE, FREE_ENERGY, RECONSTRUCT, MODEL, RELOAD, LIVE, READY, METRICS)
+
+log = logging.getLogger("vae")
 
 
 class Application(FastAPI):
     """FastAPI with the frame outermost: around its middleware, and past all of it for the calls of the interface."""
 
     frame: Frame
+    #: What stands before it: the frame itself, or what lets other origins in.
+    entrance: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope["app"] = self
-            await self.frame(scope, receive, send)
+            await self.entrance(scope, receive, send)
         else:
             await self.serve(scope, receive, send)
+
+    def take(self, service: Service) -> None:
+        """Serve this model from the next request on."""
+        old: Service | None = getattr(self.frame, "service", None)
+        checkpoint, metrics = service.engine.checkpoint, service.process.metrics
+        metrics.describe(checkpoint.card.name, checkpoint.digest, VERSION)
+        metrics.watch(
+            lambda: service.engine.batcher.waiting, lambda: float(service.ready and not service.process.draining)
+        )
+        self.state.service = self.frame.service = service
+        self.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
+        if old is not None:
+            old.retire()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What FastAPI itself does with a request."""
@@ -54,35 +75,43 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     Raises:
         ConfigError: a model that was handed in cannot be computed as the settings ask.
     """
-    metrics = Metrics()
-    made = build(settings, loaded, metrics) if loaded else None
+    bodies = Bodies(settings.max_body_bytes, settings.body_timeout, Room(settings.queue_bytes))
+    process = Process(settings, Metrics(), bodies, Keys(read_keys(API_KEYS), read_keys(ADMIN_KEYS)))
+    made = build(process, loaded) if loaded else None
 
     @asynccontextmanager
     async def lifespan(app: "Application") -> AsyncIterator[None]:
-        service = made or build(settings, checkpoint.load(Path(settings.model)), metrics)
-        app.state.service = app.frame.service = service
-        app.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
+        service = made or build(process, checkpoint.load(Path(settings.model)))
         service.engine.start()
+        app.take(service)
         # What is here by now stays: to look through all of it for garbage, again and again, would stop every request.
         # And of what a request leaves behind, next to nothing is garbage that only a search finds.
         gc.collect()
         give_back_memory()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        several = (keep_looking(metrics), end_when_stuck(service)) if settings.workers > 1 else ()
+        process.reload = reloading(app, process)
+        several = (keep_looking(process.metrics), end_when_stuck(app.frame)) if settings.workers > 1 else ()
         looking = [asyncio.create_task(look) for look in several]
-        with two_steps(service):
+        with signals(process):
             yield
         for look in looking:
             look.cancel()
-        service.engine.stop(settings.shutdown_timeout)
+        app.frame.service.engine.stop(settings.shutdown_timeout)
 
     app = Application(
         docs_url=None, redoc_url=None, title="vae-server", version=VERSION, lifespan=lifespan, redirect_slashes=False
     )
     # Its page with all that it loads, for machines without a network.
     app.router.routes += FastAPIOffline(openapi_url=app.openapi_url, redoc_url=None, title=app.title).routes
-    app.frame = Frame(app.serve, metrics=metrics, operations={operation.path: operation for operation in OPERATIONS})
+    app.frame = Frame(app.serve, process=process, operations={operation.path: operation for operation in OPERATIONS})
+    app.entrance = app.frame
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if origins:
+        app.frame.origins = True
+        app.entrance = CORSMiddleware(
+            app.frame, origins, ["GET", "POST"], ["*"], expose_headers=["X-Model-Digest", "X-Request-ID", "Retry-After"]
+        )
     # First in the table: the documentation's routes, which FastAPI has put there, can wait.
     app.router.routes[:0] = [operation.route() for operation in OPERATIONS]
     app.router.routes.append(Route("/", home))
@@ -90,12 +119,13 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     return app
 
 
-def build(settings: Settings, loaded: Checkpoint, metrics: Metrics) -> Service:
+def build(process: Process, loaded: Checkpoint) -> Service:
     """A service of this model that has yet to be started.
 
     Raises:
         ConfigError: the model cannot be computed as the settings ask.
     """
+    settings = process.settings
     device = choose_device(settings.device)
     set_threads(settings.threads, settings.workers)
     loaded.vae.to(device)
@@ -104,12 +134,33 @@ def build(settings: Settings, loaded: Checkpoint, metrics: Metrics) -> Service:
         runtime=Runtime(loaded.vae, settings.engine, settings.precision, settings.score_precision),
         batch_rows=settings.batch_rows,
         queue_rows=settings.queue_rows,
-        observe=metrics.call,
+        observe=process.metrics.call,
     )
-    service = Service(settings, engine, metrics)
-    metrics.describe(loaded.card.name, loaded.digest, VERSION)
-    metrics.watch(lambda: engine.batcher.waiting, lambda: float(service.ready))
-    return service
+    return Service(process, engine)
+
+
+def reloading(app: Application, process: Process) -> Callable[[], Awaitable[Service]]:
+    """What loads the model anew beside the one that is served, tries all of its calls, and has it take over.
+
+    Raises:
+        VAEError, ArithmeticError: it cannot be loaded or computed; nothing has changed.
+    """
+    one = asyncio.Lock()
+
+    def begin() -> Service:
+        service = build(process, checkpoint.load(Path(process.settings.model)))
+        service.engine.start()
+        return service
+
+    async def reload() -> Service:
+        async with one:
+            service = await asyncio.to_thread(begin)
+            app.take(service)
+            give_back_memory()
+            log.info("model loaded anew: %s", service.digest.decode())
+            return service
+
+    return reload
 
 
 async def keep_looking(metrics: Metrics) -> None:

@@ -61,6 +61,8 @@ class Metrics:
         self._of_call: dict[str, tuple[Histogram, Counter]] = {}
 
     def describe(self, name: str, digest: str, version: str) -> None:
+        """Tell which model is served from now on."""
+        self._model.clear()
         self._model.labels(name, digest, version).set(1)
 
     def watch(self, queue: Callable[[], float], ready: Callable[[], float]) -> None:

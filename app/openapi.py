@@ -25,11 +25,21 @@ INTRODUCTION = """A trained variational autoencoder behind HTTP: encode, decode,
 Every array has the batch first. Answers come as JSON, or as `application/x-npz` and images as `image/png`, by `Accept`
 or `?format=`. Errors are `application/problem+json` and name the place and the remedy. `X-Model-Digest` on every answer
 tells which model gave it."""
+KEY = {"key": {"type": "http", "scheme": "bearer", "description": "A key that whoever runs the service gave out."}}
+TIMEOUT = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "required": False,
+    "description": "Seconds after which the answer is of no use: 504, where the service's own deadline is not sooner.",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 999_999_999},
+}
 #: The errors that any call with a body or parameters can meet, and those of calls that have neither.
 OF_WORK = (406, 413, 422, 429, 500, 503, 504)
 OF_BODY = (400, 408, 415)
 EXAMPLES = {
     400: "the body is not JSON: unexpected end of data: line 1 column 12 (char 11)",
+    401: "this needs a key; send the header 'Authorization: Bearer KEY'",
+    403: "this is for administrators; send one of their keys, which VAE_ADMIN_KEYS sets",
     406: "Accept: text/html leaves no form of this answer; it comes as application/json, application/x-npz",
     408: "the body did not arrive within 30 s; send it faster, or less of it",
     413: "inputs: 2,000 rows are more than the 1,024 that one request may have",
@@ -50,11 +60,12 @@ def document(service: Service, operations: Sequence[Operation[Any]]) -> Json:
     paths: dict[str, Json] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, service)
+    keys = {"securitySchemes": KEY} if service.keys.guards("administrators") else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": "vae-server", "version": VERSION, "description": INTRODUCTION},
         "paths": paths,
-        "components": {"schemas": schemas["$defs"]},
+        "components": {"schemas": schemas["$defs"], **keys},
     }
 
 
@@ -67,8 +78,12 @@ def _operation(operation: Operation[Any], service: Service) -> Json:
         "responses": _responses(operation, service),
     }
     parameters = _parameters(operation.query)
+    if operation.tag == "model":
+        parameters.append(TIMEOUT)
     if parameters:
         says["parameters"] = parameters
+    if service.keys.guards(operation.access):
+        says["security"] = [{"key": []}]
     if operation.body:
         says["requestBody"] = {"required": True, "content": _bodies(operation.body, service)}
     return says
@@ -131,9 +146,14 @@ def _responses(operation: Operation[Any], service: Service) -> dict[str, Json]:
         elif form == "npz" or service.images:
             content[MEDIA[form]] = {"schema": {**BINARY, "contentMediaType": MEDIA[form]}}
     found: dict[str, Json] = {"200": {"description": operation.summary, "headers": headers, "content": content}}
-    statuses = (*OF_WORK, *OF_BODY) if operation.body else OF_WORK if operation.tag == "model" else (422, 503)
+    statuses: tuple[int, ...] = OF_WORK if operation.tag == "model" else (422, 503)
+    statuses += operation.problems
+    if operation.body:
+        statuses += OF_BODY
     titles = dict(STATUS.values())
-    for status in sorted(statuses):
+    if service.keys.guards(operation.access):
+        statuses += (401, 403) if operation.access == "administrators" else (401,)
+    for status in sorted(set(statuses)):
         found[str(status)] = _problem(status, titles[status], headers)
     return found
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.errors import Invalid, Place
+from app.keys import Access
 from app.request import Request, Streamed
 from app.schemas import Answer, Query
 from app.service import Service
@@ -37,6 +38,8 @@ class Operation(Generic[Q]):
     body: Literal["inputs", "latents"] | None = None
     forms: tuple[str, ...] = ("json",)
     tag: str = "model"
+    access: Access = "users"
+    problems: tuple[int, ...] = ()  # statuses of errors that others of its tag do not have
 
     def route(self) -> Route:
         """The route that serves it."""
@@ -44,8 +47,17 @@ class Operation(Generic[Q]):
 
     async def respond(self, request: requests.Request) -> Response:
         """Serve one request that came by the application's table of routes."""
-        streamed = Streamed(request.scope, request.receive)
-        return await self.run(streamed, request.app.state.service, parse(self.query, streamed.query))
+        return await self.serve(Streamed(request.scope, request.receive), request.app.state.service)
+
+    def serve(self, request: Request, service: Service) -> Awaitable[Response]:
+        """Answer a request.
+
+        Raises:
+            Refusal, and what the model's work raises: see `app.errors`.
+        """
+        if service.keys.guards(self.access):
+            service.keys.check(self.access, request.header(b"authorization"))
+        return self.run(request, service, parse(self.query, request.query))
 
 
 def parse(kind: type[Q], query: bytes) -> Q:

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.exchange import Exchange
-from app.frame import Frame
+from app.frame import SAFE, Frame
 
 #: Headers that ask for more than an answer, or announce a body of unknown length.
 UNUSUAL = frozenset({b"connection", b"expect", b"transfer-encoding", b"upgrade"})
@@ -74,12 +74,11 @@ class Server:
     answer that finds it asleep, and what comes in one go finds it awake.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, digest: bytes, keep_alive: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, keep_alive: float) -> None:
         self.idle = Lapse(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
         self.heads = Lapse(loop, HEAD_SECONDS, Protocol.head_too_slow)
         self._loop = loop
         self._state = state
-        self._digest = digest
         self._leaving: list[tuple[asyncio.Transport, bytes]] = []
         self._headers: list[tuple[bytes, bytes]] | None = None
         self._head = b""
@@ -89,8 +88,7 @@ class Server:
         """The one that this connection belongs to; it is kept in the state that uvicorn hands to each."""
         found: Server | None = protocol.app_state.get(cls.__qualname__)
         if found is None:
-            digest, keep_alive = protocol.frame.service.digest, protocol.timeout_keep_alive
-            found = cls(protocol.loop, protocol.server_state, digest, keep_alive)
+            found = cls(protocol.loop, protocol.server_state, protocol.timeout_keep_alive)
             protocol.app_state[cls.__qualname__] = found
         return found
 
@@ -99,7 +97,7 @@ class Server:
         """The headers that every answer has; uvicorn makes some of them anew each second, for the date."""
         if self._headers is not self._state.default_headers:
             self._headers = self._state.default_headers
-            everyone = [*self._headers, (b"x-model-digest", self._digest)]
+            everyone = [*self._headers, *SAFE]
             self._head = b"".join(b"%s: %s\r\n" % header for header in everyone)
         return self._head
 
@@ -136,7 +134,9 @@ class Protocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.frame: Frame = self.app.frame
         self.shared = Server.of(self)
-        self._direct = self.frame.direct
+        # Where uvicorn is to have more in mind than a connection, everything goes its way.
+        self._direct = {} if self.root_path or self.limit_concurrency is not None else self.frame.direct
+        self._unusual = UNUSUAL | {b"origin"} if self.frame.origins else UNUSUAL
         self._held: Exchange | None = None  # of which the end has yet to arrive
         self._running: Exchange | RequestResponseCycle | None = None
         self._head = 0  # bytes of an unfinished head
@@ -185,7 +185,7 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops. What is on its way here already must not find the door shut."""
         self.shared.flush()
-        self.frame.service.draining = True
+        self.frame.process.draining = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER, self._shut)
         else:
@@ -225,24 +225,22 @@ class Protocol(HttpToolsProtocol):
         """The request whose head is here, if it can go the shorter way."""
         path, _, query = self.url.partition(b"?")
         operation = self._direct.get((self.parser.get_method(), path))
-        if operation is None or self.root_path or self.limit_concurrency is not None or b"#" in query:
+        if operation is None or b"#" in query:
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None  # sent ahead: uvicorn has it wait for its turn
         headers = dict(self.headers)
-        if len(headers) != len(self.headers) or not self.parser.should_keep_alive():
-            return None
-        if not UNUSUAL.isdisjoint(headers) and not self._usual(headers):
-            return None
         length = headers.get(b"content-length", b"0")
-        if len(length) > DIGITS or not length.isdigit():
+        if len(headers) != len(self.headers) or len(length) > DIGITS or not length.isdigit():
+            return None
+        if not (self.parser.should_keep_alive() and (self._unusual.isdisjoint(headers) or self._usual(headers))):
             return None
         return Exchange(self, operation, query, headers, int(length))
 
     def _usual(self, headers: dict[bytes, bytes]) -> bool:
         """Whether an unusual header says no more than goes without saying."""
         said = headers.get(b"connection", b"").lower(), self.parser.get_http_version()
-        return said == (b"keep-alive", "1.1") and len(UNUSUAL & headers.keys()) == 1
+        return said == (b"keep-alive", "1.1") and len(self._unusual & headers.keys()) == 1
 
     def on_body(self, body: bytes) -> None:
         if self._held is not None:

@@ -6,6 +6,8 @@ that runs and no other. Every step costs what it moves, however many wait.
 """
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +23,15 @@ Arrays = tuple[Array, ...]
 MANY = 256
 
 
+@dataclass(slots=True)
+class Ticket:
+    """What a request may take, and what it has taken; all of its jobs carry it."""
+
+    deadline: float = math.inf  # on the clock of `time.monotonic`
+    waited: float = 0.0  # seconds in the queue, from a job's arrival to its first call
+    computed: float = 0.0  # seconds of calls that its rows rode in
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     """Rows for one call. `take` makes the rows of a slice when their turn has come; `put` gets what they became."""
@@ -29,7 +40,8 @@ class Job:
     rows: int
     take: Callable[[int, int], Arrays]
     put: Callable[[int, int, Arrays], None]
-    deadline: float  # on the clock of `time.monotonic`
+    ticket: Ticket
+    since: float = field(default_factory=time.monotonic)
     done: int = 0  # rows that have been put into a call
     over: bool = False
     turn: int = 0
@@ -182,7 +194,7 @@ class Queue:
             yield Piece(job, start, stop)
 
     def _dead(self, job: Job, now: float, late: list[Job]) -> bool:
-        if not job.over and job.deadline < now:
+        if not job.over and job.ticket.deadline < now:
             self.drop(job)
             late.append(job)
         return job.over

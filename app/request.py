@@ -1,6 +1,9 @@
 """A request as the calls of the interface see it, whichever way it came, and the plainest of responses."""
 
 import asyncio
+import itertools
+import re
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -10,20 +13,35 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from app.bodies import Bodies, read_body
+from app.queue import Ticket
 from app.watch import ClientLeft, Watch
 
 T = TypeVar("T")
 
 
+#: What a client may call its request: it goes into answers and logs.
+NAME = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+#: Names of those that have none: this process's own, and a number.
+_prefix, _numbers = secrets.token_hex(6).encode(), itertools.count(1)
+
+
+def name_of(given: bytes | None) -> bytes:
+    """What to call a request: as the client does in `X-Request-ID`, or by a name that no other has."""
+    if given and NAME.fullmatch(given):
+        return given
+    return b"%s-%x" % (_prefix, next(_numbers))
+
+
 class Request(ABC):
     """A method, a path and a query, with the headers and the body."""
 
-    __slots__ = ("deadline", "method", "path", "query", "taken")
+    __slots__ = ("method", "path", "query", "rows", "taken", "ticket")
 
     method: str
     path: str
     query: bytes
-    deadline: float  # on the clock of `time.monotonic`; set by the service, when all of it is here
+    ticket: Ticket  # its deadline is set when all of it is here
+    rows: int  # that it brings or asks for
     taken: int  # bytes of the room for bodies, to be freed when the request is over
 
     def take(self, bodies: Bodies, size: int) -> None:
@@ -56,7 +74,8 @@ class Streamed(Request):
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method, self.path, self.query = scope["method"], scope["path"], scope["query_string"]
         self._request = requests.Request(scope, receive)
-        self.taken = 0
+        self.taken = self.rows = 0
+        self.ticket = Ticket()
 
     def header(self, name: bytes) -> str:
         return ", ".join(value.decode("latin-1") for key, value in self._request.scope["headers"] if key == name)

@@ -269,6 +269,16 @@ class ModelCard(Answer):
     version: Annotated[str, Field(description="Of the service.")]
 
 
+class Reloaded(Answer):
+    """The model that is served from now on."""
+
+    model_config = _example(name="fashion-mnist", digest="5f2c", before="91ab")
+
+    name: str
+    digest: str
+    before: Annotated[str, Field(description="The digest of the model that it takes the place of.")]
+
+
 class Health(Answer):
     """The state of the service."""
 

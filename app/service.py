@@ -5,17 +5,19 @@ import functools
 import math
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.responses import Response
 
-from app.bodies import Bodies, Room
+from app.batcher import DeadlinePassed
+from app.bodies import Bodies
 from app.codecs import answers, negotiation
 from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
 from app.codecs.rows import may_hold_pictures, read_rows
 from app.engine import Engine
 from app.errors import Invalid, TooLarge
+from app.keys import Keys
 from app.metrics import Metrics
 from app.request import Plain, Request
 from app.settings import Settings
@@ -29,20 +31,60 @@ SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
 @dataclass
-class Service:
-    """One running service; `draining` when it is to end soon."""
+class Process:
+    """What outlives a model: the models that a process serves, one after the other, have it in common."""
 
     settings: Settings
-    engine: Engine
     metrics: Metrics
-    watch: Watch = field(default_factory=Watch)
+    bodies: Bodies
+    keys: Keys = field(default_factory=Keys)
+    #: Whether it is to end soon, and each connection with its next answer.
     draining: bool = False
+    #: Takes the model anew, and says which it is; set when the service has started.
+    reload: "Callable[[], Awaitable[Service]] | None" = None
 
-    @functools.cached_property
-    def bodies(self) -> Bodies:
-        """What bodies may be."""
-        s = self.settings
-        return Bodies(s.max_body_bytes, s.body_timeout, Room(s.queue_bytes), self.watch)
+
+@dataclass
+class Service:
+    """A model that is served. Another takes its place when the model is loaded anew; a request stays with the one that
+    it began with.
+    """
+
+    process: Process
+    engine: Engine
+    requests: int = 0  # that are being answered
+    retired: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        return self.process.settings
+
+    @property
+    def keys(self) -> Keys:
+        return self.process.keys
+
+    @property
+    def watch(self) -> Watch:
+        return self.process.bodies.watch
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.requests += 1
+
+    def leave(self, request: Request) -> None:
+        """It is over."""
+        self.requests -= 1
+        if request.taken:
+            self.process.bodies.room.free(request.taken)
+            request.taken = 0
+        if self.retired and not self.requests:
+            self.engine.retire()
+
+    def retire(self) -> None:
+        """Another has taken its place: its worker ends with the last request that began here."""
+        self.retired = True
+        if not self.requests:
+            self.engine.retire()
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -51,8 +93,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether new work is best sent here: the model is loaded, warmed up and answering, and will be for a while."""
-        return self.engine.batcher.alive and not self.stuck and not self.draining
+        """Whether the model is loaded, warmed up and answering."""
+        return self.engine.batcher.alive and not self.stuck
 
     @property
     def stuck(self) -> bool:
@@ -86,13 +128,18 @@ class Service:
 
     async def _rows(self, request: Request, expect: Expect) -> Floats:
         self.engine.batcher.check()
-        body = await request.body(self.bodies)
+        body = await request.body(self.process.bodies)
         self.begin(request)
         content_type = request.header(b"content-type")
         arguments = (body, content_type, request.header(b"content-encoding"), expect)
         if len(body) > LARGE or may_hold_pictures(body, content_type):
-            return await asyncio.to_thread(read_rows, *arguments)
-        return read_rows(*arguments)
+            rows = await asyncio.to_thread(read_rows, *arguments)
+            if time.monotonic() > request.ticket.deadline:
+                raise DeadlinePassed("it took too long to read this request; send less, or allow for more time")
+        else:
+            rows = read_rows(*arguments)
+        request.rows = len(rows)
+        return rows
 
     def begin(self, request: Request) -> None:
         """Set the deadline of a request that is all here: the service's own, or the client's where that is sooner.
@@ -105,7 +152,7 @@ class Service:
             if not SECONDS.fullmatch(wish):
                 raise Invalid.at("headers.x-request-timeout", f"is '{wish:.40}'; send seconds, as in 2.5")
             seconds = min(seconds, float(wish))
-        request.deadline = time.monotonic() + seconds
+        request.ticket.deadline = time.monotonic() + seconds
 
     def limit(self, what: str, value: int, most: int) -> None:
         """Refuse a request for more than the service was set to give."""

@@ -1,20 +1,22 @@
 """All settings of the service, in one frozen object: command line > environment (`VAE_*`) > default."""
 
-import logging
 import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app import logs
 from model.config import explain
 from model.errors import ConfigError
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 PrecisionName = Literal["float32", "bfloat16"]
 PREFIX = "VAE_"
-#: Read by `model.datasets`, not by the service.
-ELSEWHERE = frozenset({"VAE_DATA"})
+#: Keys of clients, and of administrators; or with _FILE behind it, where they are. No settings: nothing shows them.
+API_KEYS, ADMIN_KEYS = "VAE_API_KEYS", "VAE_ADMIN_KEYS"
+#: Read by `app.keys`, and by `model.datasets`.
+ELSEWHERE = frozenset({"VAE_DATA", *(name + end for name in (API_KEYS, ADMIN_KEYS) for end in ("", "_FILE"))})
 
 
 class Settings(BaseSettings):
@@ -65,13 +67,20 @@ class Settings(BaseSettings):
         float, Field(description="Seconds from SIGTERM, when readiness ends, to the end of new work.", ge=0)
     ] = 5.0
     shutdown_timeout: Annotated[int, Field(description="Seconds that work under way may take to end.", ge=0)] = 30
+    reload: Annotated[bool, Field(description="Whether POST /model/reload may load the model anew.")] = False
+    cors_origins: Annotated[
+        str, Field(description="Origins of web pages that may call, commas between them; * is any.")
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line shown.")
     ] = "info"
+    log_format: Annotated[
+        Literal["human", "json"], Field(description="human, or json: an object a line, with a field for each thing.")
+    ] = "human"
 
     def configure_logging(self) -> None:
         """Have this process write its log as the settings say."""
-        logging.basicConfig(level=self.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure(self.log_level, self.log_format)
 
     @classmethod
     def load(cls, **given: Any) -> "Settings":

@@ -18,7 +18,7 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
     work = len(x) * query.samples * (1 + query.refine)
     service.limit("rows x query.samples x (1 + query.refine)", work, service.settings.max_work)
     scored = service.engine.free_energy(
-        x, query.samples, query.seed, request.deadline, steps=query.refine, per_dimension=query.per_dimension
+        x, query.samples, query.seed, request.ticket, steps=query.refine, per_dimension=query.per_dimension
     )
     result = await request.work(service.watch, scored)
     answer = {

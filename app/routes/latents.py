@@ -13,7 +13,7 @@ PICTURES = ("json", "npz", "png")
 async def encode(request: Request, service: Service, query: EncodeQuery) -> Response:
     form = service.form(request, query.format, pictures=False)
     x = await service.inputs(request, strict=query.strict)
-    mean, variance = await request.work(service.watch, service.engine.encode(x, request.deadline))
+    mean, variance = await request.work(service.watch, service.engine.encode(x, request.ticket))
     return await service.answer(form, {"mean": mean, "variance": variance})
 
 
@@ -21,7 +21,7 @@ async def decode(request: Request, service: Service, query: DecodeQuery) -> Resp
     form = service.form(request, query.format, pictures=True)
     z = await service.latents(request)
     seed = query.seed if query.noise else None
-    x = await request.work(service.watch, service.engine.decode(z, request.deadline, noise_seed=seed))
+    x = await request.work(service.watch, service.engine.decode(z, request.ticket, noise_seed=seed))
     return await service.answer(form, {"outputs": service.outputs(x)}, x)
 
 
@@ -29,7 +29,8 @@ async def sample(request: Request, service: Service, query: SampleQuery) -> Resp
     form = service.form(request, query.format, pictures=True)
     service.limit("query.n", query.n, service.settings.max_rows)
     service.begin(request)
-    drawn = service.engine.sample(query.n, query.seed, query.temperature, request.deadline, noisy=query.noise)
+    request.rows = query.n
+    drawn = service.engine.sample(query.n, query.seed, query.temperature, request.ticket, noisy=query.noise)
     z, x = await request.work(service.watch, drawn)
     return await service.answer(form, {"outputs": service.outputs(x), "latents": z}, x)
 
@@ -37,7 +38,7 @@ async def sample(request: Request, service: Service, query: SampleQuery) -> Resp
 async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     x = await service.inputs(request, strict=query.strict)
-    rebuilt = await request.work(service.watch, service.engine.reconstruct(x, request.deadline))
+    rebuilt = await request.work(service.watch, service.engine.reconstruct(x, request.ticket))
     return await service.answer(form, {"outputs": service.outputs(rebuilt)}, rebuilt)
 
 

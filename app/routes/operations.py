@@ -8,10 +8,10 @@ from starlette import requests
 from starlette.responses import RedirectResponse, Response
 
 from app import metrics
-from app.errors import Unavailable
+from app.errors import Forbidden, Invalid, Unavailable
 from app.operation import Operation
 from app.request import Request
-from app.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery
+from app.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery, Reloaded
 from app.service import Service
 from app.version import VERSION
 from model.config import ImageData
@@ -54,6 +54,17 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
 HANGS = "a call of the model hangs; restart the service"
 
 
+async def reload(request: Request, service: Service, query: NoQuery) -> Response:
+    if not service.settings.reload:
+        raise Forbidden("this service does not load models anew when asked over HTTP; VAE_RELOAD=true would allow it")
+    if service.settings.workers > 1:
+        raise Invalid("each worker has a model of its own; send SIGHUP to the service, which replaces them one by one")
+    assert service.process.reload is not None
+    renewed = await service.process.reload()
+    checkpoint = renewed.engine.checkpoint
+    return _json(Reloaded(name=checkpoint.card.name, digest=checkpoint.digest, before=service.digest.decode()))
+
+
 async def live(request: Request, service: Service, query: NoQuery) -> Response:
     if service.stuck:
         raise Unavailable(HANGS)
@@ -61,7 +72,7 @@ async def live(request: Request, service: Service, query: NoQuery) -> Response:
 
 
 async def ready(request: Request, service: Service, query: NoQuery) -> Response:
-    if service.draining:
+    if service.process.draining:
         raise Unavailable("the service is about to stop; send work elsewhere")
     if service.stuck:
         raise Unavailable(HANGS)
@@ -71,7 +82,7 @@ async def ready(request: Request, service: Service, query: NoQuery) -> Response:
 
 
 async def scrape(request: Request, service: Service, query: NoQuery) -> Response:
-    return Response(service.metrics.render(), media_type=metrics.MEDIA_TYPE)
+    return Response(service.process.metrics.render(), media_type=metrics.MEDIA_TYPE)
 
 
 async def home(request: requests.Request) -> Response:
@@ -83,7 +94,30 @@ def _json(answer: Answer) -> Response:
 
 
 MODEL = Operation("GET", "/model", "The model card", "What is served, and its limits.", NoQuery, card, ModelCard)
-LIVE = Operation("GET", "/health/live", "Alive", "The process answers.", NoQuery, live, Health, tag="operations")
+RELOAD = Operation(
+    "POST",
+    "/model/reload",
+    "Load the model anew",
+    "From where the service has it: loaded beside the one that is served, tried, and taken in its place. Where that "
+    "fails the old one stays. Only where VAE_RELOAD is set.",
+    NoQuery,
+    reload,
+    Reloaded,
+    tag="operations",
+    access="administrators",
+    problems=(403, 500),
+)
+LIVE = Operation(
+    "GET",
+    "/health/live",
+    "Alive",
+    "The process answers, and its model does not hang.",
+    NoQuery,
+    live,
+    Health,
+    tag="operations",
+    access="everybody",
+)
 READY = Operation(
     "GET",
     "/health/ready",
@@ -93,7 +127,17 @@ READY = Operation(
     ready,
     Health,
     tag="operations",
+    access="everybody",
 )
 METRICS = Operation(
-    "GET", "/metrics", "Metrics", "For Prometheus.", NoQuery, scrape, None, forms=("text",), tag="operations"
+    "GET",
+    "/metrics",
+    "Metrics",
+    "For Prometheus.",
+    NoQuery,
+    scrape,
+    None,
+    forms=("text",),
+    tag="operations",
+    access="administrators",
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.batcher import Batcher, BatcherStopped, CallFailed, DeadlinePassed, QueueFull
-from app.queue import Arrays
+from app.queue import Arrays, Ticket
 
 
 class Gate:
@@ -251,7 +251,7 @@ def test_expired_work_is_not_computed() -> None:
         gate = Gate()
         with running(gate) as batcher:
             first = await held(batcher, gate, 0)
-            late = asyncio.create_task(batcher.run("double", rows(7), deadline=time.monotonic()))
+            late = asyncio.create_task(batcher.run("double", rows(7), ticket=Ticket(time.monotonic())))
             await asyncio.sleep(0.01)
             gate.open.set()
             await first
@@ -364,7 +364,7 @@ def test_every_call_is_observed_with_its_rows() -> None:
 
     async def go() -> None:
         with running(Gate(), observe=lambda *call: seen.append(call)) as batcher:
-            await batcher.run("double", rows(*range(10)), deadline=math.inf)
+            await batcher.run("double", rows(*range(10)), ticket=Ticket(math.inf))
 
     asyncio.run(go())
     assert [(name, count) for name, count, _ in seen] == [("double", 4), ("double", 4), ("double", 2)]

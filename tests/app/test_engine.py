@@ -1,13 +1,13 @@
 """The engine: requests of every kind ride together, and none feels it."""
 
 import asyncio
-import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from app.engine import Engine, Scores
+from app.queue import Ticket
 from model.calibration import Protocol
 from model.checkpoint import Checkpoint
 from model.scoring import score_batch
@@ -35,7 +35,7 @@ def test_refinements_of_other_lengths_and_seeds_share_calls_and_change_nothing(l
         engine.start()
         try:
             tasks = [
-                engine.free_energy(x[i : i + 1], samples, seed, math.inf, steps=steps)
+                engine.free_energy(x[i : i + 1], samples, seed, Ticket(), steps=steps)
                 for i, (samples, steps, seed) in enumerate(asked)
             ]
             return await asyncio.gather(*tasks)
@@ -65,7 +65,7 @@ def test_a_refinement_larger_than_a_batch_is_cut_and_put_together_again(loaded: 
         engine = Engine(found, batch_rows=5, queue_rows=1000, observe=observe)
         engine.start()
         try:
-            return await engine.free_energy(x, 3, 2, math.inf, steps=6, per_dimension=True)
+            return await engine.free_energy(x, 3, 2, Ticket(), steps=6, per_dimension=True)
         finally:
             engine.stop(5)
 
@@ -85,7 +85,7 @@ def test_the_model_keeps_no_gradients_of_a_refinement(loaded: Load) -> None:
         engine = Engine(found, batch_rows=64, queue_rows=1000, observe=lambda *_: None)
         engine.start()
         try:
-            await engine.free_energy(floats(NAME, 2), 2, 0, math.inf, steps=3)
+            await engine.free_energy(floats(NAME, 2), 2, 0, Ticket(), steps=3)
         finally:
             engine.stop(5)
 
@@ -106,7 +106,7 @@ def test_verdicts_are_the_same_in_a_crowd(calibrated: Load, protocol: Protocol) 
         engine.start()
         samples, steps, seed = protocol
         try:
-            tasks = [engine.free_energy(x[i : i + 3], samples, seed, math.inf, steps=steps) for i in range(0, 30, 3)]
+            tasks = [engine.free_energy(x[i : i + 3], samples, seed, Ticket(), steps=steps) for i in range(0, 30, 3)]
             return await asyncio.gather(*tasks)
         finally:
             engine.stop(5)

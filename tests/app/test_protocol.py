@@ -6,105 +6,17 @@ import gc
 import io
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
-from app.commands.serve import server_config
 from app.exchange import Exchange
-from app.main import Application, create_app
 from app.protocol import Protocol
 from app.queue import Job
-from app.settings import Settings
-from model.checkpoint import Checkpoint
-
-
-@dataclass
-class Running:
-    """A service on a socket, in a thread of its own."""
-
-    server: uvicorn.Server
-    app: Application
-    port: int
-    thread: threading.Thread
-
-    def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-
-    def counted(self, status: int) -> float:
-        """How many requests to /encode were answered so."""
-        found = self.app.frame.metrics.registry.get_sample_value(
-            "vae_requests_total", {"route": "/encode", "method": "POST", "status": str(status)}
-        )
-        return found or 0.0
-
-
-@pytest.fixture
-def running(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[..., Running]]:
-    started: list[Running] = []
-
-    def start(**settings: Any) -> Running:
-        given = Settings(threads=1, shutdown_timeout=5, **settings)
-        app = create_app(given, loaded("grey-mlp-discretized"))
-        assert isinstance(app, Application)
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(server_config(given, app))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        started.append(Running(server, app, listener.getsockname()[1], thread))
-        until(lambda: server.started)
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.server.should_exit = True
-        one.thread.join(20)
-        assert not one.thread.is_alive()
-
-
-def until(happened: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < end, "it did not happen in 20 s"
-        time.sleep(0.005)
-
-
-def body(level: float = 0.5) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.full((1, 8, 8), level, np.float32))
-    return file.getvalue()
-
-
-def head(content: bytes, *headers: str, path: str = "/encode", method: str = "POST", version: str = "1.1") -> bytes:
-    lines = [f"{method} {path} HTTP/{version}", "Host: here", "Content-Type: application/x-npy"]
-    return "\r\n".join([*lines, f"Content-Length: {len(content)}", *headers, "", ""]).encode()
-
-
-def read(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """The next answer: status, headers, body."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        part = connection.recv(65536)
-        assert part, received
-        received += part
-    start, _, rest = received.partition(b"\r\n\r\n")
-    first, *lines = start.decode().split("\r\n")
-    pairs = [line.split(": ", 1) for line in lines]
-    headers = {name.lower(): value for name, value in pairs}
-    assert len(headers) == len(pairs)
-    size = int(headers["content-length"])
-    while len(rest) < size:
-        rest += connection.recv(65536)
-    assert len(rest) == size, "more than one answer"
-    return int(first.split()[1]), headers, rest
+from tests.app.sockets import Held, Running, body, head, read, until
 
 
 def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callable[..., Running]) -> None:
@@ -211,23 +123,6 @@ def test_a_slow_body(running: Callable[..., Running]) -> None:
         assert "0.2 s" in json.loads(answer)["detail"]
 
 
-class Held:
-    """Holds every call to /encode of a service in the model until it is released."""
-
-    def __init__(self, service: Running) -> None:
-        self.entered, self.release = threading.Event(), threading.Event()
-        self.seen: list[int] = []
-        self.batcher = service.app.state.service.engine.batcher
-        self._inner = self.batcher._calls["encode"]
-        self.batcher._calls = {**self.batcher._calls, "encode": self}
-
-    def __call__(self, x: np.ndarray[Any, Any]) -> Any:
-        self.seen.append(len(x))
-        self.entered.set()
-        assert self.release.wait(20)
-        return self._inner(x)
-
-
 def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_sooner_one(
     running: Callable[..., Running],
 ) -> None:
@@ -287,7 +182,7 @@ def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Runni
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
 def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Running], chunked: bool) -> None:
     service = running(queue_bytes=300_000)
-    room = service.app.state.service.bodies.room
+    room = service.app.frame.process.bodies.room
     large = io.BytesIO()
     np.save(large, np.zeros((1000, 8, 8), np.float32))
     content = large.getvalue()

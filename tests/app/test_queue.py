@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from app.queue import MANY, Job, Queue
+from app.queue import MANY, Job, Queue, Ticket
 
 
 def job(rows: int = 1, call: str = "encode", deadline: float = math.inf) -> Job:
     def unused(*_: Any) -> Any:
         raise AssertionError
 
-    return Job(call, rows, unused, unused, deadline)
+    return Job(call, rows, unused, unused, Ticket(deadline))
 
 
 def taken(queue: Queue) -> list[tuple[Job, int, int]]:
@@ -130,10 +130,10 @@ def test_whatever_happens_every_row_rides_once_and_in_order() -> None:
                 assert len({piece.job.call for piece in pieces}) <= 1
                 assert len({id(piece.job) for piece in pieces}) == len(pieces)
                 for one in late_jobs:
-                    assert one.deadline < now
+                    assert one.ticket.deadline < now
                     alive.remove(one)
                 for one, start, stop in pieces:
-                    assert one in alive and one.deadline >= now
+                    assert one in alive and one.ticket.deadline >= now
                     assert ridden.get(one, 0) == start < stop
                     ridden[one] = stop
                 assert pieces or not alive

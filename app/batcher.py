@@ -47,6 +47,10 @@ class CallFailed(Exception):
     """The call raised on this job's rows; its exception is the cause."""
 
 
+class OutOfMemory(CallFailed):
+    """There was not enough memory for it."""
+
+
 class BatcherStopped(Exception):
     """The worker is stopping or dead."""
 
@@ -353,5 +357,7 @@ class Batcher:
 
 def _caused(error: Exception) -> CallFailed:
     failed = CallFailed(f"the model failed on this request: {error}")
+    if isinstance(error, MemoryError):
+        failed = OutOfMemory("there was no memory left for this request; send less at once, or come again")
     failed.__cause__ = error
     return failed

@@ -5,6 +5,7 @@ with any number of draws are rows too, one per pair of a sample and a draw.
 """
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from model.likelihoods import LEVELS, Gaussian
 from model.typicality import Sizes, Typical
 from model.vae import VAE, to_tensor
 
+#: In the words of torch on a CPU, of torch on a GPU, and of ONNX Runtime, none of which says it by type alone.
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|[Ff]ailed to allocate memory|bad_alloc|bad allocation")
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
@@ -128,7 +131,12 @@ def _trial(vae: VAE, rows: int) -> Arrays:
 
 def _finite(call: Call) -> Call:
     def checked(*arrays: NDArray[Any]) -> Arrays:
-        results = call(*arrays)
+        try:
+            results = call(*arrays)
+        except Exception as error:
+            if NO_MEMORY.search(str(error)):
+                raise MemoryError(str(error)) from error
+            raise
         if not all(np.isfinite(result).all() for result in results):
             raise ArithmeticError("it put out values that are not finite numbers")
         return results

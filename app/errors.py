@@ -13,8 +13,8 @@
     └── Unavailable        503
 
 The batcher's own exceptions, and those of `model`, have their rows in the table too: 429 for a full queue, which says
-when to come again, 499 for a client that left, 500 for a model that failed, 503 for a worker that is gone, 504 for a
-deadline that passed.
+when to come again, 499 for a client that left, 500 for a model that failed, 503 for one that ran out of memory and for
+a worker that is gone, 504 for a deadline that passed.
 
 Every answer to an error is `application/problem+json` (RFC 9457).
 """
@@ -31,7 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, QueueFull
+from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory, QueueFull
 from app.watch import ClientLeft
 from model.errors import InputError, VAEError
 
@@ -119,6 +119,8 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     QueueFull: (429, "Overloaded"),
     # Nobody reads it; the status is nginx's, for the metrics and the log.
     ClientLeft: (499, "Client left"),
+    MemoryError: (503, "Out of memory"),
+    OutOfMemory: (503, "Out of memory"),
     CallFailed: (500, "Model failed"),
     VAEError: (500, "Model failed"),
     Unavailable: (503, "Unavailable"),
@@ -175,7 +177,9 @@ def answer(method: str, path: str, error: Exception) -> Response:
         headers = {"Retry-After": str(error.retry_after)}
     if isinstance(error, Unauthorized):
         headers = {"WWW-Authenticate": "Bearer"}
-    if status == 500:
+    if isinstance(error, MemoryError):
+        detail = "there was no memory left for this request; send less at once"
+    if status == 500 or isinstance(error, OutOfMemory):
         log.error("%s %s: %s", method, path, detail, exc_info=error.__cause__ or error)
     return problem(status, title, detail, places, headers)
 

@@ -37,3 +37,5 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Lines() if form == "json" else logging.Formatter(HUMAN))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # It warns of each body that is not what it should be: the refusal says it, to whom it concerns.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -106,7 +106,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     app.router.routes += FastAPIOffline(openapi_url=app.openapi_url, redoc_url=None, title=app.title).routes
     app.frame = Frame(app.serve, process=process, operations={operation.path: operation for operation in OPERATIONS})
     app.entrance = app.frame
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
     if origins:
         app.frame.origins = True
         app.entrance = CORSMiddleware(

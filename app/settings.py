@@ -69,8 +69,8 @@ class Settings(BaseSettings):
     shutdown_timeout: Annotated[int, Field(description="Seconds that work under way may take to end.", ge=0)] = 30
     reload: Annotated[bool, Field(description="Whether POST /model/reload may load the model anew.")] = False
     cors_origins: Annotated[
-        str, Field(description="Origins of web pages that may call, commas between them; * is any.")
-    ] = ""
+        str | None, Field(description="Origins of web pages that may call, commas between them; * is any.")
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line shown.")
     ] = "info"

@@ -52,7 +52,11 @@ def test_the_openapi_document_is_valid_and_complete(serving: Serving, name: str)
     assert set(document["paths"]) == {operation.path for operation in OPERATIONS}
     for operation in OPERATIONS:
         says = document["paths"][operation.path][operation.method.lower()]
-        assert {p["name"] for p in says.get("parameters", [])} == set(operation.query.model_fields)
+        found = {
+            place: {p["name"] for p in says.get("parameters", []) if p["in"] == place} for place in ("query", "header")
+        }
+        assert found["query"] == set(operation.query.model_fields)
+        assert found["header"] == ({"X-Request-Timeout"} if operation.tag == "model" else set())
         assert ("requestBody" in says) == (operation.body is not None)
         for parameter in says.get("parameters", []):
             assert parameter["description"], (operation.path, parameter)

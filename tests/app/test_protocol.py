@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from app.exchange import Exchange
-from app.protocol import Protocol
+from app.protocol import AHEAD, Protocol
 from app.queue import Job
 from tests.app.sockets import Held, Running, body, head, read, until
 
@@ -300,16 +300,18 @@ def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
-def test_who_sends_far_ahead_of_answers_is_refused(running: Callable[..., Running], path: str) -> None:
+def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], path: str) -> None:
     service = running()
     held = Held(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         assert held.entered.wait(20)
-        with contextlib.suppress(ConnectionError):
+        connection.settimeout(0.2)
+        with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(200):
-                connection.sendall(head(b"", method="GET", path=path) * 10)
-        until(lambda: not service.server.server_state.connections)
+                connection.sendall(head(b"", method="GET", path=path) * 1000)
+        # Refused, or not read any more: that depends on how much of it came in one piece.
+        assert all(len(one.pipeline) <= AHEAD for one in list(service.server.server_state.connections))  # type: ignore[union-attr]
     held.release.set()
     with service.connect() as connection:
         connection.sendall(head(body()) + body())

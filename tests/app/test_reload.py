@@ -1,7 +1,6 @@
 """Another model in the place of the one that is served, without an end to the service."""
 
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +38,7 @@ def test_the_new_model_answers_from_then_on(folder: Path) -> None:
         first = client.get("/sample?format=json")
         assert first.headers["x-model-digest"] == before
         after = change(folder)
+        old = client.app.frame.service  # type: ignore[attr-defined]
         assert client.get("/sample").headers["x-model-digest"] == before
         reloaded = client.post("/model/reload")
         assert reloaded.json() == {"name": "second", "digest": after, "before": before}
@@ -48,7 +48,8 @@ def test_the_new_model_answers_from_then_on(folder: Path) -> None:
         assert client.get("/model").json()["digest"] == after
         infos = [line for line in client.get("/metrics").text.splitlines() if line.startswith("vae_model_info{")]
         assert len(infos) == 1 and after in infos[0]
-        until(lambda: [thread.name for thread in threading.enumerate()].count("model") <= 1)
+        assert not old.engine.batcher.alive
+        assert not old.engine.batcher._thread.is_alive()
 
 
 def test_one_of_another_kind_is_taken_whole(folder: Path) -> None:

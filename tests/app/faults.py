@@ -1,0 +1,44 @@
+"""The application of a worker whose model fails as a file says, for tests that need processes of their own.
+
+The file that `FAULT` names holds `hang`, `raise`, `memory` or `die`; where there is none, nothing is wrong.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+
+from app import workers
+from app.batcher import Call
+from app.engine import Calls
+
+
+def application() -> FastAPI:
+    """As `app.workers.application`, with faults in /encode."""
+    whole = Calls.table
+
+    def table(self: Calls) -> dict[str, Call]:
+        found = whole(self)
+        inner = found["encode"]
+
+        def encode(x: np.ndarray[Any, Any]) -> Any:
+            file = Path(os.environ["FAULT"])
+            fault = file.read_text() if file.exists() else ""
+            if fault == "hang":
+                time.sleep(600)
+            elif fault == "raise":
+                raise RuntimeError("a fault")
+            elif fault == "memory":
+                raise MemoryError("Unable to allocate 1 TiB")
+            elif fault == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return inner(x)
+
+        return {**found, "encode": encode}
+
+    Calls.table = table  # type: ignore[method-assign]
+    return workers.application()

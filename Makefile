@@ -5,6 +5,7 @@
 #   make test-long  the tests that take minutes
 #   make lint       style and types alone
 #   make bench           the service beside its peers; half an hour        ONLY=mosec
+#   make soak            the service under mixed traffic for a long time        MINUTES=30
 #   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
@@ -19,10 +20,11 @@ MODEL ?= fashion-mnist
 TORCH_INDEX ?=
 ARGS ?=
 ONLY ?=
+MINUTES ?= 30
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test test-long lint format bench bench-anomaly clean
+.PHONY: serve test test-long lint format bench bench-anomaly soak clean
 
 serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -44,6 +46,9 @@ format: $(VENV)/.tested
 
 bench: $(VENV)/.tested
 	$(VENV)/bin/python benchmarks/serving/run.py $(foreach name,$(ONLY),--only $(name)) $(ARGS)
+
+soak: $(VENV)/.tested
+	$(VENV)/bin/python benchmarks/soak/run.py --minutes $(MINUTES) --report benchmarks/SOAK.md $(ARGS)
 
 bench-anomaly: $(VENV)/.tested $(PEERS)/.installed
 	$(VENV)/bin/python benchmarks/anomaly/run.py --peers $(PEERS)/bin/python $(ARGS)

@@ -113,8 +113,9 @@ class Exchange(Request):
 
     # What the operation asks for.
 
-    def header(self, name: bytes) -> str:
-        return self._headers.get(name, b"").decode("latin-1")
+    def header(self, name: bytes) -> str | None:
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     async def body(self, bodies: Bodies) -> bytes:
         if self._length > bodies.max_bytes:

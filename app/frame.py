@@ -112,15 +112,12 @@ class Frame:
     async def respond(self, operation: Operation[Any], request: Request) -> Response:
         """What the operation answers, or the answer to its error: as its route in the application would."""
         service = self.service  # the one that all of this request is for, whatever takes its place
-        service.enter()
         try:
             response = await operation.serve(request, service)
         except errors.KNOWN as error:
             response = errors.answer(request.method, request.path, error)
         except Exception:
             response = _failed(request.method, request.path)
-        finally:
-            service.leave(request)
         response.raw_headers.append((DIGEST, service.digest))
         return response
 

@@ -57,7 +57,7 @@ async def _renew(process: Process) -> None:
     assert process.reload is not None
     try:
         await process.reload()
-    except (VAEError, ArithmeticError) as error:
+    except VAEError as error:
         log.error("the model was not loaded anew, and the old one is served on: %s", error)
 
 

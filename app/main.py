@@ -31,6 +31,7 @@ from app.settings import ADMIN_KEYS, API_KEYS, Settings
 from app.version import VERSION
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.errors import CheckpointError
 
 OPERATIONS = (ENCODE, DECODE, SAMPLE, FREE_ENERGY, RECONSTRUCT, MODEL, RELOAD, LIVE, READY, METRICS)
 
@@ -143,13 +144,16 @@ def reloading(app: Application, process: Process) -> Callable[[], Awaitable[Serv
     """What loads the model anew beside the one that is served, tries all of its calls, and has it take over.
 
     Raises:
-        VAEError, ArithmeticError: it cannot be loaded or computed; nothing has changed.
+        VAEError: it cannot be loaded or computed; nothing has changed.
     """
     one = asyncio.Lock()
 
     def begin() -> Service:
         service = build(process, checkpoint.load(Path(process.settings.model)))
-        service.engine.start()
+        try:
+            service.engine.start()
+        except ArithmeticError as error:
+            raise CheckpointError(f"{process.settings.model}: the model cannot be served: {error}") from error
         return service
 
     async def reload() -> Service:

@@ -78,7 +78,7 @@ def _operation(operation: Operation[Any], service: Service) -> Json:
         "responses": _responses(operation, service),
     }
     parameters = _parameters(operation.query)
-    if operation.tag == "model":
+    if operation.deadline:
         parameters.append(TIMEOUT)
     if parameters:
         says["parameters"] = parameters
@@ -136,7 +136,10 @@ def _nested(shape: tuple[int, ...], limits: Json, leaf: Json) -> Json:
 
 
 def _responses(operation: Operation[Any], service: Service) -> dict[str, Json]:
-    headers = {"X-Model-Digest": {"description": "SHA-256 of the model.", "schema": {"type": "string"}}}
+    headers = {
+        "X-Model-Digest": {"description": "SHA-256 of the model.", "schema": {"type": "string"}},
+        "X-Request-ID": {"description": "The request's own, or one that it was given.", "schema": {"type": "string"}},
+    }
     content: dict[str, Json] = {}
     for form in operation.forms:
         if form == "text":

@@ -39,6 +39,7 @@ class Operation(Generic[Q]):
     forms: tuple[str, ...] = ("json",)
     tag: str = "model"
     access: Access = "users"
+    deadline: bool = False  # whether it has one, which X-Request-Timeout may bring nearer
     problems: tuple[int, ...] = ()  # statuses of errors that others of its tag do not have
 
     def route(self) -> Route:
@@ -49,15 +50,19 @@ class Operation(Generic[Q]):
         """Serve one request that came by the application's table of routes."""
         return await self.serve(Streamed(request.scope, request.receive), request.app.state.service)
 
-    def serve(self, request: Request, service: Service) -> Awaitable[Response]:
+    async def serve(self, request: Request, service: Service) -> Response:
         """Answer a request.
 
         Raises:
             Refusal, and what the model's work raises: see `app.errors`.
         """
-        if service.keys.guards(self.access):
-            service.keys.check(self.access, request.header(b"authorization"))
-        return self.run(request, service, parse(self.query, request.query))
+        service.enter()
+        try:
+            if service.keys.guards(self.access):
+                service.keys.check(self.access, request.header(b"authorization") or "")
+            return await self.run(request, service, parse(self.query, request.query))
+        finally:
+            service.leave(request)
 
 
 def parse(kind: type[Q], query: bytes) -> Q:

@@ -49,8 +49,8 @@ class Request(ABC):
         self.taken += bodies.room.take(size)
 
     @abstractmethod
-    def header(self, name: bytes) -> str:
-        """All values of a header, whose name is in small letters, joined by commas; empty where there is none."""
+    def header(self, name: bytes) -> str | None:
+        """All values of a header, whose name is in small letters, joined by commas; None where there is none."""
 
     @abstractmethod
     async def body(self, bodies: Bodies) -> bytes:
@@ -77,8 +77,9 @@ class Streamed(Request):
         self.taken = self.rows = 0
         self.ticket = Ticket()
 
-    def header(self, name: bytes) -> str:
-        return ", ".join(value.decode("latin-1") for key, value in self._request.scope["headers"] if key == name)
+    def header(self, name: bytes) -> str | None:
+        values = [value.decode("latin-1") for key, value in self._request.scope["headers"] if key == name]
+        return ", ".join(values) if values else None
 
     async def body(self, bodies: Bodies) -> bytes:
         return await read_body(self._request, bodies, lambda size: self.take(bodies, size))

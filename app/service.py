@@ -130,8 +130,8 @@ class Service:
         self.engine.batcher.check()
         body = await request.body(self.process.bodies)
         self.begin(request)
-        content_type = request.header(b"content-type")
-        arguments = (body, content_type, request.header(b"content-encoding"), expect)
+        content_type = request.header(b"content-type") or ""
+        arguments = (body, content_type, request.header(b"content-encoding") or "", expect)
         if len(body) > LARGE or may_hold_pictures(body, content_type):
             rows = await asyncio.to_thread(read_rows, *arguments)
             if time.monotonic() > request.ticket.deadline:
@@ -148,7 +148,7 @@ class Service:
             Invalid: X-Request-Timeout is not a number of seconds.
         """
         seconds, wish = self.settings.deadline, request.header(b"x-request-timeout")
-        if wish:
+        if wish is not None:
             if not SECONDS.fullmatch(wish):
                 raise Invalid.at("headers.x-request-timeout", f"is '{wish:.40}'; send seconds, as in 2.5")
             seconds = min(seconds, float(wish))
@@ -162,7 +162,7 @@ class Service:
     def form(self, request: Request, wish: str | None, *, pictures: bool) -> str:
         """The form of the answer; chosen before any work is done for it."""
         offers = ("json", "npz", "png") if pictures and self.images else ("json", "npz")
-        return negotiation.choose(request.header(b"accept"), wish, offers)
+        return negotiation.choose(request.header(b"accept") or "", wish, offers)
 
     async def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
         """Arrays -> a response in this form."""

@@ -51,4 +51,5 @@ FREE_ENERGY = Operation(
     FreeEnergies,
     body="inputs",
     forms=("json", "npz", "png"),
+    deadline=True,
 )

@@ -52,6 +52,7 @@ ENCODE = Operation(
     Encoded,
     body="inputs",
     forms=("json", "npz"),
+    deadline=True,
 )
 DECODE = Operation(
     "POST",
@@ -63,6 +64,7 @@ DECODE = Operation(
     Decoded,
     body="latents",
     forms=PICTURES,
+    deadline=True,
 )
 SAMPLE = Operation(
     "GET",
@@ -74,6 +76,7 @@ SAMPLE = Operation(
     sample,
     Sampled,
     forms=PICTURES,
+    deadline=True,
 )
 RECONSTRUCT = Operation(
     "POST",
@@ -85,4 +88,5 @@ RECONSTRUCT = Operation(
     Decoded,
     body="inputs",
     forms=PICTURES,
+    deadline=True,
 )

@@ -19,9 +19,9 @@ from tests.app.sockets import Running, until
 def running(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(**settings: Any) -> Running:
+    def start(name: str = "grey-mlp-discretized", **settings: Any) -> Running:
         given = Settings(threads=1, shutdown_timeout=5, **settings)
-        app = create_app(given, loaded("grey-mlp-discretized"))
+        app = create_app(given, loaded(name))
         assert isinstance(app, Application)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(server_config(given, app))

@@ -1,14 +1,18 @@
 """Reading bodies: slow clients, and those who leave."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from starlette.requests import Request
+from starlette.testclient import TestClient
 
 from app.bodies import MEMORY, SMALL, Bodies, Room, read_body
 from app.errors import BodyTooSlow, Crowded, TooLarge
 from app.watch import ClientLeft
+from model.checkpoint import Checkpoint
+from tests.conftest import client_of
 
 
 def request(*messages: dict[str, Any]) -> Request:
@@ -93,3 +97,15 @@ class TestRoom:
         now += 10 * MEMORY
         with pytest.raises(Crowded, match="come again in 60 s"):
             room.take(2 * SMALL)
+
+
+def test_room_is_freed_whichever_way_a_request_comes(loaded: Callable[[str], Checkpoint]) -> None:
+    body = b" " * (2 * SMALL) + b'{"inputs": [[40, 1.7, 70]]}'
+    for path in ("", "/vae"):
+        app: Any = client_of(loaded("table-mlp-gaussian")).app
+        with TestClient(app, root_path=path) as client:
+            for content, status in ((body, 200), (body[:-1], 400)):
+                answer = client.post(f"{path}/encode", content=content, headers={"content-type": "application/json"})
+                assert answer.status_code == status
+                assert app.frame.process.bodies.room.taken == 0
+                assert app.frame.service.requests == 0

@@ -56,7 +56,7 @@ def test_the_openapi_document_is_valid_and_complete(serving: Serving, name: str)
             place: {p["name"] for p in says.get("parameters", []) if p["in"] == place} for place in ("query", "header")
         }
         assert found["query"] == set(operation.query.model_fields)
-        assert found["header"] == ({"X-Request-Timeout"} if operation.tag == "model" else set())
+        assert found["header"] == ({"X-Request-Timeout"} if operation.deadline else set())
         assert ("requestBody" in says) == (operation.body is not None)
         for parameter in says.get("parameters", []):
             assert parameter["description"], (operation.path, parameter)

@@ -1,0 +1,76 @@
+"""Requests made from the OpenAPI document, right ones and wrong ones: no error of ours, and no answer that the document
+does not tell of.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.app.sockets import Running
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+COUNT = 2000
+
+
+def ask(service: Running, count: int) -> Counter[int]:
+    """About so many requests, over all operations; their statuses."""
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json")
+    operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
+    varied = sum(bool(operation.query or operation.body) for operation in operations)
+    found: Counter[int] = Counter()
+    for operation in operations:
+        for mode in GenerationMode:
+            if mode is GenerationMode.NEGATIVE and not operation.query and not operation.body:
+                continue
+
+            @hypothesis.settings(
+                max_examples=count // (2 * varied),
+                derandomize=True,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def one(case: "Case[Any]") -> None:
+                response = case.call()
+                found[response.status_code] += 1
+                # To ask for more than the limits allow is a refusal too, which schemathesis does not count as one.
+                checks = CHECKS if response.status_code == 413 else [*CHECKS, negative_data_rejection]
+                case.validate_response(response, checks=checks)
+
+            one()
+    return found
+
+
+@pytest.mark.parametrize("name", ["grey-mlp-discretized", "table-mlp-gaussian"])
+def test_two_hundred_requests(running: Callable[..., Running], name: str) -> None:
+    found = ask(running(name), COUNT // 10)
+    assert found.keys() >= {200, 422}
+    assert sum(found.values()) >= COUNT // 10
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["grey-mlp-discretized", "table-mlp-gaussian"])
+def test_two_thousand_requests(running: Callable[..., Running], name: str) -> None:
+    assert sum(ask(running(name), COUNT).values()) >= COUNT

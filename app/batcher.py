@@ -172,7 +172,7 @@ class Batcher:
             # Once: Python 3.11 asks the system for it, which takes a tenth of a small request.
             loop = self._loop = asyncio.get_running_loop()
             self._gathering, self._looking = False, None
-        job.future = loop.create_future()
+        job.future, job.since = loop.create_future(), time.monotonic()
         if self._looking is None:
             self._looking = loop.call_later(LOOK, self._look)
         with self._lock:

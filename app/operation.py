@@ -56,13 +56,15 @@ class Operation(Generic[Q]):
         Raises:
             Refusal, and what the model's work raises: see `app.errors`.
         """
-        service.enter()
+        service.requests += 1
         try:
             if service.keys.guards(self.access):
                 service.keys.check(self.access, request.header(b"authorization") or "")
             return await self.run(request, service, parse(self.query, request.query))
         finally:
-            service.leave(request)
+            service.requests -= 1
+            if request.taken or service.retired:
+                service.leave(request)
 
 
 def parse(kind: type[Q], query: bytes) -> Q:

@@ -67,13 +67,8 @@ class Service:
     def watch(self) -> Watch:
         return self.process.bodies.watch
 
-    def enter(self) -> None:
-        """A request begins."""
-        self.requests += 1
-
     def leave(self, request: Request) -> None:
-        """It is over."""
-        self.requests -= 1
+        """A request is over that has taken room, or that another model is waiting for."""
         if request.taken:
             self.process.bodies.room.free(request.taken)
             request.taken = 0

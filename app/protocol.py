@@ -141,7 +141,6 @@ class Protocol(HttpToolsProtocol):
         self._running: Exchange | RequestResponseCycle | None = None
         self._head = 0  # bytes of an unfinished head
         self._in_head = False
-        self._timed = True  # whether the time for a head runs
 
     # The connection.
 
@@ -153,7 +152,6 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head:
             self.shared.heads.enter(self)
-            self._timed = True
             self._head += len(data)
             if self._head > HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too large.")
@@ -211,9 +209,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._head = False, 0
         self.shared.idle.leave(self)
-        if self._timed:
-            self.shared.heads.leave(self)
-            self._timed = False
+        self.shared.heads.leave(self)
         if len(self.pipeline) >= AHEAD:
             raise Refused
         self._held = self._hold()

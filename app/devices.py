@@ -1,6 +1,9 @@
 """Which device, how many threads, how much memory: what the process may really use, and what it keeps."""
 
 import ctypes
+import os
+import resource
+from pathlib import Path
 
 import torch
 
@@ -21,6 +24,15 @@ def choose_device(wish: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device: '{wish}' cannot be used here ({error!s:.120}); use auto or cpu") from error
     return wish
+
+
+def resident_memory() -> int:
+    """Bytes that this process takes; where the system does not tell, the most that it ever took."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back_memory() -> None:

@@ -6,6 +6,7 @@ with any number of draws are rows too, one per pair of a sample and a draw.
 
 import functools
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,6 +195,7 @@ class Engine:
         observe: Observe,
         runtime: Runtime | None = None,
     ) -> None:
+        began = time.perf_counter()
         self.checkpoint = checkpoint
         self.vae = checkpoint.vae
         self.runtime = runtime or Runtime(checkpoint.vae)
@@ -203,6 +205,8 @@ class Engine:
         # Where both are computed alike they share batches.
         self._posterior = "encode" if self.runtime.exact is self.runtime.quick else "posterior"
         self.batcher = Batcher(self.calls, batch_rows=batch_rows, queue_rows=queue_rows, observe=observe)
+        #: Seconds in which all of it was compiled, and each call tried.
+        self.loading = time.perf_counter() - began
 
     def start(self) -> None:
         """Warm every call up, so that the first request is as fast as the next, and start the worker.
@@ -210,7 +214,7 @@ class Engine:
         Raises:
             ArithmeticError: the model puts out values that are not finite.
         """
-        config = self.vae.config
+        began, config = time.perf_counter(), self.vae.config
         x = np.zeros((1, *config.data.shape), np.float32)
         z = np.zeros((1, config.latent), np.float32)
         place, one = np.zeros((1, 2 * config.latent), np.float32), np.ones((1, 1), np.float32)
@@ -228,6 +232,7 @@ class Engine:
             arguments[f"typicality, {protocol}"] = (x, z, z + 1, *[number] * (3 if protocol.refine else 2))
         for name, call in self.calls.items():
             call(*arguments.get(name, (x, z, z + 1, z)))
+        self.loading += time.perf_counter() - began
         self.batcher.start()
 
     def stop(self, timeout: float) -> None:

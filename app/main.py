@@ -56,10 +56,8 @@ class Application(FastAPI):
         """Serve this model from the next request on."""
         old: Service | None = getattr(self.frame, "service", None)
         checkpoint, metrics = service.engine.checkpoint, service.process.metrics
-        metrics.describe(checkpoint.card.name, checkpoint.digest, VERSION)
-        metrics.watch(
-            lambda: service.engine.batcher.waiting, lambda: float(service.ready and not service.process.draining)
-        )
+        metrics.describe(checkpoint.card.name, checkpoint.digest, VERSION, service.engine.loading)
+        metrics.watch(service.watched())
         self.state.service = self.frame.service = service
         self.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
         if old is not None:
@@ -99,6 +97,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         for look in looking:
             look.cancel()
         app.frame.service.engine.stop(settings.shutdown_timeout)
+        process.metrics.leave()
 
     app = Application(
         docs_url=None, redoc_url=None, title="vae-server", version=VERSION, lifespan=lifespan, redirect_slashes=False

@@ -15,6 +15,7 @@ from app.bodies import Bodies
 from app.codecs import answers, negotiation
 from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
 from app.codecs.rows import may_hold_pictures, read_rows
+from app.devices import resident_memory
 from app.engine import Engine
 from app.errors import Invalid, TooLarge
 from app.keys import Keys
@@ -95,6 +96,18 @@ class Service:
     def stuck(self) -> bool:
         """Whether a call of the model has taken so long that it will not come back."""
         return self.engine.batcher.busy > self.settings.hang_timeout
+
+    def watched(self) -> dict[str, Callable[[], float]]:
+        """What metrics tell of it, by name, and of the process."""
+        room = self.process.bodies.room
+        return {
+            "vae_ready": lambda: float(self.ready and not self.process.draining),
+            "vae_queue_rows": lambda: self.engine.batcher.waiting,
+            "vae_queue_limit_rows": lambda: self.settings.queue_rows,
+            "vae_body_bytes": lambda: room.taken,
+            "vae_body_limit_bytes": lambda: self.settings.queue_bytes,
+            "vae_resident_memory_bytes": resident_memory,
+        }
 
     @property
     def images(self) -> bool:

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
 
@@ -86,8 +88,21 @@ class _Supervisor(Multiprocess):
         return False
 
     def keep_subprocess_alive(self) -> None:
-        before = {process.pid for process in self.processes}
-        super().keep_subprocess_alive()
-        for pid in before - {process.pid for process in self.processes}:
+        with self._replacing() as gone:
+            super().keep_subprocess_alive()
+        for pid in gone:
             log.error("worker %d died; another takes its place", pid)
+
+    def restart_all(self) -> None:
+        with self._replacing():
+            super().restart_all()
+
+    @contextmanager
+    def _replacing(self) -> Iterator[list[int]]:
+        """The workers that are gone when this ends; what they told of themselves is no longer in the metrics."""
+        before, gone = {process.pid for process in self.processes}, list[int]()
+        yield gone
+        for pid in before - {process.pid for process in self.processes}:
+            assert pid is not None
             multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            gone.append(pid)

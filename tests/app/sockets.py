@@ -30,10 +30,11 @@ class Running:
 
     def counted(self, status: int) -> float:
         """How many requests to /encode were answered so."""
-        found = self.app.frame.process.metrics.registry.get_sample_value(
-            "vae_requests_total", {"route": "/encode", "method": "POST", "status": str(status)}
-        )
-        return found or 0.0
+        labels = {"route": "/encode", "method": "POST", "status": str(status)}
+        return self.metric("vae_requests_total", labels) or 0.0
+
+    def metric(self, name: str, labels: dict[str, str] | None = None) -> float | None:
+        return self.app.frame.process.metrics.registry.get_sample_value(name, labels)
 
 
 def until(happened: Callable[[], Any]) -> None:

@@ -58,6 +58,7 @@ def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_soone
         first.sendall(head(body()) + body())
         assert read(first)[0] == 200
         assert held.seen == [1, 1], "expired work was computed"
+        until(lambda: service.metric("vae_requests_expired_total") == 3)
 
 
 @pytest.mark.parametrize("timeout", ["soon", "-1", "1e3", "nan", "inf", "0x10", ""])
@@ -84,6 +85,7 @@ def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Runni
         assert status == 429
         assert 1 <= int(headers["retry-after"]) <= 60
         assert json.loads(answer)["title"] == "Overloaded"
+        assert service.metric("vae_requests_rejected_total") == 1
         held.release.set()
         assert read(first)[0] == read(second)[0] == 200
         third.sendall(bytes(100_000) + head(body()) + body())

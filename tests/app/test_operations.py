@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from app.main import OPERATIONS
 from app.schemas import Answer, FreeEnergies, ModelCard
+from app.settings import Settings
 from app.version import VERSION
 from model.checkpoint import Checkpoint
 from tests.app.routes.test_latents import every, inputs, npy
@@ -127,7 +128,11 @@ def test_metrics_count_requests_by_route_and_rows_by_call(grey: TestClient) -> N
     assert value("vae_requests_total", route="other") == strangers + 2
     assert value("vae_request_duration_seconds_count", route="/encode") > 0
     assert value("vae_ready") == 1
-    assert value("vae_queue_rows") == 0
+    assert value("vae_queue_rows") == value("vae_body_bytes") == 0
+    assert value("vae_queue_limit_rows") == Settings(model="").queue_rows
+    assert value("vae_body_limit_bytes") == Settings(model="").queue_bytes
+    assert value("vae_resident_memory_bytes") > 1 << 26
+    assert 0 < value("vae_model_load_seconds") < 60
     assert value("vae_model_info", digest=grey.get("/model").json()["digest"]) == 1
 
 

@@ -114,6 +114,7 @@ def test_a_client_that_sent_ahead_and_left_is_done_with(
 
 def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Running]) -> None:
     service = running()
+    assert service.metric("vae_requests_abandoned_total") == 0, "a rise to 1 needs a 0 before it"
     held = Held(service)
     first, second = service.connect(), service.connect()
     first.sendall(head(body()) + body())
@@ -131,6 +132,7 @@ def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Runni
     until(lambda: service.server.server_state.tasks)
     half.close()
     until(lambda: service.counted(499) == 2)
+    assert service.metric("vae_requests_abandoned_total") == 2
     assert not service.server.server_state.tasks
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from app.settings import Settings
+
 VAE = [sys.executable, "-c", "from app.cli import main; main()"]
 
 
@@ -168,6 +170,9 @@ def test_workers_are_replaced_one_by_one_and_no_request_fails(saved: Callable[[s
             finally:
                 over.set()
         assert min(one.result() for one in clients) > 0
+        # Those that were replaced have no more part in what is looked at.
+        until(lambda: value(address, "vae_queue_limit_rows") == 2 * Settings(model="").queue_rows)
+        assert value(address, "vae_ready") == 2
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 

@@ -38,6 +38,9 @@ HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 MODELS = {"mlp": "fashion-mnist-mlp", "conv": "fashion-mnist"}
 TOLERANCE = 1e-3
+#: Times that two servers are loaded in turns where their ratio is what counts: a machine that is slower for a minute is
+#: slower for both.
+PAIRS = 7
 
 
 @dataclass(frozen=True)
@@ -311,6 +314,26 @@ def ours(address: str, model: Model, seconds: float, core: int, group: int) -> d
     return found
 
 
+def beside(peer: Server, model: Model, seconds: float, cores: tuple[int, int], python: Path) -> dict[str, list[float]]:
+    """Of the service's requests a second over the peer's at 64 connections, one ratio a pair, by body."""
+    found: dict[str, list[float]] = {}
+    for form in peer.bodies:
+        started = (
+            running(SERVERS[0], model, form, cores[0], Path(sys.executable)),
+            running(peer, model, form, cores[0], python),
+        )
+        with started[0] as (ours, *_), started[1] as (theirs, *_):
+            ratios = []
+            for turn in range(PAIRS + 1):
+                both = {ours: 0.0, theirs: 0.0}
+                for address in sorted(both, reverse=bool(turn % 2)):
+                    body = model.body(wire(peer, form)) if address == theirs else model.body(form)
+                    both[address] = load(address, body, form, 64, seconds, cores[1])["rate"]
+                ratios.append(both[ours] / both[theirs])
+            found[f"{form} 64"] = ratios[1:]  # the first of them has warmed both up
+    return found
+
+
 def environment(name: str) -> Path:
     """The Python of a peer's environment, made from its pinned requirements where it is not there yet."""
     folder = HERE / ".venvs" / name
@@ -361,6 +384,8 @@ def main() -> None:
                 try:
                     python = Path(sys.executable) if server.own else environment(server.slug)
                     row = measure(server, model, given.seconds, cores, python)
+                    if server.name in report.PAIRED:
+                        row["pairs"] = beside(server, model, given.seconds / 2, cores, python)
                 except (RuntimeError, AssertionError, OSError, subprocess.CalledProcessError) as error:
                     row = {"failed": str(error)[-500:]}
                 results.rows.setdefault(server.name, {})[model.kind] = row

@@ -3,7 +3,7 @@
 #   docker build -t vae-server --build-arg TORCH_INDEX=<an index with CPU builds of torch> .
 #
 # BASE_IMAGE must have python 3.11 or newer as `python`. TORCH_INDEX is used for torch alone; where it is empty the
-# default index serves, whose Linux build brings gigabytes of CUDA.
+# default index serves, whose Linux build brings gigabytes of CUDA. EXTRAS=otel adds OpenTelemetry.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -14,11 +14,12 @@ WORKDIR /src
 # torch first and alone: the one large layer stays cached while all else changes.
 COPY constraints.txt .
 RUN /opt/vae/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+ARG EXTRAS=
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY model model
 # Headers and test suites are for building against these packages, which nobody does in here.
-RUN /opt/vae/bin/pip install --constraint constraints.txt . \
+RUN /opt/vae/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && /opt/vae/bin/pip uninstall --yes pip setuptools \
     && rm -rf /opt/vae/lib/python3*/site-packages/torch/include \
     && find /opt/vae/lib/python3*/site-packages -type d -name tests -prune -exec rm -rf {} +

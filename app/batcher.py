@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from app.queue import Array, Arrays, Job, Piece, Queue, Ticket, Whole
+from app.queue import Array, Arrays, Job, Mark, Piece, Queue, Ticket, Whole
 
 #: Takes arrays with the batch first, returns arrays with as many rows, row i of the one made from row i of the other.
 Call = Callable[..., Arrays]
@@ -308,6 +308,10 @@ class Batcher:
             if not start:
                 job.ticket.waited += now - job.since
             job.ticket.computed += seconds
+            if job.ticket.marks is not None:
+                if not start:
+                    job.ticket.marks.append(Mark("queue", job.since, now, name))
+                job.ticket.marks.append(Mark("compute", now, now + seconds, name, rows))
         self._observe(name, rows, seconds)
         return outputs
 

@@ -12,6 +12,7 @@ from app import errors
 from app.operation import Operation
 from app.request import Request, Streamed, name_of
 from app.service import Process, Service
+from app.tracing import Traces, trace_of
 
 access = logging.getLogger("vae.access")
 log = logging.getLogger("vae")
@@ -48,6 +49,8 @@ class Frame:
     service: Service
     #: Whether pages of other origins are answered, by what stands before this.
     origins = False
+    #: What is to know of requests to the model, where there is tracing.
+    traces: Traces | None = None
 
     def __init__(self, app: ASGIApp, *, process: Process, operations: Mapping[str, Operation[Any]]) -> None:
         self.app = app
@@ -112,6 +115,8 @@ class Frame:
     async def respond(self, operation: Operation[Any], request: Request) -> Response:
         """What the operation answers, or the answer to its error: as its route in the application would."""
         service = self.service  # the one that all of this request is for, whatever takes its place
+        if self.traces is not None:
+            request.ticket.marks = []
         try:
             response = await operation.serve(request, service)
         except errors.KNOWN as error:
@@ -131,6 +136,8 @@ class Frame:
         """
         seconds = time.perf_counter() - started
         self.process.metrics.request(route, method, status, seconds)
+        if self.traces is not None and request is not None:
+            self.traces.tell(self.operations[route], request, name, status, seconds)
         if not access.isEnabledFor(logging.INFO):
             return
         took = {"milliseconds": round(seconds * 1e3, 2)}
@@ -138,9 +145,13 @@ class Frame:
             ticket = request.ticket
             took |= {"rows": request.rows, "queued": round(ticket.waited * 1e3, 2)}
             took["computed"] = round(ticket.computed * 1e3, 2)
+        trace = trace_of(request) if request is not None else None
         fields = {"id": name.decode(), "method": method, "path": path, "route": route, "status": status, **took}
-        said = " ".join(f"{key}={value}" for key, value in took.items())
-        access.info("%s %s %d %s id=%s", method, path, status, said, fields["id"], extra={"fields": fields})
+        said = " ".join(f"{key}={value}" for key, value in took.items()) + f" id={fields['id']}"
+        if trace:
+            fields["trace"] = trace
+            said += f" trace={trace}"
+        access.info("%s %s %d %s", method, path, status, said, extra={"fields": fields})
 
 
 def _failed(method: str, path: str) -> Response:

@@ -28,6 +28,7 @@ from app.routes.operations import LIVE, METRICS, MODEL, READY, RELOAD, home
 from app.runtime import Runtime
 from app.service import Process, Service
 from app.settings import ADMIN_KEYS, API_KEYS, Settings
+from app.tracing import Traces
 from app.version import VERSION
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -72,7 +73,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     """The application for these settings; the model is loaded at startup, unless it is handed in.
 
     Raises:
-        ConfigError: a model that was handed in cannot be computed as the settings ask.
+        ConfigError: a model that was handed in cannot be computed as the settings ask, or OpenTelemetry is not here.
     """
     bodies = Bodies(settings.max_body_bytes, settings.body_timeout, Room(settings.queue_bytes))
     process = Process(settings, Metrics(), bodies, Keys(read_keys(API_KEYS), read_keys(ADMIN_KEYS)))
@@ -98,6 +99,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
             look.cancel()
         app.frame.service.engine.stop(settings.shutdown_timeout)
         process.metrics.leave()
+        if app.frame.traces is not None:
+            app.frame.traces.close()
 
     app = Application(
         docs_url=None, redoc_url=None, title="vae-server", version=VERSION, lifespan=lifespan, redirect_slashes=False
@@ -105,6 +108,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     # Its page with all that it loads, for machines without a network.
     app.router.routes += FastAPIOffline(openapi_url=app.openapi_url, redoc_url=None, title=app.title).routes
     app.frame = Frame(app.serve, process=process, operations={operation.path: operation for operation in OPERATIONS})
+    app.frame.traces = Traces() if settings.traces else None
     app.entrance = app.frame
     origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
     if origins:

@@ -22,6 +22,16 @@ Arrays = tuple[Array, ...]
 MANY = 256
 
 
+class Mark(NamedTuple):
+    """A time in which a request waited for something, on the clock of `time.monotonic`."""
+
+    phase: str  # parse, queue, compute or serialize
+    began: float
+    ended: float
+    call: str = ""  # of the model, where it is that
+    rows: int = 0  # of all that rode in it
+
+
 @dataclass(slots=True)
 class Ticket:
     """What a request may take, and what it has taken; all of its jobs carry it."""
@@ -29,6 +39,7 @@ class Ticket:
     deadline: float = math.inf  # on the clock of `time.monotonic`
     waited: float = 0.0  # seconds in the queue, from a job's arrival to its first call
     computed: float = 0.0  # seconds of calls that its rows rode in
+    marks: list[Mark] | None = None  # where somebody wants to know
 
 
 @dataclass(eq=False, slots=True)

@@ -20,6 +20,7 @@ from app.engine import Engine
 from app.errors import Invalid, TooLarge
 from app.keys import Keys
 from app.metrics import Metrics
+from app.queue import Mark
 from app.request import Plain, Request
 from app.settings import Settings
 from app.watch import Watch
@@ -137,7 +138,7 @@ class Service:
     async def _rows(self, request: Request, expect: Expect) -> Floats:
         self.engine.batcher.check()
         body = await request.body(self.process.bodies)
-        self.begin(request)
+        began = self.begin(request)
         content_type = request.header(b"content-type") or ""
         arguments = (body, content_type, request.header(b"content-encoding") or "", expect)
         if len(body) > LARGE or may_hold_pictures(body, content_type):
@@ -147,10 +148,14 @@ class Service:
         else:
             rows = read_rows(*arguments)
         request.rows = len(rows)
+        if request.ticket.marks is not None:
+            request.ticket.marks.append(Mark("parse", began, time.monotonic()))
         return rows
 
-    def begin(self, request: Request) -> None:
+    def begin(self, request: Request) -> float:
         """Set the deadline of a request that is all here: the service's own, or the client's where that is sooner.
+
+        Returns: the time, on the same clock.
 
         Raises:
             Invalid: X-Request-Timeout is not a number of seconds.
@@ -160,7 +165,9 @@ class Service:
             if not SECONDS.fullmatch(wish):
                 raise Invalid.at("headers.x-request-timeout", f"is '{wish:.40}'; send seconds, as in 2.5")
             seconds = min(seconds, float(wish))
-        request.ticket.deadline = time.monotonic() + seconds
+        now = time.monotonic()
+        request.ticket.deadline = now + seconds
+        return now
 
     def limit(self, what: str, value: int, most: int) -> None:
         """Refuse a request for more than the service was set to give."""
@@ -172,12 +179,18 @@ class Service:
         offers = ("json", "npz", "png") if pictures and self.images else ("json", "npz")
         return negotiation.choose(request.header(b"accept") or "", wish, offers)
 
-    async def answer(self, form: str, answer: answers.Answer, pictures: Floats | None = None) -> Response:
+    async def answer(
+        self, request: Request, form: str, answer: answers.Answer, pictures: Floats | None = None
+    ) -> Response:
         """Arrays -> a response in this form."""
+        marks = request.ticket.marks
+        began = 0.0 if marks is None else time.monotonic()
         if answers.size(answer) > LARGE:
             body, media = await asyncio.to_thread(answers.write, form, answer, pictures)
         else:
             body, media = answers.write(form, answer, pictures)
+        if marks is not None:
+            marks.append(Mark("serialize", began, time.monotonic()))
         return Plain(body, media)
 
     def outputs(self, x: Floats) -> Floats:

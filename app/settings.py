@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     log_format: Annotated[
         Literal["human", "json"], Field(description="human, or json: an object a line, with a field for each thing.")
     ] = "human"
+    traces: Annotated[
+        bool, Field(description="Whether spans go to an OpenTelemetry collector, by OTLP over HTTP; see below.")
+    ] = False
 
     def configure_logging(self) -> None:
         """Have this process write its log as the settings say."""

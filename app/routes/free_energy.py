@@ -32,10 +32,10 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
         "p_values_reason": result.verdict.reason,
     }
     if result.per_dimension is None:
-        return await service.answer(form, answer)
+        return await service.answer(request, form, answer)
     answer["per_dimension"] = service.outside(result.per_dimension)
     pictures = service.brighten(result.per_dimension) if form == "png" else None
-    return await service.answer(form, answer, pictures)
+    return await service.answer(request, form, answer, pictures)
 
 
 FREE_ENERGY = Operation(

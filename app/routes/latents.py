@@ -14,7 +14,7 @@ async def encode(request: Request, service: Service, query: EncodeQuery) -> Resp
     form = service.form(request, query.format, pictures=False)
     x = await service.inputs(request, strict=query.strict)
     mean, variance = await request.work(service.watch, service.engine.encode(x, request.ticket))
-    return await service.answer(form, {"mean": mean, "variance": variance})
+    return await service.answer(request, form, {"mean": mean, "variance": variance})
 
 
 async def decode(request: Request, service: Service, query: DecodeQuery) -> Response:
@@ -22,7 +22,7 @@ async def decode(request: Request, service: Service, query: DecodeQuery) -> Resp
     z = await service.latents(request)
     seed = query.seed if query.noise else None
     x = await request.work(service.watch, service.engine.decode(z, request.ticket, noise_seed=seed))
-    return await service.answer(form, {"outputs": service.outputs(x)}, x)
+    return await service.answer(request, form, {"outputs": service.outputs(x)}, x)
 
 
 async def sample(request: Request, service: Service, query: SampleQuery) -> Response:
@@ -32,14 +32,14 @@ async def sample(request: Request, service: Service, query: SampleQuery) -> Resp
     request.rows = query.n
     drawn = service.engine.sample(query.n, query.seed, query.temperature, request.ticket, noisy=query.noise)
     z, x = await request.work(service.watch, drawn)
-    return await service.answer(form, {"outputs": service.outputs(x), "latents": z}, x)
+    return await service.answer(request, form, {"outputs": service.outputs(x), "latents": z}, x)
 
 
 async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
     x = await service.inputs(request, strict=query.strict)
     rebuilt = await request.work(service.watch, service.engine.reconstruct(x, request.ticket))
-    return await service.answer(form, {"outputs": service.outputs(rebuilt)}, rebuilt)
+    return await service.answer(request, form, {"outputs": service.outputs(rebuilt)}, rebuilt)
 
 
 ENCODE = Operation(

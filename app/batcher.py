@@ -32,11 +32,11 @@ log = logging.getLogger("vae")
 
 
 class QueueFull(Exception):
-    """Too many rows are waiting; `retry_after` is in seconds, from the rate at which they are drained."""
+    """Too much is waiting; `retry_after` is in whole seconds, from 1 to a minute."""
 
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} rows are waiting for the model; come again in {retry_after} s")
-        self.retry_after = retry_after
+    def __init__(self, what: str, seconds: float) -> None:
+        self.retry_after = math.ceil(min(60.0, max(1.0, seconds)))
+        super().__init__(f"{what}; come again in {self.retry_after} s")
 
 
 class DeadlinePassed(Exception):
@@ -62,15 +62,24 @@ class Batcher:
         calls: what can be run, by name.
         batch_rows: the most rows in one call.
         queue_rows: the most rows that may wait; a job that would make it more is refused.
+        queue_seconds: how long the work may take that is ahead of a job of no more than a batch; a batch may wait in
+            any case. Larger jobs have a long way anyhow.
         observe: called on the worker's thread after each call with its name, rows and seconds.
     """
 
     def __init__(
-        self, calls: Mapping[str, Call], *, batch_rows: int, queue_rows: int, observe: Observe = lambda *_: None
+        self,
+        calls: Mapping[str, Call],
+        *,
+        batch_rows: int,
+        queue_rows: int,
+        queue_seconds: float = math.inf,
+        observe: Observe = lambda *_: None,
     ) -> None:
         self._calls = calls
         self._batch_rows = batch_rows
         self._queue_rows = queue_rows
+        self._queue_seconds = queue_seconds
         self._observe = observe
         self._queue = Queue(batch_rows)
         self._lock = threading.RLock()
@@ -85,8 +94,8 @@ class Batcher:
         self._flying: list[Piece] = []
         self._since = math.inf  # they have been so
         self._finished: list[Job] = []
-        # What the worker gets done, as a running average over calls.
-        self._rows_per_second = 0.0
+        # What a row of each call takes, in seconds, as a running average.
+        self._costs: dict[str, float] = {}
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
@@ -178,30 +187,40 @@ class Batcher:
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
-            # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
-            if self._queue.rows:
-                self.check(job.rows)
+            self.check(job.rows, job.ticket.deadline - job.since)
             self._queue.put(job)
             if self._resting:
                 self._gather()
         return job.future
 
-    def check(self, rows: int = 1) -> None:
-        """Refuse what there is no room for.
+    def check(self, rows: int = 1, patience: float = math.inf) -> None:
+        """Refuse what there is no room for, and what would be late anyhow.
+
+        Args:
+            rows: of a job.
+            patience: seconds that it has.
 
         Raises:
-            QueueFull: as many rows may not wait on top of those that do.
+            QueueFull: more rows, or more work, would be ahead of it than may be, or than it has time for.
         """
-        waiting = self._queue.rows
+        # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
+        if not self._queue.rows:
+            return
+        ahead = self._queue.ahead(rows)
+        waiting = sum(ahead.values())
+        if not waiting:
+            return
+        seconds = sum(count * self._costs.get(call, 0.0) for call, count in ahead.items())
+        small = rows <= self._batch_rows
+        most = min(patience, self._queue_seconds if small and waiting >= self._batch_rows else math.inf)
         if waiting + rows > self._queue_rows:
-            raise QueueFull(waiting, self._retry_after())
+            raise QueueFull(f"{waiting:,} rows are waiting for the model", seconds)
+        if seconds > most:
+            raise QueueFull(f"{waiting:,} rows, {seconds:.2g} s of work, are waiting for the model", seconds - most)
 
     def _leave(self, job: Job) -> None:
         with self._lock:
             self._queue.drop(job)
-
-    def _retry_after(self) -> int:
-        return math.ceil(min(60.0, max(1.0, self._queue.rows / max(self._rows_per_second, 1.0))))
 
     # On the event loop: when the worker sets out.
 
@@ -271,13 +290,17 @@ class Batcher:
             while True:
                 while self._resting and not self._stopping:
                     self._wake.wait()
-                pieces, late = self._queue.take(time.monotonic())
-                for job in late:
-                    self._finish(job, DeadlinePassed(LATE))
-                if pieces or self._stopping:
+                if (pieces := self._next()) or self._stopping:
                     return pieces
                 self._resting = True
                 self._deliver()
+
+    def _next(self) -> list[Piece]:
+        """The next batch, without what is late. (Not part of the wait, which would hold on to the last of those.)"""
+        pieces, late = self._queue.take(time.monotonic())
+        for job in late:
+            self._finish(job, DeadlinePassed(LATE))
+        return pieces
 
     def _compute(self, pieces: list[Piece]) -> None:
         try:
@@ -302,8 +325,7 @@ class Batcher:
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        rate = rows / max(seconds, 1e-6)
-        self._rows_per_second = 0.9 * self._rows_per_second + 0.1 * rate if self._rows_per_second else rate
+        self._costs[name] = 0.9 * self._costs.get(name, seconds / rows) + 0.1 * seconds / rows
         for job, start, _ in pieces:
             if not start:
                 job.ticket.waited += now - job.since

@@ -192,6 +192,7 @@ class Engine:
         *,
         batch_rows: int,
         queue_rows: int,
+        queue_seconds: float,
         observe: Observe,
         runtime: Runtime | None = None,
     ) -> None:
@@ -204,7 +205,9 @@ class Engine:
         self._typical = frozenset(calls.typicals)
         # Where both are computed alike they share batches.
         self._posterior = "encode" if self.runtime.exact is self.runtime.quick else "posterior"
-        self.batcher = Batcher(self.calls, batch_rows=batch_rows, queue_rows=queue_rows, observe=observe)
+        self.batcher = Batcher(
+            self.calls, batch_rows=batch_rows, queue_rows=queue_rows, queue_seconds=queue_seconds, observe=observe
+        )
         #: Seconds in which all of it was compiled, and each call tried.
         self.loading = time.perf_counter() - began
 

@@ -138,6 +138,7 @@ def build(process: Process, loaded: Checkpoint) -> Service:
         runtime=Runtime(loaded.vae, settings.engine, settings.precision, settings.score_precision),
         batch_rows=settings.batch_rows,
         queue_rows=settings.queue_rows,
+        queue_seconds=settings.queue_seconds,
         observe=process.metrics.call,
     )
     return Service(process, engine)

@@ -112,6 +112,7 @@ class _Line:
     def __init__(self) -> None:
         self.fresh: deque[Job] = deque()
         self.begun: deque[Job] = deque()
+        self.fresh_rows = self.begun_rows = 0  # of those that are not over
 
     @property
     def turn(self) -> int:
@@ -136,8 +137,22 @@ class Queue:
     def put(self, job: Job) -> None:
         """At the end."""
         job.turn = next(self._turns)
-        self._lines.setdefault(job.call, _Line()).fresh.append(job)
-        self.rows += job.left
+        line = self._lines.setdefault(job.call, _Line())
+        line.fresh.append(job)
+        line.fresh_rows += job.rows
+        self.rows += job.rows
+
+    def ahead(self, rows: int) -> dict[str, int]:
+        """Of what waits, that which a new job of so many rows would have to wait for: rows by call.
+
+        One that may ride in a single call waits for those that have had no turn, and for as many rows of others in
+        between; a larger one for everybody.
+        """
+        one = rows <= self._batch_rows
+        return {
+            call: line.fresh_rows + (min(line.fresh_rows, line.begun_rows) if one else line.begun_rows)
+            for call, line in self._lines.items()
+        }
 
     def drop(self, job: Job) -> None:
         """No more of this job is to be computed."""
@@ -147,7 +162,11 @@ class Queue:
         if not job.left:
             return
         self.rows -= job.left
-        if not job.done:
+        line = self._lines[job.call]
+        if job.done:
+            line.begun_rows -= job.left
+        else:
+            line.fresh_rows -= job.left
             job.take = job.put = _gone  # and with them its arrays
         # Each keeps its place until its turn comes; but not too many of them, however long that takes.
         self._dropped += 1
@@ -183,7 +202,12 @@ class Queue:
                 kept = half
                 break
         pieces = list(self._cut(line.fresh, room - kept, now, late))
-        pieces += self._cut(line.begun, room - sum([stop - start for _, start, stop in pieces]), now, late)
+        fresh = sum([stop - start for _, start, stop in pieces])
+        begun = list(self._cut(line.begun, room - fresh, now, late))
+        left = sum([piece.job.left for piece in pieces])
+        line.fresh_rows -= fresh + left
+        line.begun_rows += left - sum([stop - start for _, start, stop in begun])
+        pieces += begun
         for piece in pieces:
             job = piece.job
             if job.left:

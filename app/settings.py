@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     ] = 1 << 25
     batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 64
     queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 14
+    queue_seconds: Annotated[
+        float, Field(description="Most seconds of work ahead of a request of up to a batch; beyond, 429.", gt=0)
+    ] = 2.0
     queue_bytes: Annotated[
         int, Field(description="Most bytes of bodies that are read or worked on; beyond, 429.", ge=1)
     ] = 1 << 27

@@ -1,18 +1,19 @@
 """The batcher: order, isolation, fairness, bounds, and what becomes of those who leave."""
 
 import asyncio
+import gc
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
 from app.batcher import Batcher, BatcherStopped, CallFailed, DeadlinePassed, QueueFull
-from app.queue import Arrays, Ticket
+from app.queue import Arrays, Job, Ticket
 
 
 class Gate:
@@ -262,6 +263,26 @@ def test_expired_work_is_not_computed() -> None:
     asyncio.run(go())
 
 
+def test_nothing_is_kept_of_a_job_that_was_late() -> None:
+    async def go() -> None:
+        with running(Gate()) as batcher:
+            await batcher.run("double", rows(1))
+            before = {id(found) for found in gc.get_objects() if type(found) is Job}
+            gc.disable()  # which would find what is left in circles, some day
+            try:
+                with suppress(DeadlinePassed):
+                    await batcher.run("double", rows(1), ticket=Ticket(0.0))
+                    raise AssertionError
+                end = time.monotonic() + 10
+                while [found for found in gc.get_objects() if type(found) is Job and id(found) not in before]:
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.01)
+            finally:
+                gc.enable()
+
+    asyncio.run(go())
+
+
 def test_a_full_queue_refuses_with_a_time_to_come_again() -> None:
     async def go() -> None:
         gate = Gate()
@@ -277,6 +298,65 @@ def test_a_full_queue_refuses_with_a_time_to_come_again() -> None:
             await first
             await queued
             assert batcher.waiting == 0
+
+    asyncio.run(go())
+
+
+def test_a_large_job_that_waits_keeps_no_small_one_out() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, queue_rows=5) as batcher:
+            large = await held(batcher, gate, *range(20))
+            assert batcher.waiting == 16
+            small = asyncio.create_task(batcher.run("double", rows(30)))
+            await asyncio.sleep(0)
+            assert not small.done()
+            with pytest.raises(QueueFull, match="17 rows are waiting"):
+                await batcher.run("double", rows(*range(5)))
+            gate.open.set()
+            np.testing.assert_array_equal((await small)[0], rows(60))
+            await large
+
+    asyncio.run(go())
+
+
+def test_no_more_seconds_of_work_wait_than_may_nor_than_a_job_has() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, queue_seconds=1.0) as batcher:
+            batcher._costs["double"] = 0.2  # seconds a row, as if they had been measured
+            first = await held(batcher, gate, 0)
+            queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in (1, 2, 3, 4, 5, 6)]
+            await asyncio.sleep(0)
+            assert batcher.waiting == 6, "five rows are a second, and six are more only with the sixth"
+            with pytest.raises(QueueFull, match=r"6 rows, 1\.2 s of work, are waiting") as refused:
+                await batcher.run("double", rows(7))
+            assert refused.value.retry_after == 1
+            soon = Ticket(time.monotonic() + 0.5)
+            with pytest.raises(QueueFull):
+                await batcher.run("double", rows(*range(9)), ticket=soon)  # has a long way, and no time for it
+            large = asyncio.create_task(batcher.run("double", rows(*range(9))))
+            await asyncio.sleep(0)
+            assert batcher.waiting == 15
+            gate.open.set()
+            await asyncio.gather(first, large, *queued)
+
+    asyncio.run(go())
+
+
+def test_a_batch_may_wait_however_slow_the_model() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, queue_seconds=1e-6) as batcher:
+            batcher._costs["double"] = 10.0
+            first = await held(batcher, gate, 0)
+            queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in range(4)]
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull) as refused:
+                await batcher.run("double", rows(7))
+            assert refused.value.retry_after == 40
+            gate.open.set()
+            await asyncio.gather(first, *queued)
 
     asyncio.run(go())
 

@@ -31,7 +31,9 @@ def test_refinements_of_other_lengths_and_seeds_share_calls_and_change_nothing(l
     asked = [Protocol(1 + i % 4, (0, 3, 8)[i % 3], i % 5) for i in range(12)]
 
     async def go() -> list[Scores]:
-        engine = Engine(found, batch_rows=64, queue_rows=10_000, observe=lambda *call: seen.append(call[:2]))
+        engine = Engine(
+            found, batch_rows=64, queue_rows=10_000, queue_seconds=60, observe=lambda *call: seen.append(call[:2])
+        )
         engine.start()
         try:
             tasks = [
@@ -62,7 +64,7 @@ def test_a_refinement_larger_than_a_batch_is_cut_and_put_together_again(loaded: 
         largest = max(largest, rows)
 
     async def go() -> Scores:
-        engine = Engine(found, batch_rows=5, queue_rows=1000, observe=observe)
+        engine = Engine(found, batch_rows=5, queue_rows=1000, queue_seconds=60, observe=observe)
         engine.start()
         try:
             return await engine.free_energy(x, 3, 2, Ticket(), steps=6, per_dimension=True)
@@ -82,7 +84,7 @@ def test_the_model_keeps_no_gradients_of_a_refinement(loaded: Load) -> None:
     found = loaded(NAME)
 
     async def go() -> None:
-        engine = Engine(found, batch_rows=64, queue_rows=1000, observe=lambda *_: None)
+        engine = Engine(found, batch_rows=64, queue_rows=1000, queue_seconds=60, observe=lambda *_: None)
         engine.start()
         try:
             await engine.free_energy(floats(NAME, 2), 2, 0, Ticket(), steps=3)
@@ -102,7 +104,7 @@ def test_verdicts_are_the_same_in_a_crowd(calibrated: Load, protocol: Protocol) 
     assert expected.p_values is not None
 
     async def go() -> list[Scores]:
-        engine = Engine(found, batch_rows=16, queue_rows=10_000, observe=lambda *_: None)
+        engine = Engine(found, batch_rows=16, queue_rows=10_000, queue_seconds=60, observe=lambda *_: None)
         engine.start()
         samples, steps, seed = protocol
         try:

@@ -46,6 +46,18 @@ def test_a_large_job_goes_to_the_end_with_what_is_left_of_it() -> None:
     assert queue.rows == 0
 
 
+def test_a_small_job_does_not_wait_for_what_is_left_of_a_large_one() -> None:
+    queue = Queue(4)
+    queue.put(job(9))
+    assert queue.ahead(1) == queue.ahead(5) == {"encode": 9}
+    taken(queue)
+    assert queue.ahead(1) == {"encode": 0}
+    assert queue.ahead(5) == {"encode": 5}
+    queue.put(job(2))
+    assert queue.ahead(4) == {"encode": 4}, "as many rows of the large one go between"
+    assert queue.ahead(5) == {"encode": 7}
+
+
 def test_two_large_jobs_take_turns() -> None:
     queue = Queue(4)
     first, second = job(8), job(8)
@@ -138,4 +150,9 @@ def test_whatever_happens_every_row_rides_once_and_in_order() -> None:
                     ridden[one] = stop
                 assert pieces or not alive
             assert queue.rows == sum(one.left for one in alive)
+            for call, everybody in queue.ahead(100).items():
+                fresh = sum(one.left for one in alive if one.call == call and not one.done)
+                begun = sum(one.left for one in alive if one.call == call and one.done)
+                assert everybody == fresh + begun
+                assert queue.ahead(1)[call] == fresh + min(fresh, begun)
             alive = [one for one in alive if one.left]

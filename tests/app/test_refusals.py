@@ -178,7 +178,7 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
     client = service()
 
     async def full(*_: Any, **__: Any) -> Any:
-        raise QueueFull(1000, 7)
+        raise QueueFull("1000 rows are waiting", 7)
 
     monkeypatch.setattr(state(client).engine.batcher, "run", full)
     response = client.post("/encode", json=GOOD)

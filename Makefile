@@ -6,6 +6,7 @@
 #   make lint       style and types alone
 #   make bench           the service beside its peers; half an hour        ONLY=mosec
 #   make soak            the service under mixed traffic for a long time        MINUTES=30
+#   make overload        the service with ten times the requests that it can do
 #   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
@@ -24,7 +25,7 @@ MINUTES ?= 30
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test test-long lint format bench bench-anomaly soak clean
+.PHONY: serve test test-long lint format bench bench-anomaly soak overload clean
 
 serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -49,6 +50,9 @@ bench: $(VENV)/.tested
 
 soak: $(VENV)/.tested
 	$(VENV)/bin/python benchmarks/soak/run.py --minutes $(MINUTES) --report benchmarks/SOAK.md $(ARGS)
+
+overload: $(VENV)/.tested
+	$(VENV)/bin/python benchmarks/soak/overload.py --report benchmarks/OVERLOAD.md $(ARGS)
 
 bench-anomaly: $(VENV)/.tested $(PEERS)/.installed
 	$(VENV)/bin/python benchmarks/anomaly/run.py --peers $(PEERS)/bin/python $(ARGS)

@@ -1,6 +1,7 @@
 """The command line: `vae serve | train | calibrate | evaluate | score`."""
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -26,11 +27,21 @@ cli.command("score")(score_command)
 
 
 def main() -> None:
-    """Run the command; what it raises on purpose becomes one line on standard error and exit code 1."""
+    """Run the command; what it raises on purpose, or what the machine refuses, becomes one line on standard error and
+    exit code 1.
+    """
     from model.errors import VAEError
 
     try:
         cli()
     except VAEError as error:
-        plain_console(stderr=True).print(f"vae: {error}", style="red")
-        sys.exit(1)
+        _end(str(error))
+    except OSError as error:
+        # Most of all of standard output, on a full disk: what is still to be written there must not be tried again.
+        sys.stdout = None
+        _end(f"{error.filename or 'standard output'}: {error.strerror}; mend that and repeat the command")
+
+
+def _end(said: str) -> NoReturn:
+    plain_console(stderr=True).print(f"vae: {said}", style="red")
+    sys.exit(1)

@@ -2,14 +2,15 @@
 been calibrated, calibration.safetensors too.
 
 Saving writes a whole new folder beside the old one, then renames: whoever loads sees the old model or the new one.
-Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy.
+Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy. Nothing else
+may be in there but hidden files, and no file may be a link out of it.
 `sha256sum -c SHA256SUMS` checks the same by hand.
 """
 
 import hashlib
 import json
-import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,16 +21,19 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from model import calibration
+from model import calibration, files
 from model.calibration import Calibration
 from model.complexity import measures
 from model.config import Frozen, ModelConfig, explain
 from model.errors import CalibrationError, CheckpointError
+from model.typicality import LATENT_COMPONENTS
 from model.vae import VAE
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"
 CALIBRATION = "calibration.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
+#: Bytes of a file that are read without asking whether a model like this can have so many.
+UNASKED = 1 << 28
 T = TypeVar("T", bound=Frozen)
 
 
@@ -115,7 +119,7 @@ def save_calibration(folder: Path, made: Calibration) -> None:
 
 def _change(folder: Path, changed: dict[str, bytes]) -> None:
     folder = load(folder, calibrated=False).folder
-    _replace(folder, {**_files(folder)[0], **changed})
+    _replace(folder, {**_held(folder)[0], **changed})
 
 
 def load(folder: Path, device: str = "cpu", *, calibrated: bool = True) -> Checkpoint:
@@ -130,19 +134,19 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True) -> Check
         CheckpointError: a file is missing or altered, a name or shape is not the configuration's, a weight not finite.
     """
     folder = find(folder)
-    files, sums = _files(folder)
-    if sums != _sums(files):
-        altered = [name for name, data in files.items() if _sum_line(name, data) not in sums]
+    held, sums = _held(folder)
+    if sums != _sums(held):
+        altered = [name for name, data in held.items() if _sum_line(name, data) not in sums]
         raise CheckpointError(
             f"{folder}: {', '.join(altered) or SUMS} was altered or damaged since it was saved (its SHA-256 is not the "
             f"one in {SUMS}); copy the folder again, or train again"
         )
-    config = _parse(ModelConfig, folder / CONFIG, files[CONFIG])
-    card = _parse(Card, folder / CARD, files[CARD])
-    vae = _build(config, folder / WEIGHTS, files[WEIGHTS])
-    known = calibrated and CALIBRATION in files
-    found = _calibration(folder / CALIBRATION, files[CALIBRATION], config) if known else None
-    decisive = {name: data for name, data in files.items() if name != CARD}
+    config = _parse(ModelConfig, folder / CONFIG, held[CONFIG])
+    card = _parse(Card, folder / CARD, held[CARD])
+    vae = _build(config, folder / WEIGHTS, held[WEIGHTS])
+    known = calibrated and CALIBRATION in held
+    found = _calibration(folder / CALIBRATION, held[CALIBRATION], config) if known else None
+    decisive = {name: data for name, data in held.items() if name != CARD}
     digest = hashlib.sha256(_sums(decisive)).hexdigest()
     return Checkpoint(vae.to(device), card, digest, folder, found)
 
@@ -152,7 +156,7 @@ def find(folder: Path) -> Path:
     for place in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
         # A save that was cut off between its two renames leaves the old model under its second name.
         for found in (place, _previous(place)):
-            if (found / CONFIG).is_file():
+            if _is_model(found):
                 return found
     shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
     raise CheckpointError(
@@ -161,11 +165,34 @@ def find(folder: Path) -> Path:
     )
 
 
-def _files(folder: Path) -> tuple[dict[str, bytes], bytes]:
+def _is_model(folder: Path) -> bool:
+    try:
+        return (folder / CONFIG).is_file()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be looked into ({error.strerror}); let this user read it, or give another folder"
+        ) from error
+
+
+def _held(folder: Path) -> tuple[dict[str, bytes], bytes]:
     """The files of a checkpoint, and their seal, which says whether there is a calibration among them."""
     sums = _read(folder / SUMS)
-    names = (CONFIG, WEIGHTS, CARD, *([CALIBRATION] if f"  {CALIBRATION}\n".encode() in sums else []))
-    return {name: _read(folder / name) for name in names}, sums
+    names = (WEIGHTS, CARD, *([CALIBRATION] if f"  {CALIBRATION}\n".encode() in sums else []))
+    _no_others(folder, {SUMS, CONFIG, *names})
+    config = _read(folder / CONFIG)
+    return {CONFIG: config, **{name: _read(folder / name, config) for name in names}}, sums
+
+
+def _no_others(folder: Path, known: set[str]) -> None:
+    try:
+        others = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be listed ({error.strerror}); let this user read it") from error
+    if others:
+        raise CheckpointError(
+            f"{folder}: holds {', '.join(sorted(others)[:3])}, which {SUMS} does not name; move it elsewhere, or copy "
+            "the folder again"
+        )
 
 
 def _calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
@@ -182,9 +209,7 @@ def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
         weights = safetensors.torch.load(data)
     except Exception as error:  # a KeyError where the header names a type that torch has not
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
-    # Compared without memory first: a configuration of absurd sizes must not allocate them.
-    with torch.device("meta"):
-        expected = VAE(config).state_dict()
+    expected = _shapes(config)
     _same_names(path, expected, weights)
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
@@ -201,6 +226,12 @@ def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
     return vae.eval().requires_grad_(False)
 
 
+def _shapes(config: ModelConfig) -> dict[str, Tensor]:
+    """The weights that a configuration asks for, without memory: one of absurd sizes must not allocate them."""
+    with torch.device("meta"):
+        return VAE(config).state_dict()
+
+
 def _same_names(path: Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or extra:
@@ -215,11 +246,25 @@ def _parse(kind: type[T], path: Path, data: bytes) -> T:
         raise CheckpointError(f"{path}: {explain(error)}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, config: bytes | None = None) -> bytes:
+    """A file, unless it is larger than it can be; of more than `UNASKED` bytes the configuration says whether it is."""
     try:
-        return path.read_bytes()
+        least, most = 0, UNASKED
+        if config is not None and path.stat().st_size > UNASKED:
+            least, most = _sizes(path.name, _parse(ModelConfig, path.parent / CONFIG, config))
+        return files.read(path, least, most)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the folder is not complete") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); copy the whole folder again, or let this user read it"
+        ) from error
+
+
+def _sizes(name: str, config: ModelConfig) -> tuple[int, int]:
+    """The least and the most bytes that a file of this model can have; small ones are read whatever they are."""
+    if name == WEIGHTS:
+        least = sum(tensor.numel() * tensor.element_size() for tensor in _shapes(config).values())
+        return least, least + UNASKED
+    return 0, UNASKED + (4 * LATENT_COMPONENTS * config.latent**2 if name == CALIBRATION else 0)
 
 
 def _json(value: object) -> bytes:
@@ -238,15 +283,15 @@ def _previous(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.previous"
 
 
-def _replace(folder: Path, files: dict[str, bytes]) -> None:
+def _replace(folder: Path, held: dict[str, bytes]) -> None:
     folder = folder.absolute()
     fresh, previous = folder.with_name(f".{folder.name}.fresh"), _previous(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        for name, data in {**files, SUMS: _sums(files)}.items():
-            write_synced(fresh / name, data)
+        for name, data in {**held, SUMS: _sums(held)}.items():
+            files.write_synced(fresh / name, data)
         if folder.exists():
             shutil.rmtree(previous, ignore_errors=True)
             folder.rename(previous)
@@ -254,14 +299,10 @@ def _replace(folder: Path, files: dict[str, bytes]) -> None:
         shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            if not folder.exists():
+                previous.rename(folder)
         raise CheckpointError(
-            f"{folder}: cannot be saved ({error.strerror}); what was there before is untouched"
+            f"{folder}: cannot be saved ({error.strerror}); what was there before is untouched: make room, or choose "
+            "another place, and repeat the command"
         ) from error
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk, so that a later rename never precedes its contents."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

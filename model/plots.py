@@ -3,6 +3,7 @@
 Of a run: learning curves, reconstructions, samples, latents. Of a report: free energies, rate per dimension.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import noise
+from model import files, noise
 from model.config import VectorData
 from model.evaluation import Report
 from model.recipe import Split
@@ -30,7 +31,11 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def draw_run(run: Run, split: Split) -> None:
-    """Draw all pictures of a run into its folder, of the averaged weights as they are now."""
+    """Draw all pictures of a run into its folder, of the averaged weights as they are now.
+
+    Raises:
+        OSError: one cannot be written; it names which.
+    """
     folder = run.folder / "plots"
     folder.mkdir(exist_ok=True)
     vae = run.training.average
@@ -187,4 +192,6 @@ def _show(axes: Axes, picture: Float[Tensor, "channels h w"]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    files.write_whole(path, picture.getvalue())

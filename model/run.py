@@ -13,7 +13,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from model import checkpoint
+from model import checkpoint, files
 from model.errors import CheckpointError, TrainingError
 from model.recipe import Recipe
 from model.training import Record, Training
@@ -106,19 +105,17 @@ class Run:
         said["sha256"] = _digest(state, said)
         self._write({"state.safetensors": safetensors.torch.save(state, said), "metrics.csv": self._table().encode()})
 
-    def _write(self, files: dict[str, bytes]) -> None:
+    def _write(self, changed: dict[str, bytes]) -> None:
         """Replace each file in one step, in this order."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name, data in files.items():
-                fresh = self.folder / f".{name}.fresh"
-                checkpoint.write_synced(fresh, data)
-                os.replace(fresh, self.folder / name)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.folder}: cannot be written ({error.strerror}); make room and repeat the command, it goes on "
-                "from the epoch before"
-            ) from error
+        for name, data in changed.items():
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                files.write_whole(self.folder / name, data)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.folder / name}: cannot be written ({error.strerror}); make room and repeat the command, it "
+                    "goes on from the last epoch that was kept"
+                ) from error
 
     def _table(self) -> str:
         text = io.StringIO()

@@ -50,7 +50,7 @@ def evaluate_command(
     Example: vae evaluate runs/fashion fashion-mnist:test --against photos/ --save
     """
     from app.devices import choose_device, set_threads
-    from model import checkpoint
+    from model import checkpoint, files
     from model.calibration import Protocol
     from model.datasets import open_dataset
     from model.detection import detect
@@ -85,10 +85,10 @@ def evaluate_command(
         console.print(f"Kept in the card of {loaded.folder}")
     if out is not None:
         try:
-            out.write_text(json.dumps(report.plain(), indent=2) + "\n")
+            files.write_whole(out, (json.dumps(report.plain(), indent=2) + "\n").encode())
         except OSError as error:
             raise DataError(
-                f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
+                f"{out}: cannot be written ({error.strerror}); make room, or name a file in another folder"
             ) from error
         console.print(f"Wrote {out}")
 
@@ -100,7 +100,9 @@ def _draw(report: "Report", free_energy: "NDArray[np.float64]", folder: Path) ->
         folder.mkdir(parents=True, exist_ok=True)
         plots.draw_report(report, free_energy, folder)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be drawn into ({error.strerror}); name another folder") from error
+        raise DataError(
+            f"{folder}: cannot be drawn into ({error.strerror}); make room, or name another folder"
+        ) from error
 
 
 def _table(report: "Report", name: str) -> Table:

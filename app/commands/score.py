@@ -2,6 +2,8 @@
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal, get_args
@@ -59,22 +61,36 @@ def score_command(
     protocol = Protocol(samples, refine, seed)
     if flag is not None:
         _require_p_values(loaded, protocol, by)
-    part = out.with_name(f".{out.name}.part")
     try:
-        with part.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
-            written = _write(file, loaded, dataset, protocol, advance)
-        if flag is not None:
-            console.print(_flag(part, by, flag))
-        elif written.reason is not None:
-            console.print(f"No p-values: {written.reason}", style="yellow")
-        os.replace(part, out)
+        with _whole(out) as part:
+            with part.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
+                written = _write(file, loaded, dataset, protocol, advance)
+            flagged = None if flag is None else _flag(part, by, flag)
     except OSError as error:
         raise DataError(
-            f"{out}: cannot be written ({error.strerror}); name a file in a folder that is there"
+            f"{out}: cannot be written ({error.strerror}); make room, or name a file in another folder that is there"
         ) from error
+    if flagged is not None:
+        console.print(flagged)
+    elif written.reason is not None:
+        console.print(f"No p-values: {written.reason}", style="yellow")
+    console.print(f"Wrote the scores of {written.count:,} samples to {out}")
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Where to write what becomes this file in one step, once it is on the disk; else nothing is left of it."""
+    from model import files
+
+    real = files.place(out)
+    part = real.with_name(f".{real.name}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, real)
     finally:
         part.unlink(missing_ok=True)
-    console.print(f"Wrote the scores of {written.count:,} samples to {out}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.progress import plain_console, progress
+from model.errors import TrainingError
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
@@ -290,7 +291,13 @@ class _Loop:
                 "No plots: matplotlib is not installed (pip install 'vae-server[train]')", style="yellow"
             )
             return
-        plots.draw_run(self.run, self.split)
+        try:
+            plots.draw_run(self.run, self.split)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.run.folder / 'plots'}: cannot be drawn into ({error.strerror}); make room and repeat the "
+                "command, it goes on from the last epoch"
+            ) from error
         self.drawn_at = time.monotonic()
 
     def _line(self, record: "Record") -> str:

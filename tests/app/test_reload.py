@@ -1,5 +1,6 @@
 """Another model in the place of the one that is served, without an end to the service."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.settings import Settings
 from model.checkpoint import Card, load, save
 from tests.app.sockets import Held, Running, body, head, read, until
 from tests.conftest import build
+from tests.model.conftest import flipped
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_one_of_another_kind_is_taken_whole(folder: Path) -> None:
         assert "image/png" not in schema
 
 
-@pytest.mark.parametrize("broken", ["truncated", "missing", "not finite"])
+@pytest.mark.parametrize("broken", ["truncated", "flipped", "a pipe", "missing", "not finite"])
 def test_a_broken_model_leaves_the_old_one_serving_and_says_why(folder: Path, broken: str) -> None:
     before = load(folder).digest
     with client_for(folder, reload=True) as client:
@@ -70,6 +72,12 @@ def test_a_broken_model_leaves_the_old_one_serving_and_says_why(folder: Path, br
         if broken == "truncated":
             weights = folder / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-10])
+        elif broken == "flipped":
+            weights = folder / "model.safetensors"
+            weights.write_bytes(flipped(weights.read_bytes(), 3000))
+        elif broken == "a pipe":
+            (folder / "card.json").unlink()
+            os.mkfifo(folder / "card.json")
         elif broken == "missing":
             folder.rename(folder.with_name("elsewhere"))
         else:
@@ -79,8 +87,8 @@ def test_a_broken_model_leaves_the_old_one_serving_and_says_why(folder: Path, br
         for _ in range(2):
             refused = client.post("/model/reload")
             assert refused.status_code == 500, refused.text
-            said = {"truncated": "model.safetensors", "missing": "model", "not finite": "not finite"}
-            assert said[broken] in refused.json()["detail"]
+            said = {"a pipe": "card.json", "missing": "model", "not finite": "not finite"}
+            assert said.get(broken, "model.safetensors") in refused.json()["detail"]
             assert refused.json()["title"] == "Model failed"
             assert refused.headers["x-model-digest"] == before
         assert client.get("/health/ready").status_code == 200

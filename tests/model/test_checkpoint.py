@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model import checkpoint
+from model import checkpoint, files
 from model.calibration import Calibration, to_bytes
 from model.checkpoint import CALIBRATION, CARD, CONFIG, SUMS, WEIGHTS, Card, Provenance, find, load, save, save_card
 from model.errors import CheckpointError
@@ -220,14 +220,14 @@ class TestSaving:
 
     @pytest.mark.parametrize("file", FILES)
     def test_that_fails_leaves_the_old_model(self, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write, before = checkpoint.write_synced, load(folder).digest
+        write, before = files.write_synced, load(folder).digest
 
         def full(path: Path, data: bytes) -> None:
             if path.name == file:
                 raise OSError(28, "No space left on device")
             write(path, data)
 
-        monkeypatch.setattr(checkpoint, "write_synced", full)
+        monkeypatch.setattr(files, "write_synced", full)
         with pytest.raises(CheckpointError, match="No space left on device"):
             save(folder, build(NAME, seed=1), Card(name="new", created="2024-01-01"))
         assert load(folder).digest == before
@@ -349,7 +349,7 @@ class TestCalibration:
 
     def test_that_fails_to_be_saved_leaves_the_old_one(self, judging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = load(judging).digest
-        monkeypatch.setattr(checkpoint, "write_synced", lambda path, data: (_ for _ in ()).throw(OSError(28, "full")))
+        monkeypatch.setattr(files, "write_synced", lambda path, data: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(CheckpointError, match="full"):
             checkpoint.save_calibration(judging, Calibration(None, {}))
         assert load(judging).digest == before

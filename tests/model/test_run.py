@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from model import checkpoint, run
+from model import files, run
 from model.checkpoint import Card, load
 from model.errors import CheckpointError, TrainingError
 from model.recipe import Recipe, Split
@@ -82,7 +82,7 @@ def test_a_run_stopped_after_any_epoch_ends_as_the_unbroken_one(
 def test_a_run_killed_while_it_writes_ends_as_the_unbroken_one(
     epoch: int, file: str, unbroken: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint.write_synced
+    write = files.write_synced
     seen = 0
 
     def dying(path: Path, data: bytes) -> None:
@@ -94,7 +94,7 @@ def test_a_run_killed_while_it_writes_ends_as_the_unbroken_one(
         write(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write_synced", dying)
+        patched.setattr(files, "write_synced", dying)
         with pytest.raises(Killed):
             go_on(tmp_path / "run")
     assert go_on(tmp_path / "run").training.epoch == EPOCHS
@@ -117,7 +117,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
     unbroken: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on(tmp_path / "run", until=2)
-    write = checkpoint.write_synced
+    write = files.write_synced
 
     for full in ("config.json", ".state.safetensors.fresh", ".metrics.csv.fresh"):
 
@@ -127,7 +127,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
             write(path, data)
 
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint, "write_synced", writing)
+            patched.setattr(files, "write_synced", writing)
             with pytest.raises(CheckpointError, match="No space left"):
                 go_on(tmp_path / "run")
     assert go_on(tmp_path / "run").training.epoch == EPOCHS

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -194,3 +195,22 @@ def test_a_model_that_cannot_be_loaded_ends_workers_with_one_line(tmp_path: Path
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if line.startswith("vae: ")] == done.stderr.splitlines()
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("damage", "workers"), [("a flip", "1"), ("a flip", "2"), ("a pipe", "1")])
+def test_a_damaged_model_is_one_line_and_exit_code_one(
+    damage: str, workers: str, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(saved("table-mlp-gaussian"), tmp_path / "model"))
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    if damage == "a flip":
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        os.mkfifo(weights)
+    command = [*VAE, "serve", str(folder), "--port", "0", "--workers", workers]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"vae: {folder}") and "model.safetensors" in done.stderr

@@ -2,8 +2,8 @@
 been calibrated, calibration.safetensors too.
 
 Saving writes a whole new folder beside the old one, then renames: whoever loads sees the old model or the new one.
-Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy. Nothing else
-may be in there but hidden files, and no file may be a link out of it.
+Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy. No file may
+be a link out of it; what else lies there is not looked at.
 `sha256sum -c SHA256SUMS` checks the same by hand.
 """
 
@@ -31,6 +31,7 @@ from model.vae import VAE
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"
 CALIBRATION = "calibration.safetensors"
+OPTIONAL = {CALIBRATION}
 PRETRAINED = Path(__file__).parent / "pretrained"
 #: Bytes of a file that are read without asking whether a model like this can have so many.
 UNASKED = 1 << 28
@@ -178,20 +179,21 @@ def _held(folder: Path) -> tuple[dict[str, bytes], bytes]:
     """The files of a checkpoint, and their seal, which says whether there is a calibration among them."""
     sums = _read(folder / SUMS)
     names = (WEIGHTS, CARD, *([CALIBRATION] if f"  {CALIBRATION}\n".encode() in sums else []))
-    _no_others(folder, {SUMS, CONFIG, *names})
+    _all_sealed(folder, set(names))
     config = _read(folder / CONFIG)
     return {CONFIG: config, **{name: _read(folder / name, config) for name in names}}, sums
 
 
-def _no_others(folder: Path, known: set[str]) -> None:
+def _all_sealed(folder: Path, sealed: set[str]) -> None:
+    """Nothing that would belong to the model may be there without its seal."""
     try:
-        others = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
+        others = {path.name for path in folder.iterdir()} & OPTIONAL - sealed
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be listed ({error.strerror}); let this user read it") from error
     if others:
         raise CheckpointError(
-            f"{folder}: holds {', '.join(sorted(others)[:3])}, which {SUMS} does not name; move it elsewhere, or copy "
-            "the folder again"
+            f"{folder}: holds {', '.join(sorted(others))}, which {SUMS} does not name; move it elsewhere, or copy the "
+            "folder again"
         )
 
 

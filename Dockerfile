@@ -2,9 +2,10 @@
 #
 #   docker build -t vae-server --build-arg TORCH_INDEX=<an index with CPU builds of torch> .
 #
-# BASE_IMAGE must have python 3.11 or newer as `python`. TORCH_INDEX is used for torch alone; where it is empty the
-# default index serves, whose Linux build brings gigabytes of CUDA. EXTRAS=otel adds OpenTelemetry.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# BASE_IMAGE is pinned to the bytes of one Python on one Debian, for every architecture; another must have python 3.11 or
+# newer as `python`. TORCH_INDEX is used for torch alone; where it is empty the default index serves, whose Linux build
+# brings gigabytes of CUDA. EXTRAS=otel adds OpenTelemetry.
+ARG BASE_IMAGE=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE_IMAGE} AS build
 ARG TORCH_INDEX=

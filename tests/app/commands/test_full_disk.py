@@ -88,11 +88,15 @@ def line(said: str) -> str:
 
 
 @pytest.fixture
-def no_large_files() -> Iterator[Callable[[int], None]]:
+def limit() -> Iterator[Callable[[int | None], None]]:
     """Refuse to write files of more bytes than this, as a quota does; works wherever there is no disk to mount."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def to(most: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual if most is None else (most, usual[1]))
+
+    yield to
+    to(None)
 
 
 def train(data: Path, out: Path) -> tuple[object, ...]:
@@ -203,7 +207,7 @@ def test_a_limit_on_files_is_told_alike(
     data: Path,
     tmp_path: Path,
     vae: Callable[..., str | None],
-    no_large_files: Callable[[int], None],
+    limit: Callable[[int | None], None],
 ) -> None:
     assert vae(*train(data, tmp_path / "whole")) is None
     run = tmp_path / "run"
@@ -211,16 +215,16 @@ def test_a_limit_on_files_is_told_alike(
         (tmp_path / "whole" / name).stat().st_size for name in ("checkpoint/model.safetensors", "state.safetensors")
     )
     for most, place in ((weights - 1, "checkpoint"), (state // 2, "state.safetensors")):
-        no_large_files(most)
+        limit(most)
         said = vae(*train(data, run))
-        no_large_files(resource.RLIM_INFINITY)
+        limit(None)
         assert said is not None and "File too large" in said and str(run / place) in said
         assert not leftovers(run)
     assert vae(*train(data, run)) is None
     assert outcome(run) == outcome(tmp_path / "whole")
 
     before = held(run)
-    no_large_files(256)
+    limit(256)
     commands = {
         "calibrate": ("calibrate", run, data, "--samples", "2"),
         "evaluate": ("evaluate", run, data, "--samples", "2", "--detection", "0", "--save"),
@@ -229,15 +233,15 @@ def test_a_limit_on_files_is_told_alike(
     for command in commands.values():
         said = vae(*command)
         assert said is not None and "File too large" in said and "make room" in said
-    no_large_files(resource.RLIM_INFINITY)
+    limit(None)
     assert held(run) == before
     assert not (tmp_path / "scores.csv").exists()
     assert not leftovers(tmp_path)
 
 
 def test_a_process_says_it_so_too(data: Path, tmp_path: Path) -> None:
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
-    ended = process(limit, *train(data, tmp_path / "run"), stdout=subprocess.PIPE)
+    first = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    ended = process(first, *train(data, tmp_path / "run"), stdout=subprocess.PIPE)
     assert ended.returncode == 1
     assert f"{tmp_path / 'run' / 'checkpoint'}: cannot be saved (File too large)" in line(ended.stderr)
 

@@ -40,7 +40,7 @@ MODELS = {"mlp": "fashion-mnist-mlp", "conv": "fashion-mnist"}
 TOLERANCE = 1e-3
 #: Times that two servers are loaded in turns where their ratio is what counts: a machine that is slower for a minute is
 #: slower for both.
-PAIRS = 7
+PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,7 @@ def main() -> None:
                     python = Path(sys.executable) if server.own else environment(server.slug)
                     row = measure(server, model, given.seconds, cores, python)
                     if server.name in report.PAIRED:
-                        row["pairs"] = beside(server, model, given.seconds / 2, cores, python)
+                        row["pairs"] = beside(server, model, max(1, given.seconds // 2), cores, python)
                 except (RuntimeError, AssertionError, OSError, subprocess.CalledProcessError) as error:
                     row = {"failed": str(error)[-500:]}
                 results.rows.setdefault(server.name, {})[model.kind] = row

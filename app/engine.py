@@ -28,6 +28,8 @@ from model.vae import VAE, to_tensor
 
 #: In the words of torch on a CPU, of torch on a GPU, and of ONNX Runtime, none of which says it by type alone.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|[Ff]ailed to allocate memory|bad_alloc|bad allocation")
+#: Seconds that a call may take for others to wait behind it, and how many rows it may have.
+SLICE, SLICE_ROWS = 3e-3, (64, 128, 256)
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
@@ -150,6 +152,13 @@ def _draws(seed: int, draws: int, latent: int) -> Floats:
     return (_draws_once if draws * latent <= FEW else _draw_all)(seed, draws, latent)
 
 
+def _timed(call: Call, arguments: Arrays) -> float:
+    """Seconds that one call takes."""
+    began = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - began
+
+
 def _draw_all(seed: int, draws: int, latent: int) -> Floats:
     drawn = noise.normal(seed, (draws, latent))
     drawn.flags.writeable = False
@@ -190,7 +199,7 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         *,
-        batch_rows: int,
+        batch_rows: int | None,
         queue_rows: int,
         queue_seconds: float,
         observe: Observe,
@@ -206,7 +215,11 @@ class Engine:
         # Where both are computed alike they share batches.
         self._posterior = "encode" if self.runtime.exact is self.runtime.quick else "posterior"
         self.batcher = Batcher(
-            self.calls, batch_rows=batch_rows, queue_rows=queue_rows, queue_seconds=queue_seconds, observe=observe
+            self.calls,
+            batch_rows=batch_rows or self._slice(),
+            queue_rows=queue_rows,
+            queue_seconds=queue_seconds,
+            observe=observe,
         )
         #: Seconds in which all of it was compiled, and each call tried.
         self.loading = time.perf_counter() - began
@@ -237,6 +250,21 @@ class Engine:
             call(*arguments.get(name, (x, z, z + 1, z)))
         self.loading += time.perf_counter() - began
         self.batcher.start()
+
+    def _slice(self) -> int:
+        """Rows of a call that takes some `SLICE` seconds, for nobody to wait long behind it; but of a large model as
+        many at least as make good use of it, and of a small one no more than help.
+        """
+        rows, config = SLICE_ROWS[0], self.vae.config
+        x = np.zeros((rows, *config.data.shape), np.float32)
+        z = np.zeros((rows, config.latent), np.float32)
+        seconds = 0.0
+        try:
+            for name, arguments in (("encode", (x,)), ("score", (x, z, z + 1, z))):
+                seconds = max(seconds, min(_timed(self.calls[name], arguments) for _ in range(2)))
+        except ArithmeticError:  # which says more when the service starts
+            return rows
+        return max(size for size in SLICE_ROWS if size == rows or size * seconds <= rows * SLICE)
 
     def stop(self, timeout: float) -> None:
         """Finish what is queued, then end the worker."""

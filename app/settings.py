@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     max_pixels: Annotated[
         int, Field(description="Most pixels of a request's images together, before they are resized.", ge=1)
     ] = 1 << 25
-    batch_rows: Annotated[int, Field(description="Most rows in one call of the model.", ge=1)] = 64
+    batch_rows: Annotated[
+        int | None, Field(description="Most rows in one call of the model; by default 64 to 256, by its speed.", ge=1)
+    ] = None
     queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 14
     queue_seconds: Annotated[
         float, Field(description="Most seconds of work ahead of a request of up to a batch; beyond, 429.", gt=0)

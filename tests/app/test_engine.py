@@ -116,3 +116,14 @@ def test_verdicts_are_the_same_in_a_crowd(calibrated: Load, protocol: Protocol) 
     verdicts = [result.verdict for result in asyncio.run(go())]
     for key, p in expected.p_values.items():
         np.testing.assert_array_equal(np.concatenate([v.p_values[key] for v in verdicts if v.p_values]), p, err_msg=key)
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(1e-6, 256), (1e-2, 64), (1.0, 64)])
+def test_a_call_has_as_many_rows_as_the_model_is_fast(
+    seconds: float, rows: int, loaded: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engine._timed", lambda *_: seconds)
+    engine = Engine(
+        loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
+    )
+    assert engine.batcher._batch_rows == rows

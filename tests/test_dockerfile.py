@@ -38,10 +38,10 @@ def test_the_image_is_given_nothing_but_what_it_needs() -> None:
 
 
 def test_every_setting_can_be_given_to_compose() -> None:
-    taken = set(re.findall(r"^      (VAE_\w+):", COMPOSE, re.MULTILINE))
+    taken = set(re.findall(r"^    (VAE_\w+):", COMPOSE, re.MULTILINE))
     # Where it listens is Compose's own business: HOST and PORT.
     assert taken == {PREFIX + name.upper() for name in Settings.model_fields if name not in {"host", "port"}}
-    assert set(re.findall(r"^      (VAE_\w+): /run/secrets/", KEYS, re.MULTILINE)) == {
+    assert set(re.findall(r"^    (VAE_\w+): /run/secrets/", KEYS, re.MULTILINE)) == {
         f"{API_KEYS}_FILE",
         f"{ADMIN_KEYS}_FILE",
     }

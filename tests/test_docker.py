@@ -4,19 +4,17 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.containers import COMPOSE, MISSING, ROOT, base, build, free_port, inspect, run, wait_healthy
+
 #: What no image may hold, wherever it was when the image was built.
 SECRET = "decoy-d41f8c1b5a"
 #: Files that lie about where an image is built, and are nobody's business: in the folder, and among what is copied.
@@ -31,31 +29,7 @@ UNWANTED = re.compile(
 )
 
 
-def run(*command: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, capture_output=True, text=True, check=False, **{"cwd": ROOT, **options})
-
-
-def engine() -> str | None:
-    """Why there is no engine, or None where one answers."""
-    if shutil.which("docker") is None:
-        return "docker is not installed"
-    said = run("docker", "info", timeout=60)
-    return None if said.returncode == 0 else f"no docker engine answers: {said.stderr.strip()[-200:]}"
-
-
-MISSING = engine()
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
-COMPOSE = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-
-
-def base() -> str:
-    """What the image is built on: BASE_IMAGE, or the pinned base; or, where that is not, what goes by its name here."""
-    if given := os.environ.get("BASE_IMAGE"):
-        return given
-    (pinned,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    stand_in = re.sub(r"(:3\.\d+)\.\d+(-.+)@sha256:.+", r"\1\2", pinned)
-    here = [name for name in (pinned, stand_in) if run("docker", "image", "inspect", name).returncode == 0]
-    return here[0] if here else pinned
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +43,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
         (folder / name).write_text(f"password = {SECRET}\n")
     secrets = ("VAE_API_KEYS", "VAE_ADMIN_KEYS", "PIP_INDEX_URL", "HTTP_PROXY_PASSWORD", "AWS_SECRET_ACCESS_KEY")
     env = {**os.environ, **dict.fromkeys(secrets, f"https://{SECRET}@127.0.0.1/{SECRET}")}
-    command = ("docker", "build", "--network=host", "--build-arg", f"BASE_IMAGE={base()}", "-t", "vae-server", ".")
-    built = run(*command, cwd=folder, env=env)
-    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    return "vae-server"
+    return build("vae-server", ".", cwd=folder, env=env)
 
 
 @contextmanager
 def composed(*files: str, **variables: str) -> Iterator[tuple[str, str]]:
     """The address of the service that compose started with these files, and the id of its container."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     compose = [*COMPOSE, *(part for file in files for part in ("-f", file)), "-p", f"vae-test-{os.getpid()}-{port}"]
     env = {**os.environ, **variables, "PORT": str(port)}
     up = run(*compose, "up", "-d", "--no-build", env=env)
@@ -97,11 +66,6 @@ def service(image: str) -> Iterator[tuple[str, str]]:
     """The service as `docker compose up` starts it, with one setting from outside."""
     with composed("docker-compose.yml", VAE_MAX_ROWS="77") as started:
         yield started
-
-
-def inspect(thing: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run("docker", "inspect", thing).stdout)[0]
-    return found
 
 
 def test_the_image_is_small_and_runs_as_nobody_in_particular(image: str) -> None:
@@ -139,18 +103,9 @@ def read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read() if file else b""
 
 
-def healthy(container: str) -> None:
-    """Wait until the container is."""
-    deadline = time.monotonic() + 120
-    while (status := inspect(container)["State"]["Health"]["Status"]) == "starting":
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    assert status == "healthy", inspect(container)["State"]
-
-
 def test_compose_serves_and_turns_healthy(service: tuple[str, str]) -> None:
     address, container = service
-    healthy(container)
+    wait_healthy(container)
     assert httpx2.get(f"{address}/model").json()["limits"]["max_rows"] == 77
     # What is not set outside is not set inside, not even to nothing.
     environment = run("docker", "exec", container, "env").stdout.splitlines()
@@ -203,7 +158,7 @@ def test_keys_come_as_secrets_and_are_never_shown(image: str, tmp_path: Path) ->
         (tmp_path / name).chmod(0o644)
     files = ("docker-compose.yml", "docker-compose.keys.yml")
     with composed(*files, API_KEYS=str(tmp_path / "api"), ADMIN_KEYS=str(tmp_path / "admin")) as (address, container):
-        healthy(container)
+        wait_healthy(container)
 
         def ask(path: str, key: str = "") -> httpx2.Response:
             return httpx2.get(f"{address}{path}", headers={"Authorization": f"Bearer {key}"} if key else {})

@@ -5,8 +5,8 @@ Then requests come at times of their own (a Poisson process), at ten times that 
 answered. `../OVERLOAD.md` says what became of them: how many were done, how long those took that were accepted, how
 long it took to refuse the others, and what memory did.
 
-The service has the first core, and what asks it another. A request is of several images, so that one core can send ten
-times as many as the other computes.
+The service has the first core, and what asks it another. Requests are such as one core can send ten times as many of
+as the other computes: free energies, and several images to encode.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import uvloop
@@ -33,8 +32,10 @@ from model import checkpoint, machine
 from model.datasets import open_dataset
 from model.vae import to_tensor
 
-#: Clients that wait for their answers, images a request, and how many times its rate comes then.
-CLIENTS, IMAGES, TIMES = 64, 8, 10
+#: Clients that wait for their answers, and how many times their rate comes then.
+CLIENTS, TIMES = 64, 10
+#: What is asked for, of how many images, and VAE_QUEUE_SECONDS.
+CASES = (("/free-energy?samples=16", 1, 2.0), ("/encode", 8, 2.0), ("/encode", 8, 0.5))
 #: Connections that may wait for an answer at once; requests beyond are counted as not sent.
 MOST = 4000
 
@@ -54,13 +55,13 @@ class Told:
         return [1e3 * seconds for found, seconds in self.answers if found == status]
 
 
-def request(model: str) -> bytes:
-    """Some images as npy, to be encoded."""
+def request(model: str, path: str, images: int) -> bytes:
+    """Some images as npy."""
     data = checkpoint.load(Path(model)).vae.config.data
-    images = to_tensor(open_dataset("fashion-mnist:test").load()[:IMAGES]).numpy()
-    body = npy(images.reshape(IMAGES, *data.public_shape))
+    samples = to_tensor(open_dataset("fashion-mnist:test").load()[:images]).numpy()
+    body = npy(samples.reshape(images, *data.public_shape))
     head = [
-        "POST /encode HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         "Host: here",
         "Content-Type: application/x-npy",
         "Accept: application/x-npz",
@@ -195,19 +196,19 @@ def column(full: Told, over: Told, seconds: float, asked: float) -> dict[str, st
     }
 
 
-def text(columns: dict[float, dict[str, str]], model: str, where: str, seconds: float) -> str:
-    names = " | ".join(f"VAE_QUEUE_SECONDS={limit:g}" for limit in columns)
-    rows = [
-        f"| {what} | " + " | ".join(column[what] for column in columns.values()) + " |"
-        for what in next(iter(columns.values()))
+def text(columns: list[dict[str, str]], model: str, where: str, seconds: float) -> str:
+    names = [
+        f"{path}, {images} image{'s' if images > 1 else ''}, VAE_QUEUE_SECONDS={limit:g}"
+        for path, images, limit in CASES
     ]
+    rows = [f"| {what} | " + " | ".join(column[what] for column in columns) + " |" for what in columns[0]]
     head = (
-        f"`make overload`: vae-server {VERSION} serves {model} by one worker and one thread on one core of "
-        f"{where}, and another core asks it for `/encode` of {IMAGES} images as npy. Full load is "
-        f"{CLIENTS} clients that wait for their answers; then requests come at {TIMES} times that rate, on times "
-        f"of their own (Poisson), and are timed from when they were due. {seconds:g} s each."
+        f"`make overload`: vae-server {VERSION} serves {model} by one worker and thread on one core of {where}, and "
+        f"another core asks it, with images as npy. Full load is {CLIENTS} clients that wait for their answers; then "
+        f"requests come at {TIMES} times that rate, on times of their own (Poisson), and are timed from when they were "
+        f"due. {seconds:g} s each."
     )
-    table = "\n".join([f"| | {names} |", "|---" * (1 + len(columns)) + "|", *rows])
+    table = "\n".join([f"| | {' | '.join(names)} |", "|---" * (1 + len(columns)) + "|", *rows])
     return f"# Overload\n\n{head}\n\n{table}\n"
 
 
@@ -215,7 +216,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--model", default="fashion-mnist")
-    parser.add_argument("--queue-seconds", type=float, nargs="*", default=[0.5, 2.0])
     parser.add_argument("--report", type=Path, help="where to write what came of it")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
@@ -223,14 +223,15 @@ def main() -> None:
         sys.exit("one core for the service and another for the load are needed")
     where = machine.describe()
     os.sched_setaffinity(0, {cores[1]})
-    sent, columns = request(options.model), dict[float, dict[str, Any]]()
-    for limit in options.queue_seconds:
+    columns = list[dict[str, str]]()
+    for path, images, limit in CASES:
+        sent = request(options.model, path, images)
         with serving(options.model, cores[0], limit) as (port, pid):
             uvloop.run(closed(port, pid, sent, 2))
             full = uvloop.run(closed(port, pid, sent, options.seconds))
             rate = TIMES * len(full.times(200)) / options.seconds
             over = uvloop.run(opened(port, pid, sent, options.seconds, rate))
-        columns[limit] = column(full, over, options.seconds, rate)
+        columns.append(column(full, over, options.seconds, rate))
     written = text(columns, options.model, where, options.seconds)
     print(written)
     if options.report:

@@ -153,7 +153,8 @@ def use(address: str) -> None:
 @pytest.fixture(scope="module")
 def service(saved: Callable[[str], Path]) -> Iterator[str]:
     """The address of a service that has been used."""
-    with served(saved("grey-mlp-discretized")) as (address, process):
+    # Nobody reads its log: a line for each request would fill the pipe, and stop it.
+    with served(saved("grey-mlp-discretized"), VAE_LOG_LEVEL="warning") as (address, process):
         use(address)
         yield address
         process.terminate()

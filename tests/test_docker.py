@@ -58,7 +58,7 @@ def composed(*files: str, **variables: str) -> Iterator[tuple[str, str]]:
         container = run(*compose, "ps", "-q", "vae", env=env).stdout.strip()
         yield f"http://127.0.0.1:{port}", container
     finally:
-        run(*compose, "down", "-t", "40", env=env)
+        run(*compose, "down", "-v", "-t", "40", env=env)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The command line: `vae serve | train | calibrate | evaluate | score`."""
+"""The command line: `vae serve | train | calibrate | gallery | evaluate | score`."""
 
 import sys
 from typing import NoReturn
@@ -7,6 +7,7 @@ import typer
 
 from app.commands.calibrate import calibrate_command
 from app.commands.evaluate import evaluate_command
+from app.commands.gallery import gallery_command
 from app.commands.score import score_command
 from app.commands.serve import serve
 from app.commands.train import train
@@ -22,6 +23,7 @@ cli = typer.Typer(
 cli.command()(serve)
 cli.command()(train)
 cli.command("calibrate")(calibrate_command)
+cli.command("gallery")(gallery_command)
 cli.command("evaluate")(evaluate_command)
 cli.command("score")(score_command)
 

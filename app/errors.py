@@ -4,6 +4,7 @@
     ├── Malformed          400  not what its content type says
     ├── Unauthorized       401
     ├── Forbidden          403
+    ├── Absent             404  nothing of this kind with this model
     ├── NotAcceptable      406  no form of the answer that the client accepts
     ├── BodyTooSlow        408
     ├── TooLarge           413  bytes, rows, pixels, or work
@@ -68,6 +69,10 @@ class Forbidden(Refusal):
     """A valid key, but not for this."""
 
 
+class Absent(Refusal):
+    """What this call gives, the served model does not have."""
+
+
 class NotAcceptable(Refusal):
     """The answer has no form that the client accepts."""
 
@@ -109,6 +114,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     Malformed: (400, "Malformed request"),
     Unauthorized: (401, "Unauthorized"),
     Forbidden: (403, "Forbidden"),
+    Absent: (404, "Not found"),
     NotAcceptable: (406, "Not acceptable"),
     BodyTooSlow: (408, "Body too slow"),
     TooLarge: (413, "Too large"),

@@ -23,6 +23,7 @@ from app.keys import Keys, read_keys
 from app.lifecycle import end_when_stuck, signals
 from app.metrics import Metrics
 from app.routes.free_energy import FREE_ENERGY
+from app.routes.gallery import GALLERY, GALLERY_INPUT
 from app.routes.latents import DECODE, ENCODE, RECONSTRUCT, SAMPLE
 from app.routes.operations import LIVE, METRICS, MODEL, READY, RELOAD, home
 from app.runtime import Runtime
@@ -34,7 +35,20 @@ from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.errors import CheckpointError
 
-OPERATIONS = (ENCODE, DECODE, SAMPLE, FREE_ENERGY, RECONSTRUCT, MODEL, RELOAD, LIVE, READY, METRICS)
+OPERATIONS = (
+    ENCODE,
+    DECODE,
+    SAMPLE,
+    FREE_ENERGY,
+    RECONSTRUCT,
+    MODEL,
+    GALLERY,
+    GALLERY_INPUT,
+    RELOAD,
+    LIVE,
+    READY,
+    METRICS,
+)
 
 log = logging.getLogger("vae")
 

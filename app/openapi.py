@@ -40,6 +40,7 @@ EXAMPLES = {
     400: "the body is not JSON: unexpected end of data: line 1 column 12 (char 11)",
     401: "this needs a key; send the header 'Authorization: Bearer KEY'",
     403: "this is for administrators; send one of their keys, which VAE_ADMIN_KEYS sets",
+    404: "this model has no gallery; make one with vae gallery MODEL DATA",
     406: "Accept: text/html leaves no form of this answer; it comes as application/json, application/x-npz",
     408: "the body did not arrive within 30 s; send it faster, or less of it",
     413: "inputs: 2,000 rows are more than the 1,024 that one request may have",
@@ -149,6 +150,10 @@ def _responses(operation: Operation[Any], service: Service) -> dict[str, Json]:
         elif form == "npz" or service.images:
             content[MEDIA[form]] = {"schema": {**BINARY, "contentMediaType": MEDIA[form]}}
     found: dict[str, Json] = {"200": {"description": operation.summary, "headers": headers, "content": content}}
+    if operation.kept:
+        etag = {"description": "Of this answer; for If-None-Match.", "schema": {"type": "string"}}
+        found["200"]["headers"] = {**headers, "ETag": etag}
+        found["304"] = {"description": "The answer that If-None-Match names is still the same.", "headers": headers}
     statuses: tuple[int, ...] = OF_WORK if operation.tag == "model" else (422, 503)
     statuses += operation.problems
     if operation.body:

@@ -40,6 +40,7 @@ class Operation(Generic[Q]):
     tag: str = "model"
     access: Access = "users"
     deadline: bool = False  # whether it has one, which X-Request-Timeout may bring nearer
+    kept: bool = False  # whether clients may keep the answer, and ask by its ETag whether it is still the same
     problems: tuple[int, ...] = ()  # statuses of errors that others of its tag do not have
 
     def route(self) -> Route:

@@ -73,14 +73,15 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _example(**values: Any) -> ConfigDict:
+def example(**values: Any) -> ConfigDict:
+    """The configuration of an answer that is documented with this example."""
     return ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [values]})
 
 
 class Encoded(Answer):
     """Q(z|x) of each input."""
 
-    model_config = _example(mean=[[0.81, -1.32]], variance=[[0.04, 0.09]])
+    model_config = example(mean=[[0.81, -1.32]], variance=[[0.04, 0.09]])
 
     mean: Annotated[Matrix, Field(description="n x latent.")]
     variance: Annotated[Matrix, Field(description="n x latent; the square of the standard deviation.")]
@@ -89,7 +90,7 @@ class Encoded(Answer):
 class Decoded(Answer):
     """x in its own units, n rows."""
 
-    model_config = _example(outputs=[[[0.0, 0.25], [0.5, 1.0]]])
+    model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]])
 
     outputs: Annotated[
         list[Any], Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")
@@ -99,7 +100,7 @@ class Decoded(Answer):
 class Sampled(Decoded):
     """Samples, with the latents they were decoded from."""
 
-    model_config = _example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
+    model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
 
     latents: Annotated[Matrix, Field(description="n x latent.")]
 
@@ -107,7 +108,7 @@ class Sampled(Decoded):
 class FreeEnergies(Answer):
     """Scores in nats per sample, one of each per input: free_energy = distortion + rate >= nlog P(x)."""
 
-    model_config = _example(
+    model_config = example(
         samples=16,
         refine=20,
         seed=0,
@@ -187,7 +188,7 @@ LIMITS = {
 class Limits(Answer):
     """What one request may ask for."""
 
-    model_config = _example(**LIMITS)
+    model_config = example(**LIMITS)
 
     max_body_bytes: int
     max_rows: int
@@ -200,7 +201,7 @@ class Limits(Answer):
 class CalibratedFor(Answer):
     """Scores that have p-values, by how they are made."""
 
-    model_config = _example(samples=1, refine=0, seed=0, inputs=5000)
+    model_config = example(samples=1, refine=0, seed=0, inputs=5000)
 
     samples: int
     refine: int
@@ -214,7 +215,7 @@ COMPUTED = {"engine": "onnxruntime 1.32.0", "precision": "float32", "error": 7.4
 class Computed(Answer):
     """What computes one call of the model."""
 
-    model_config = _example(**COMPUTED)
+    model_config = example(**COMPUTED)
 
     engine: Annotated[str, Field(description="With its version.")]
     precision: str
@@ -226,7 +227,7 @@ class Computed(Answer):
 class ModelCard(Answer):
     """What is served."""
 
-    model_config = _example(
+    model_config = example(
         name="tiny",
         digest="5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
         created="2026-01-01",
@@ -272,7 +273,7 @@ class ModelCard(Answer):
 class Reloaded(Answer):
     """The model that is served from now on."""
 
-    model_config = _example(name="fashion-mnist", digest="5f2c", before="91ab")
+    model_config = example(name="fashion-mnist", digest="5f2c", before="91ab")
 
     name: str
     digest: str
@@ -282,7 +283,7 @@ class Reloaded(Answer):
 class Health(Answer):
     """The state of the service."""
 
-    model_config = _example(status="ready")
+    model_config = example(status="ready")
 
     status: Literal["alive", "ready"]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import hashlib
 import math
 import re
 import time
@@ -15,7 +16,7 @@ from app.bodies import Bodies
 from app.codecs import answers, negotiation
 from app.codecs.expect import Expect, Floats, expect_inputs, expect_latents
 from app.codecs.rows import may_hold_pictures, read_rows
-from app.devices import resident_memory
+from app.devices import give_back_memory, resident_memory
 from app.engine import Engine
 from app.errors import Invalid, TooLarge
 from app.keys import Keys
@@ -46,6 +47,18 @@ class Process:
     reload: "Callable[[], Awaitable[Service]] | None" = None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """An answer that is the same for everybody, as long as the model is served."""
+
+    body: bytes
+    media_type: str
+
+    @functools.cached_property
+    def etag(self) -> str:
+        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+
+
 @dataclass
 class Service:
     """A model that is served. Another takes its place when the model is loaded anew; a request stays with the one that
@@ -56,6 +69,8 @@ class Service:
     engine: Engine
     requests: int = 0  # that are being answered
     retired: bool = False
+    #: Answers that are the same for everybody, by name: each is made when it is first asked for.
+    made: dict[str, Kept] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -192,6 +207,24 @@ class Service:
         if marks is not None:
             marks.append(Mark("serialize", began, time.monotonic()))
         return Plain(body, media)
+
+    async def keep(self, request: Request, name: str, make: Callable[[], Kept]) -> Response:
+        """An answer that is made once, or word that the client has it already.
+
+        Args:
+            name: by which it is kept.
+            make: takes a while, and is called beside the event loop.
+        """
+        kept = self.made.get(name)
+        if kept is None:
+            kept = self.made[name] = await asyncio.to_thread(make)
+            give_back_memory()
+        # The same address has another answer where another model is served: a client may keep it, but has to ask.
+        headers = {"ETag": kept.etag, "Cache-Control": "no-cache"}
+        known = request.header(b"if-none-match") or ""
+        if kept.etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+            return Response(status_code=304, headers=headers)
+        return Response(kept.body, headers=headers, media_type=kept.media_type)
 
     def outputs(self, x: Floats) -> Floats:
         """x as clients read it; pixels are clipped to [0, 1], which a Gaussian's mean may leave."""

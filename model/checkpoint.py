@@ -1,5 +1,5 @@
 """A trained model as a folder: config.json, model.safetensors, card.json, and SHA256SUMS over them; where scores have
-been calibrated, calibration.safetensors too.
+been calibrated, calibration.safetensors too, and where there is something to look at, gallery.safetensors.
 
 Saving writes a whole new folder beside the old one, then renames: whoever loads sees the old model or the new one.
 Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy. No file may
@@ -10,7 +10,8 @@ be a link out of it; what else lies there is not looked at.
 import hashlib
 import json
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,17 +22,18 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from model import calibration, files
+from model import calibration, files, gallery
 from model.calibration import Calibration
 from model.complexity import measures
 from model.config import Frozen, ModelConfig, explain
 from model.errors import CalibrationError, CheckpointError
+from model.gallery import Gallery, OnDisk
 from model.typicality import LATENT_COMPONENTS
 from model.vae import VAE
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"
-CALIBRATION = "calibration.safetensors"
-OPTIONAL = {CALIBRATION}
+CALIBRATION, GALLERY = "calibration.safetensors", "gallery.safetensors"
+OPTIONAL = (CALIBRATION, GALLERY)
 PRETRAINED = Path(__file__).parent / "pretrained"
 #: Bytes of a file that are read without asking whether a model like this can have so many.
 UNASKED = 1 << 28
@@ -76,6 +78,7 @@ class Checkpoint:
     digest: str
     folder: Path
     calibration: Calibration | None = None
+    gallery: OnDisk | None = None
 
 
 def save(folder: Path, vae: VAE, card: Card) -> None:
@@ -110,7 +113,7 @@ def save_calibration(folder: Path, made: Calibration) -> None:
     Raises:
         CheckpointError: it is not one of this model; or as `save_card`.
     """
-    found, data = load(folder, calibrated=False), calibration.to_bytes(made)
+    found, data = load(folder, calibrated=False, shown=False), calibration.to_bytes(made)
     _calibration(found.folder / CALIBRATION, data, found.vae.config)
     typical = all(reference.typicality is not None for reference in made.references.values())
     score = "typicality" if typical and made.references else "free_energy"
@@ -118,17 +121,32 @@ def save_calibration(folder: Path, made: Calibration) -> None:
     _change(folder, {CALIBRATION: data, CARD: _json(card.model_dump(mode="json"))})
 
 
-def _change(folder: Path, changed: dict[str, bytes]) -> None:
-    folder = load(folder, calibrated=False).folder
-    _replace(folder, {**_held(folder)[0], **changed})
+def save_gallery(folder: Path, made: Gallery | None) -> None:
+    """Give a saved model this gallery in place of the one it has, or none; its digest stays.
+
+    Raises:
+        CheckpointError: it is not one of this model; or as `save_card`.
+    """
+    found = load(folder, calibrated=False, shown=False)
+    data = None if made is None else gallery.to_bytes(made)
+    if data is not None:
+        with _of_this_model(found.folder / GALLERY):
+            gallery.from_bytes(data, found.vae.config)
+    _change(folder, {GALLERY: data})
 
 
-def load(folder: Path, device: str = "cpu", *, calibrated: bool = True) -> Checkpoint:
+def _change(folder: Path, changed: dict[str, bytes | None]) -> None:
+    folder = load(folder, calibrated=False, shown=False).folder
+    held = {**_held(folder)[0], **changed}
+    _replace(folder, {name: data for name, data in held.items() if data is not None})
+
+
+def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: bool = True) -> Checkpoint:
     """Read a model, check it, and make it ready for inference.
 
     Args:
         folder: a checkpoint, or a run of `vae train` that holds one.
-        calibrated: whether to read its calibration, if it has one.
+        calibrated, shown: whether to read its calibration and its gallery, if it has them.
 
     Raises:
         CalibrationError: the calibration is not one of this version and this model; all else is well.
@@ -147,9 +165,10 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True) -> Check
     vae = _build(config, folder / WEIGHTS, held[WEIGHTS])
     known = calibrated and CALIBRATION in held
     found = _calibration(folder / CALIBRATION, held[CALIBRATION], config) if known else None
-    decisive = {name: data for name, data in held.items() if name != CARD}
+    seen = _gallery(folder / GALLERY, held[GALLERY], config) if shown and GALLERY in held else None
+    decisive = {name: data for name, data in held.items() if name not in {CARD, GALLERY}}
     digest = hashlib.sha256(_sums(decisive)).hexdigest()
-    return Checkpoint(vae.to(device), card, digest, folder, found)
+    return Checkpoint(vae.to(device), card, digest, folder, found, seen)
 
 
 def find(folder: Path) -> Path:
@@ -176,9 +195,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def _held(folder: Path) -> tuple[dict[str, bytes], bytes]:
-    """The files of a checkpoint, and their seal, which says whether there is a calibration among them."""
+    """The files of a checkpoint, and their seal, which says whether a calibration and a gallery are among them."""
     sums = _read(folder / SUMS)
-    names = (WEIGHTS, CARD, *([CALIBRATION] if f"  {CALIBRATION}\n".encode() in sums else []))
+    names = (WEIGHTS, CARD, *(name for name in OPTIONAL if f"  {name}\n".encode() in sums))
     _all_sealed(folder, set(names))
     config = _read(folder / CONFIG)
     return {CONFIG: config, **{name: _read(folder / name, config) for name in names}}, sums
@@ -187,7 +206,7 @@ def _held(folder: Path) -> tuple[dict[str, bytes], bytes]:
 def _all_sealed(folder: Path, sealed: set[str]) -> None:
     """Nothing that would belong to the model may be there without its seal."""
     try:
-        others = {path.name for path in folder.iterdir()} & OPTIONAL - sealed
+        others = {path.name for path in folder.iterdir()} & set(OPTIONAL) - sealed
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be listed ({error.strerror}); let this user read it") from error
     if others:
@@ -203,6 +222,22 @@ def _calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
     except Exception as error:  # as of weights
         raise CalibrationError(
             f"{path}: not a calibration of this model: {error}; make a new one with vae calibrate"
+        ) from error
+
+
+def _gallery(path: Path, data: bytes, config: ModelConfig) -> OnDisk:
+    with _of_this_model(path):
+        return OnDisk(path, data, config)
+
+
+@contextmanager
+def _of_this_model(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # as of weights
+        said = explain(error) if isinstance(error, ValidationError) else error
+        raise CheckpointError(
+            f"{path}: not a gallery of this model: {said}; make a new one with vae gallery"
         ) from error
 
 

@@ -23,12 +23,10 @@ from model.datasets import Dataset
 from model.detection import Detection
 from model.errors import DataError
 from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
-from model.scoring import ROWS, Part, score
+from model.scoring import ROWS, Part, active_units, score
 from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float64]
-#: A latent dimension is active where the variance of its mean over the data is above this (Burda et al. 2016).
-ACTIVE = 0.01
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 99.9, 100)
 #: How many of the costliest samples are named.
 WORST = 10
@@ -116,7 +114,7 @@ def evaluate(
         nlog_p_x_bits_per_dim=nlog_p_x / unit if unit else None,
         free_energy_percentiles={f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES},
         worst=_worst(free_energy, unit, dataset),
-        active_units=int((means.var(axis=0) > ACTIVE).sum()),
+        active_units=active_units(means),
         latent=vae.config.latent,
         rate_per_dimension=sorted(rates.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),

@@ -20,6 +20,7 @@ from torch import Tensor
 from model import files, noise
 from model.config import VectorData
 from model.evaluation import Report
+from model.projection import Plane
 from model.recipe import Split
 from model.run import Run
 from model.training import Record
@@ -142,11 +143,8 @@ def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
 
 def principal_plane(means: Array) -> tuple[Array, float]:
     """Latent means projected on their first two principal axes (n x 2), and the share of variance these hold."""
-    centred = means - means.mean(axis=0)
-    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
-    share = np.square(spread[:2]).sum() / max(np.square(spread).sum(), 1e-30)
-    plane = centred @ axes[:2].T
-    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1]))), float(share)
+    plane = Plane.fit(means)
+    return plane(means), float(plane.explained.sum())
 
 
 def latent_map(means: Array, labels: NDArray[np.int64] | None) -> Figure:

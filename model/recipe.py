@@ -47,6 +47,7 @@ class Split:
     held_out: Array
     held_out_labels: NDArray[np.int64] | None
     set_aside: Array
+    set_aside_labels: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, held_out: int | None, set_aside: int | None, seed: int) -> "Split":
@@ -62,7 +63,9 @@ class Split:
             )
         order = noise.generator(seed, noise.SHUFFLE).permutation(len(samples))
         held, apart, rest = (np.sort(part) for part in np.split(order, [count, count + aside]))
-        return cls(samples[rest], samples[held], None if labels is None else labels[held], samples[apart])
+        if labels is None:
+            return cls(samples[rest], samples[held], None, samples[apart])
+        return cls(samples[rest], samples[held], labels[held], samples[apart], labels[apart])
 
     def sha256(self) -> str:
         """A digest of all samples and of how they were split."""

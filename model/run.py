@@ -25,6 +25,8 @@ from model.errors import CheckpointError, TrainingError
 from model.recipe import Recipe
 from model.training import Record, Training
 
+METRICS = "metrics.csv"
+
 
 @dataclass
 class Run:
@@ -71,7 +73,7 @@ class Run:
         self.training.restore(state)
         self.records = records
         # Killed between the state and the table, a run lacks the last line of it.
-        self._write({"metrics.csv": self._table().encode()})
+        self._write({METRICS: self._table().encode()})
 
     def _same(self, recipe: Recipe) -> None:
         old, new = recipe.model_dump(mode="json"), self.recipe.model_dump(mode="json")
@@ -103,7 +105,7 @@ class Run:
         }
         state = self.training.state()
         said["sha256"] = _digest(state, said)
-        self._write({"state.safetensors": safetensors.torch.save(state, said), "metrics.csv": self._table().encode()})
+        self._write({"state.safetensors": safetensors.torch.save(state, said), METRICS: self._table().encode()})
 
     def _write(self, changed: dict[str, bytes]) -> None:
         """Replace each file in one step, in this order."""
@@ -123,6 +125,29 @@ class Run:
         writer.writeheader()
         writer.writerows(asdict(record) for record in self.records)
         return text.getvalue()
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records of a run's metrics.csv; none where there is no such file.
+
+    Raises:
+        TrainingError: it is not one that a run has written.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [_record(line) for line in csv.DictReader(file)]
+    except (OSError, UnicodeError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: cannot be read as the records of a run ({error}); move it elsewhere, or repeat the run's command"
+        ) from error
+
+
+def _record(line: dict[str, str]) -> Record:
+    numbers = {field.name: float(line[field.name]) if line[field.name] else None for field in fields(Record)}
+    return Record(**{**numbers, "epoch": int(line["epoch"])})  # type: ignore[arg-type]
 
 
 #: What a run may have left in its folder before its first state was written.

@@ -27,6 +27,8 @@ ROWS = 256
 PROTOCOLS = (Protocol(1, 0, 0), Protocol(16, 0, 0), Protocol(16, 20, 0))
 #: The density of latent means is fitted to no more samples than this; more would hardly move it.
 POINTS = 20_000
+#: A latent dimension is active where the variance of its mean over the data is above this (Burda et al. 2016).
+ACTIVE = 0.01
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ def latent_density(vae: VAE, samples: Array) -> Mixture:
             vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in in_batches(samples[picks])
         ]
     return fit_latents(np.concatenate(means))
+
+
+def active_units(means: Floats) -> int:
+    """How many dimensions of the latent are active, by the means of Q of some inputs, n x latent."""
+    return int((means.var(axis=0) > ACTIVE).sum())
 
 
 def in_batches(samples: Array) -> Iterator[Array]:

@@ -1,6 +1,7 @@
 """Small models of every kind, and a client of a service that serves one."""
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,9 +19,9 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from app.main import create_app  # noqa: E402
 from app.settings import Settings  # noqa: E402
-from model import scoring  # noqa: E402
+from model import gallery, scoring  # noqa: E402
 from model.calibration import Calibration, Protocol  # noqa: E402
-from model.checkpoint import Card, Checkpoint, load, save, save_calibration  # noqa: E402
+from model.checkpoint import Card, Checkpoint, load, save, save_calibration, save_gallery  # noqa: E402
 from model.config import (  # noqa: E402
     BernoulliLikelihood,
     ConvNetwork,
@@ -110,6 +111,49 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
     return of
 
 
+#: Of the models with galleries, all alike but for what they look at: three classes, and two epochs of training.
+CLASSES = ("cat", "dog", "<b>bird</b>")
+LEARNING = tuple(
+    gallery.Epoch(
+        epoch=epoch,
+        free_energy=100.0 / epoch,
+        distortion=90.0 / epoch,
+        rate=10.0 / epoch,
+        bits_per_dim=None,
+        train_free_energy=110.0 / epoch,
+        learning_rate=1e-3,
+        seconds=1.5,
+        samples_per_second=100.0,
+    )
+    for epoch in (1, 2)
+)
+
+
+@pytest.fixture(scope="session")
+def shown(
+    tmp_path_factory: pytest.TempPathFactory, calibrated: Callable[[str], Checkpoint]
+) -> Callable[[str], Checkpoint]:
+    """A small calibrated model with a gallery of its `reference`, by the name of its configuration, loaded."""
+    root = tmp_path_factory.mktemp("shown")
+
+    @functools.cache
+    def of(name: str) -> Checkpoint:
+        shutil.copytree(calibrated(name).folder, root / name)
+        samples = reference(name)
+        made = gallery.make(
+            calibrated(name).vae,
+            samples,
+            labels=np.arange(len(samples)) % 3,
+            label_names=CLASSES,
+            calibration=calibrated(name).calibration,
+            learning=LEARNING,
+        )
+        save_gallery(root / name, made)
+        return load(root / name)
+
+    return of
+
+
 def client_of(checkpoint: Checkpoint, **settings: Any) -> TestClient:
     """A client, to be entered, of a service of this model with small limits."""
     limits = {"max_rows": 64, "max_samples": 200, "max_work": 2000, "max_body_bytes": 1 << 20, "max_pixels": 10_000}
@@ -133,6 +177,12 @@ def serving(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], Tes
 def serving_calibrated(calibrated: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
     """The same of calibrated models."""
     yield from served(calibrated)
+
+
+@pytest.fixture(scope="session")
+def serving_shown(shown: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
+    """The same of models with galleries."""
+    yield from served(shown)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import pytest
 
 from model.calibration import Protocol
 from model.checkpoint import PRETRAINED, WEIGHTS, load
-from model.datasets import Dataset, open_dataset
+from model.datasets import GARMENTS, Dataset, open_dataset
 from model.errors import DataError
 from model.evaluation import evaluate
+from model.recipe import Split
 from model.scoring import score
 
 MODELS = ("fashion-mnist", "fashion-mnist-mlp")
@@ -57,6 +58,42 @@ def test_the_default_is_as_good_as_was_asked_of_it() -> None:
     for detection in report["detection"]:
         for name, bar in least.items():
             assert detection["auroc"][name][card.anomaly_score] >= bar
+
+
+@every
+def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
+    found = load(Path(name))
+    training, report = found.card.training, found.card.evaluation
+    assert found.gallery is not None and training is not None and report is not None
+    gallery = found.gallery.whole
+    assert len(gallery) == 2000 and gallery.counts.sum() == training.settings["set_aside"]
+    assert gallery.label_names == GARMENTS
+    assert gallery.labels is not None and set(gallery.labels.tolist()) == set(range(10))
+    assert gallery.active_units == report["active_units"]
+    assert gallery.rate_per_dimension.sum() == pytest.approx(sum(report["rate_per_dimension"]), rel=0.02)
+    assert "typicality" in gallery.scores
+    try:
+        dataset = open_dataset("fashion-mnist")
+    except DataError as error:
+        pytest.skip(str(error))
+    split = Split.of(dataset, training.held_out, training.settings["set_aside"], training.settings["seed"])
+    assert split.sha256() == training.dataset_sha256
+    picks = np.arange(2000) * 5 // 2
+    np.testing.assert_array_equal(gallery.inputs, split.set_aside[picks])
+    assert split.set_aside_labels is not None
+    np.testing.assert_array_equal(gallery.labels, split.set_aside_labels[picks])
+
+
+@every
+def test_the_gallery_says_what_the_model_makes_of_its_inputs(name: str) -> None:
+    found = load(Path(name))
+    assert found.gallery is not None
+    gallery = found.gallery.whole
+    part = next(score(found.vae, [gallery.inputs[:50]], Protocol(1, 0, 0), found.calibration))
+    np.testing.assert_allclose(gallery.scores["free_energy"][:50], part.scored.scores.free_energy, rtol=1e-4)
+    np.testing.assert_allclose(gallery.mean[:50], part.scored.sizes.mean, atol=1e-3)
+    assert part.verdict.typicality is not None
+    np.testing.assert_allclose(gallery.scores["typicality"][:50], part.verdict.typicality, atol=0.05)
 
 
 def test_a_density_has_no_bits() -> None:

@@ -31,7 +31,7 @@ def calibrate_command(
     Example: vae calibrate runs/fashion normal-photos/ --samples 64
     """
     from app.devices import choose_device, set_threads
-    from model import checkpoint, scoring
+    from model import checkpoint, gallery, scoring
     from model.calibration import LEAST, Calibration, Protocol
     from model.datasets import open_dataset
 
@@ -51,6 +51,8 @@ def calibrate_command(
     with progress(console, f"Scoring {data}", len(reference)) as advance:
         made = scoring.calibrate(loaded.vae, reference, [protocol], calibration=known, on_sample=advance)
     checkpoint.save_calibration(run, made)
+    if loaded.gallery is not None and protocol == gallery.PROTOCOL:
+        checkpoint.save_gallery(run, gallery.rejudge(loaded.gallery.whole, loaded.vae, made))
     console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples")
 
 

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,6 +27,7 @@ LikelihoodName = Literal["gaussian", "discretized", "bernoulli"]
 ScaleName = Literal["shared", "per_dimension"]
 OptimizerName = Literal["adamw", "muon"]
 PrecisionName = Literal["float32", "bfloat16"]
+GalleryName = Literal["auto", "none"]
 
 MODEL, TRAINING, DATA_PANEL = "What the model is", "How it is trained", "Data"
 #: Seconds between two drawings of the plots: an epoch of a small table takes less time than its pictures.
@@ -51,6 +52,14 @@ def train(
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
+    gallery: Annotated[
+        GalleryName,
+        typer.Option(
+            help="none: keep no samples with the model. auto: keep some of those set aside, where everybody who may "
+            "call the service can look at them.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = "auto",
     network: Annotated[
         NetworkName | None, typer.Option(help="(default: conv for images, mlp for vectors)", rich_help_panel=MODEL)
     ] = None,
@@ -143,7 +152,7 @@ def train(
     """Train a VAE on your data. Every setting has a default; killed at any moment, the same command resumes.
 
     The run's folder holds the best model so far (checkpoint/), metrics.csv, plots/, and the state to resume from. When
-    it has ended, samples that were set aside calibrate the scores of the best model.
+    it has ended, samples that were set aside calibrate the scores of the best model, and some go into its gallery.
 
     Scores are on held-out samples, in nats per sample: free energy = distortion + rate, lower is better, and never
     below the true cost of a sample. For bytes the same in bits per dimension: PNG's cost is the one to beat.
@@ -187,7 +196,7 @@ def train(
         )
     run = Run.open(out, recipe)
     _introduce(console, run, torch.get_num_threads())
-    _Loop(console, run, split, name or out.name).go()
+    _Loop(console, run, split, name or out.name, _Shown(gallery == "auto", dataset.label_names())).go()
 
 
 def _given(**wishes: Any) -> dict[str, Any]:
@@ -220,11 +229,19 @@ def _introduce(console: Console, run: "Run", threads: int) -> None:
         console.print(f"Resuming {run.folder} after epoch {run.records[-1].epoch}")
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """Whether the model gets a gallery, and what its labels are called."""
+
+    wanted: bool
+    label_names: tuple[str, ...] | None
+
+
 class _Loop:
     """Epochs, with what is shown and saved between them."""
 
-    def __init__(self, console: Console, run: "Run", split: "Split", name: str) -> None:
-        self.console, self.run, self.split, self.name = console, run, split, name
+    def __init__(self, console: Console, run: "Run", split: "Split", name: str, shown: _Shown) -> None:
+        self.console, self.run, self.split, self.name, self.shown = console, run, split, name, shown
         self.total = run.recipe.settings.epochs
         self.drawn_at = time.monotonic()
         self.busy = sum(record.seconds for record in run.records)
@@ -259,6 +276,7 @@ class _Loop:
     def _finish(self) -> None:
         self._draw()
         self._calibrate()
+        self._show()
         best = self.run.best
         assert best is not None
         bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
@@ -282,6 +300,30 @@ class _Loop:
             )
         checkpoint.save_calibration(self.run.folder, made)
         self.console.print(f"Calibrated on {len(self.split.set_aside):,} samples that were set aside")
+
+    def _show(self) -> None:
+        """Make the gallery of the best epoch, once; or take it away."""
+        from model import checkpoint, gallery
+
+        saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device, shown=self.shown.wanted)
+        if not self.shown.wanted:
+            if (saved.folder / checkpoint.GALLERY).exists():
+                checkpoint.save_gallery(self.run.folder, None)
+            return
+        if saved.gallery is not None or not len(self.split.set_aside):
+            return
+        with progress(self.console, "Making the gallery", len(self.split.set_aside)) as advance:
+            made = gallery.make(
+                saved.vae,
+                self.split.set_aside,
+                labels=self.split.set_aside_labels,
+                label_names=self.shown.label_names,
+                calibration=saved.calibration,
+                learning=gallery.epochs(self.run.records),
+                on_sample=advance,
+            )
+        checkpoint.save_gallery(self.run.folder, made)
+        self.console.print(f"Gallery of {len(made):,} of them: --gallery none would leave it out")
 
     def _draw(self) -> None:
         try:

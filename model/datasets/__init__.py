@@ -17,6 +17,19 @@ from model.datasets.tables import CsvFile
 from model.errors import DataError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+#: What its labels 0 to 9 are.
+GARMENTS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 __all__ = ["Dataset", "open_dataset"]
 
@@ -76,7 +89,7 @@ def _fashion_mnist(source: str) -> Dataset:
     for place in places:
         path = place / f"{stems[split]}-images-idx3-ubyte.gz"
         if path.exists():
-            return open_idx(path, source)
+            return open_idx(path, source, GARMENTS)
     raise DataError(
         f"{source}: not found in {', '.join(str(place) for place in places)}. On Debian or Ubuntu run `apt-get install "
         "dataset-fashion-mnist`; elsewhere put the four idx.gz files into a folder and set VAE_DATA to it"

@@ -83,11 +83,13 @@ class ArrayFile(Dataset):
         header: ReadHeader,
         columns: tuple[str, ...] = (),
         labels: Labels | None = None,
+        label_names: tuple[str, ...] | None = None,
     ) -> None:
         self.source = source
         self._opener = opener
         self._header = header
         self._labels = labels
+        self._label_names = None if labels is None else label_names
         with Reading(source, opener) as file:
             shape, self.dtype, fortran = header(file)
         if fortran and len(shape) > 1:
@@ -123,6 +125,9 @@ class ArrayFile(Dataset):
     def labels(self) -> Labels | None:
         return self._labels
 
+    def label_names(self) -> tuple[str, ...] | None:
+        return self._label_names
+
 
 def open_npy(path: Path, columns: tuple[str, ...]) -> ArrayFile:
     """An array by numpy.save."""
@@ -148,13 +153,13 @@ def open_npz(path: Path, member: str, columns: tuple[str, ...]) -> ArrayFile:
     return ArrayFile(f"{path}:{chosen}", _member_opener(path, chosen), read_npy_header, columns, labels)
 
 
-def open_idx(path: Path, source: str | None = None) -> ArrayFile:
+def open_idx(path: Path, source: str | None = None, label_names: tuple[str, ...] | None = None) -> ArrayFile:
     """The format of MNIST; labels are taken from the file beside it that is named alike."""
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     labels = None
     if beside != path and beside.exists():
         labels = _read_labels(str(beside), _file_opener(beside), read_idx_header)
-    return ArrayFile(source or str(path), _file_opener(path), read_idx_header, labels=labels)
+    return ArrayFile(source or str(path), _file_opener(path), read_idx_header, labels=labels, label_names=label_names)
 
 
 def _read_labels(source: str, opener: Opener, header: ReadHeader) -> Labels | None:

@@ -28,7 +28,11 @@ class Dataset(ABC):
         """All samples in order, at most `rows` at a time. Raises `DataError` naming the place of a bad value."""
 
     def labels(self) -> NDArray[np.int64] | None:
-        """One class per sample where the source has them; only ever used to colour a plot."""
+        """One class per sample where the source has them; only ever shown, never learned from."""
+        return None
+
+    def label_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, by label, where the source tells."""
         return None
 
     def name_of(self, index: int) -> str:

@@ -48,9 +48,15 @@ class ImageFolder(Dataset):
         return str(self.paths[index])
 
     def labels(self) -> NDArray[np.int64] | None:
-        parents = [path.parent for path in self.paths]
-        names = {name: label for label, name in enumerate(sorted(set(parents)))}
-        return np.array([names[parent] for parent in parents]) if len(names) > 1 else None
+        labels = {folder: label for label, folder in enumerate(self._folders())}
+        return np.array([labels[path.parent] for path in self.paths]) if len(labels) > 1 else None
+
+    def label_names(self) -> tuple[str, ...] | None:
+        folders = self._folders()
+        return tuple(str(folder.relative_to(self.source)) for folder in folders) if len(folders) > 1 else None
+
+    def _folders(self) -> list[Path]:
+        return sorted({path.parent for path in self.paths})
 
 
 def _data_of(path: Path) -> ImageData:

@@ -15,7 +15,20 @@ from torch import Tensor
 
 from model import checkpoint, files
 from model.calibration import Calibration, to_bytes
-from model.checkpoint import CALIBRATION, CARD, CONFIG, SUMS, WEIGHTS, Card, Provenance, find, load, save, save_card
+from model.checkpoint import (
+    CALIBRATION,
+    CARD,
+    CONFIG,
+    GALLERY,
+    SUMS,
+    WEIGHTS,
+    Card,
+    Provenance,
+    find,
+    load,
+    save,
+    save_card,
+)
 from model.errors import CheckpointError
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import flipped, refusal
@@ -34,7 +47,7 @@ def folder(saved: Callable[[str], Path], tmp_path: Path) -> Path:
 def reseal(folder: Path, **changed: bytes) -> None:
     """Replace files and make the digests fit: what a stranger's folder may hold."""
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
-    places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION}
+    places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION, "gallery": GALLERY}
     files |= {places[key]: data for key, data in changed.items()}
     for name, data in {**files, SUMS: checkpoint._sums(files)}.items():
         (folder / name).write_bytes(data)
@@ -395,3 +408,52 @@ class TestFinding:
 
 def test_a_checkpoint_can_be_put_on_a_device(folder: Path) -> None:
     assert {weight.device.type for weight in load(folder, "meta").vae.state_dict().values()} == {"meta"}
+
+
+class TestGallery:
+    @pytest.fixture
+    def looked_at(self, shown: Callable[[str], checkpoint.Checkpoint], tmp_path: Path) -> Path:
+        """A saved model with a calibration and a gallery, to spoil."""
+        shutil.copytree(shown(NAME).folder, tmp_path / "shown")
+        return tmp_path / "shown"
+
+    def test_is_sealed_but_not_in_the_digest(self, looked_at: Path, judging: Path) -> None:
+        assert load(looked_at).digest == load(judging).digest
+        assert f"  {GALLERY}\n" in (looked_at / SUMS).read_text()
+        assert load(looked_at, shown=False).gallery is None
+
+    def test_missing_altered_or_cut_is_refused_by_its_name(self, looked_at: Path) -> None:
+        path = looked_at / GALLERY
+        whole = path.read_bytes()
+        for data in (flipped(whole, 0), flipped(whole, len(whole) - 1), whole[:-1], b"", None):
+            path.unlink() if data is None else path.write_bytes(data)
+            with pytest.raises(CheckpointError) as error:
+                load(looked_at)
+            assert GALLERY in refusal(error) and str(looked_at) in refusal(error)
+
+    def test_of_another_model_is_neither_saved_nor_loaded(
+        self, looked_at: Path, shown: Callable[[str], checkpoint.Checkpoint]
+    ) -> None:
+        other = shown("grey-mlp-bernoulli")
+        assert other.gallery is not None
+        with pytest.raises(CheckpointError, match="make a new one with vae gallery"):
+            checkpoint.save_gallery(looked_at, other.gallery.whole)
+        load(looked_at)
+        reseal(looked_at, gallery=(other.folder / GALLERY).read_bytes())
+        with pytest.raises(CheckpointError, match=f"{GALLERY}: not a gallery of this model.*vae gallery"):
+            load(looked_at)
+        # Everything else can be used, and a new one takes its place.
+        assert load(looked_at, shown=False).calibration is not None
+        checkpoint.save_gallery(looked_at, None)
+        assert load(looked_at).gallery is None
+        assert not (looked_at / GALLERY).exists()
+
+    def test_stays_when_card_or_calibration_change_and_goes_with_the_weights(self, looked_at: Path) -> None:
+        whole = (looked_at / GALLERY).read_bytes()
+        save_card(looked_at, Card(name="other", created="2025-01-01"))
+        checkpoint.save_calibration(looked_at, Calibration(None, {}))
+        assert (looked_at / GALLERY).read_bytes() == whole
+        found = load(looked_at)
+        assert found.gallery is not None
+        save(looked_at, found.vae, found.card)
+        assert load(looked_at).gallery is None

@@ -52,6 +52,10 @@ class TestEveryKind:
         expected = {"npy": None, "csv": None, "folder": np.sort(CLASSES)}.get(kind, CLASSES)
         assert (labels is None) if expected is None else np.array_equal(np.asarray(labels), expected)
 
+    def test_the_names_of_classes_are_those_of_subfolders(self, kind: str, tmp_path: Path) -> None:
+        names = open_dataset(WRITERS[kind](tmp_path)).label_names()
+        assert names == (("class0", "class1", "class2", "class3") if kind == "folder" else None)
+
     def test_a_model_of_other_data_is_refused(self, kind: str, tmp_path: Path) -> None:
         source = WRITERS[kind](tmp_path)
         like = vector("a", "b") if kind != "csv" else GREY
@@ -77,6 +81,7 @@ class TestFashionMnist:
             (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PICTURES[:count])))
             (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(CLASSES[:count].astype(np.uint8))))
         assert np.array_equal(open_dataset("fashion-mnist").load()[:, 0], PICTURES)
+        assert open_dataset("fashion-mnist").label_names() == datasets.GARMENTS
         test = open_dataset("fashion-mnist:test")
         assert (len(test), test.source) == (3, "fashion-mnist:test")
         assert np.array_equal(np.asarray(test.labels()), CLASSES[:3])

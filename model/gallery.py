@@ -1,0 +1,309 @@
+"""What people look at: some inputs that neither fitted nor chose the model, with their latents and scores, the map on
+which these latents lie, and how the training went.
+
+It is kept with the model, so that whoever serves it need not have the data. It decides no answer of the model.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from model.calibration import Calibration, Protocol
+from model.config import Finite, Frozen, ImageData, ModelConfig
+from model.errors import CheckpointError, DataError
+from model.projection import Plane
+from model.scoring import Part, active_units, in_batches, score
+from model.vae import VAE, to_tensor
+
+Array = NDArray[Any]
+Singles = NDArray[np.float32]
+#: Bytes that the inputs may take, and how few and how many there are whatever their size.
+BYTES, FEWEST, MOST = 8 << 20, 24, 2000
+BINS = 60
+#: How the scores are made.
+PROTOCOL = Protocol(1, 0, 0)
+#: The scores of each input; the last two only where the model has them.
+SCORES = ("free_energy", "distortion", "rate", "cross_entropy", "entropy", "bits_per_dim", "typicality")
+ALWAYS = SCORES[:5]
+
+
+class Epoch(Frozen):
+    """One epoch of the training, as `model.training.Record` says."""
+
+    epoch: int
+    free_energy: Finite
+    distortion: Finite
+    rate: Finite
+    bits_per_dim: Finite | None
+    train_free_energy: Finite
+    learning_rate: Finite
+    seconds: Finite
+    samples_per_second: Finite
+
+
+def epochs(records: Iterable[Any]) -> tuple[Epoch, ...]:
+    """The epochs of a training, from its records."""
+    return tuple(Epoch(**asdict(record)) for record in records)
+
+
+class Words(Frozen):
+    """What a gallery holds beside arrays."""
+
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    active_units: Annotated[int, Field(ge=0)]
+    label_names: tuple[str, ...] | None
+    learning: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """n inputs and what the model makes of them, and figures over all the inputs that they were taken from."""
+
+    inputs: Array  # as a dataset gives them: bytes of images, else float32
+    mean: Singles  # of Q, n x latent
+    variance: Singles
+    plane: Plane  # of the means of all
+    coordinates: Singles  # of the means on it, n x 2
+    scores: dict[str, Singles]  # nats but for the last two of `SCORES`; one draw, that of `PROTOCOL`
+    labels: NDArray[np.int64] | None
+    label_names: tuple[str, ...] | None  # by label
+    rate_per_dimension: Singles  # mean over all, nats
+    active_units: int
+    edges: NDArray[np.float64]  # of bins of the free energies of all
+    counts: NDArray[np.int64]
+    learning: tuple[Epoch, ...]  # empty where it is not known
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def make(
+    vae: VAE,
+    samples: Array,
+    *,
+    labels: NDArray[np.int64] | None = None,
+    label_names: tuple[str, ...] | None = None,
+    calibration: Calibration | None = None,
+    learning: Iterable[Epoch] = (),
+    on_sample: Callable[[int], None] = lambda done: None,
+) -> Gallery:
+    """Make a gallery of samples that neither fitted nor chose the model.
+
+    Args:
+        vae: on the device that it is to run on.
+        samples: as a dataset gives them; all are scored, and evenly spaced ones are kept.
+        labels, label_names: one of each sample, and what they are called; None where they are not known.
+        on_sample: called with the number of samples done.
+
+    Raises:
+        DataError: there are no samples, or one of them has scores that are not finite.
+    """
+    if not len(samples):
+        raise DataError("there are no samples to make a gallery of")
+    parts = []
+    for part in score(vae, in_batches(samples), PROTOCOL, calibration):
+        parts.append(part)
+        on_sample(part.first + len(part.rate_per_dimension))
+    means = np.concatenate([part.scored.sizes.mean for part in parts])
+    scores = _scores(parts)
+    if not all(np.isfinite(numbers).all() for numbers in (means, *scores.values())):
+        raise DataError("a sample for the gallery has scores that are not finite; look for values far out in the data")
+    picks = _evenly(len(samples), samples[0].nbytes)
+    shown = np.ascontiguousarray(samples[picks])
+    mean, variance = _encode(vae, shown)
+    plane = Plane.fit(means)
+    edges, counts = _histogram(scores["free_energy"])
+    return Gallery(
+        inputs=shown,
+        mean=mean,
+        variance=variance,
+        plane=replace(plane, origin=plane.origin.astype(np.float32), axes=plane.axes.astype(np.float32)),
+        coordinates=plane(mean).astype(np.float32),
+        scores={name: numbers[picks].astype(np.float32) for name, numbers in scores.items()},
+        labels=None if labels is None else labels[picks],
+        label_names=label_names if labels is not None and _named(labels, label_names) else None,
+        rate_per_dimension=np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0).astype(np.float32),
+        active_units=active_units(means),
+        edges=edges,
+        counts=counts,
+        learning=tuple(learning),
+    )
+
+
+def _named(labels: NDArray[np.int64], names: tuple[str, ...] | None) -> bool:
+    return names is not None and bool(((labels >= 0) & (labels < len(names))).all())
+
+
+def rejudge(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
+    """The same gallery with typicality by this calibration."""
+    found = _scores(list(score(vae, in_batches(gallery.inputs), PROTOCOL, calibration)))
+    kept = {name: numbers for name, numbers in gallery.scores.items() if name != "typicality"}
+    if "typicality" in found:
+        kept["typicality"] = found["typicality"].astype(np.float32)
+    return replace(gallery, scores=kept)
+
+
+def _evenly(count: int, size: int) -> NDArray[np.int64]:
+    """Which of so many samples to keep, given the bytes of one."""
+    kept = min(count, max(FEWEST, min(MOST, BYTES // size)))
+    return np.arange(kept) * count // kept
+
+
+def _scores(parts: list[Part]) -> dict[str, NDArray[np.float64]]:
+    found = {name: [getattr(part.scored.scores, name) for part in parts] for name in SCORES[:-1]}
+    found["typicality"] = [part.verdict.typicality for part in parts]
+    return {name: np.concatenate(numbers) for name, numbers in found.items() if numbers[0] is not None}
+
+
+def _encode(vae: VAE, samples: Array) -> tuple[Singles, Singles]:
+    """Mean and variance of Q."""
+    device = str(vae.origin.device)
+    with torch.inference_mode():
+        found = [vae.encode(to_tensor(batch, device)) for batch in in_batches(samples)]
+    mean = torch.cat([q.mean for q in found]).float().cpu().numpy()
+    return mean, torch.cat([q.scale.square() for q in found]).float().cpu().numpy()
+
+
+def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    low, high = float(free_energy.min()), float(free_energy.max())
+    # Where all cost the same the bins still have a width.
+    edges = np.linspace(low, max(high, low + 1e-6 * max(1.0, abs(low))), BINS + 1)
+    return edges, np.histogram(free_energy, edges)[0].astype(np.int64)
+
+
+def to_bytes(gallery: Gallery) -> bytes:
+    """As safetensors: arrays by name, and `Words` as JSON in the header."""
+    words = Words(active_units=gallery.active_units, label_names=gallery.label_names, learning=tuple(gallery.learning))
+    arrays = {name: getattr(gallery, name) for name in ARRAYS}
+    arrays |= {f"plane.{name}": value for name, value in vars(gallery.plane).items()}
+    arrays |= {f"scores.{name}": value for name, value in gallery.scores.items()}
+    if gallery.labels is not None:
+        arrays["labels"] = gallery.labels
+    plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    return safetensors.numpy.save(plain, {"gallery": words.model_dump_json()})
+
+
+ARRAYS = ("inputs", "mean", "variance", "coordinates", "rate_per_dimension", "edges", "counts")
+
+
+def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
+    """The reverse.
+
+    Raises:
+        ValueError: not a gallery, or not one of such a model.
+    """
+    arrays = safetensors.numpy.load(data)
+    # Of a header that safetensors itself has read just now.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    words = Words.model_validate_json(header.get("__metadata__", {}).get("gallery", ""))
+    taken = _Taken(arrays)
+    count, bins, latent = taken.length("inputs"), taken.length("counts"), config.latent
+    bytes_of_images = isinstance(config.data, ImageData) and arrays["inputs"].dtype == np.uint8
+    inputs = taken("inputs", (count, *config.data.shape), np.uint8 if bytes_of_images else np.float32)
+    names = [name for name in SCORES if name in ALWAYS or f"scores.{name}" in arrays]
+    gallery = Gallery(
+        inputs=inputs,
+        mean=taken("mean", (count, latent)),
+        variance=taken("variance", (count, latent)),
+        plane=Plane(
+            origin=taken("plane.origin", (latent,)),
+            axes=taken("plane.axes", (2, latent)),
+            explained=taken("plane.explained", (2,), np.float64),
+        ),
+        coordinates=taken("coordinates", (count, 2)),
+        scores={name: taken(f"scores.{name}", (count,)) for name in names},
+        labels=taken("labels", (count,), np.int64) if "labels" in arrays else None,
+        label_names=words.label_names,
+        rate_per_dimension=taken("rate_per_dimension", (latent,)),
+        active_units=words.active_units,
+        edges=taken("edges", (bins + 1,), np.float64),
+        counts=taken("counts", (bins,), np.int64),
+        learning=words.learning,
+    )
+    if arrays:
+        raise ValueError(f"{min(arrays)} is unknown")
+    _require_sense(gallery, config)
+    return gallery
+
+
+class OnDisk:
+    """A gallery in the file that it was found in. It is checked at once, but read only when it is first asked for: a
+    service whose gallery nobody looks at needs no memory for it. The file stays open, so that it is still there when
+    another model has taken the place of this one.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: as `from_bytes`.
+    """
+
+    def __init__(self, path: Path, data: bytes, config: ModelConfig) -> None:
+        self.count = len(from_bytes(data, config))
+        self._path, self._config = path, config
+        self._sha256 = hashlib.sha256(data).digest()
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @functools.cached_property
+    def whole(self) -> Gallery:
+        """All of it; kept from now on.
+
+        Raises:
+            CheckpointError: the file was altered since it was checked.
+        """
+        size = os.fstat(self._file).st_size
+        data = os.pread(self._file, size, 0)
+        if hashlib.sha256(data).digest() != self._sha256:
+            raise CheckpointError(f"{self._path}: was altered since the model was loaded; load it anew")
+        return from_bytes(data, self._config)
+
+
+@dataclass
+class _Taken:
+    """The arrays of a file, each taken once, with the shape and type that it must have."""
+
+    arrays: dict[str, Array]
+
+    def length(self, name: str) -> int:
+        """How many rows there are of this; one at least."""
+        count = self.arrays[name].shape[0] if name in self.arrays and self.arrays[name].ndim else 0
+        if not count:
+            raise ValueError(f"{name} is missing or empty")
+        return int(count)
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+        array = self.arrays.pop(name, None)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{name} is missing or not {np.dtype(dtype)} of shape {shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds what is not finite")
+        return array
+
+
+def _require_sense(gallery: Gallery, config: ModelConfig) -> None:
+    """What the shapes do not say."""
+    inputs, labels, names = gallery.inputs, gallery.labels, gallery.label_names
+    if isinstance(config.data, ImageData) and inputs.dtype != np.uint8 and (inputs.min() < 0 or inputs.max() > 1):
+        raise ValueError("inputs holds pixels that are not from 0 to 1")
+    if (gallery.variance <= 0).any():
+        raise ValueError("variance is not positive")
+    if gallery.active_units > config.latent:
+        raise ValueError(f"active_units is {gallery.active_units} of {config.latent}")
+    if (np.diff(gallery.edges) <= 0).any() or (gallery.counts < 0).any():
+        raise ValueError("edges and counts are not those of a histogram")
+    if names is not None and (labels is None or not _named(labels, names)):
+        raise ValueError("label_names has no name for a label")

@@ -1,0 +1,230 @@
+"""A gallery holds what the model makes of held-out inputs, and comes back as it was made or is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from model import checkpoint, gallery, scoring
+from model.calibration import Calibration, Protocol
+from model.checkpoint import Checkpoint
+from model.errors import CheckpointError, DataError
+from model.evaluation import evaluate
+from model.gallery import OnDisk, from_bytes, make, rejudge, to_bytes
+from model.training import Record
+from model.vae import to_tensor
+from tests.conftest import CLASSES, CONFIGS, LEARNING, build, reference
+from tests.model.conftest import Array, Memory, flipped, refusal
+
+Load = Callable[[str], Checkpoint]
+NAME = "grey-mlp-discretized"
+every = pytest.mark.parametrize("name", CONFIGS)
+
+
+def kept(found: Checkpoint) -> gallery.Gallery:
+    """The gallery of a model that has one."""
+    assert found.gallery is not None
+    return found.gallery.whole
+
+
+class TestMaking:
+    @every
+    def test_all_of_few_inputs_are_kept_as_they_are(self, name: str, shown: Load) -> None:
+        found = kept(shown(name))
+        np.testing.assert_array_equal(found.inputs, reference(name))
+        assert found.inputs.dtype == reference(name).dtype
+        assert found.labels is not None
+        np.testing.assert_array_equal(found.labels, np.arange(120) % 3)
+        assert (found.label_names, found.learning) == (CLASSES, LEARNING)
+
+    @every
+    def test_latents_are_those_of_the_encoder(self, name: str, shown: Load) -> None:
+        found, vae = kept(shown(name)), build(name)
+        q = vae.encode(to_tensor(found.inputs))
+        np.testing.assert_allclose(found.mean, q.mean.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found.variance, q.scale.square().numpy(), rtol=1e-4)
+        np.testing.assert_allclose(found.coordinates, found.plane(found.mean), atol=1e-5)
+        np.testing.assert_allclose(found.plane.origin, found.mean.mean(axis=0), atol=1e-5)
+
+    @every
+    def test_scores_are_those_of_one_draw_with_seed_0(self, name: str, shown: Load, calibrated: Load) -> None:
+        found = kept(shown(name))
+        (part,) = scoring.score(build(name), [reference(name)], Protocol(1, 0, 0), calibrated(name).calibration)
+        discrete = CONFIGS[name].likelihood.name != "gaussian"
+        for score in gallery.SCORES[: None if discrete else -2]:
+            if score != "typicality":
+                expected = getattr(part.scored.scores, score)
+                np.testing.assert_allclose(found.scores[score], expected, rtol=1e-4, atol=1e-3)
+        assert part.verdict.typicality is not None
+        np.testing.assert_allclose(found.scores["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+        assert ("bits_per_dim" in found.scores) == discrete
+        if discrete:
+            bits = found.scores["free_energy"] / (CONFIGS[name].data.dims * math.log(2))
+            np.testing.assert_allclose(found.scores["bits_per_dim"], bits, rtol=1e-5)
+        np.testing.assert_allclose(
+            found.scores["free_energy"], found.scores["distortion"] + found.scores["rate"], rtol=1e-4
+        )
+
+    @every
+    def test_figures_are_those_of_the_held_out_report(self, name: str, shown: Load) -> None:
+        found, report = kept(shown(name)), evaluate(build(name), Memory(reference(name)), draws=1).report
+        assert found.active_units == report.active_units
+        by_rate = sorted(found.rate_per_dimension.tolist(), reverse=True)
+        np.testing.assert_allclose(by_rate, report.rate_per_dimension, rtol=1e-4)
+        assert found.counts.sum() == report.samples
+        assert (len(found.edges), len(found.counts)) == (61, 60)
+        ends = [report.free_energy_percentiles[p] for p in ("0", "100")]
+        np.testing.assert_allclose(found.edges[[0, -1]], ends, rtol=1e-6)
+
+    def test_of_many_inputs_evenly_spaced_ones_are_kept_and_all_are_counted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gallery, "MOST", 30)
+        samples, done = reference(NAME, 300), list[int]()
+        found = make(build(NAME), samples, labels=np.arange(300), on_sample=done.append)
+        np.testing.assert_array_equal(found.inputs, samples[::10])
+        assert found.labels is not None and found.labels.tolist() == list(range(0, 300, 10))
+        assert found.counts.sum() == done[-1] == 300
+        assert found.label_names is None
+        assert "typicality" not in found.scores
+
+    @pytest.mark.parametrize(("size", "number"), [(784, 2000), (1 << 14, 512), (1 << 20, 24), (3 << 20, 24)])
+    def test_how_many_depends_on_their_size(self, size: int, number: int) -> None:
+        assert len(gallery._evenly(5000, size)) == number
+        assert gallery._evenly(7, size).tolist() == list(range(7))
+
+    def test_equal_free_energies_have_a_histogram_too(self) -> None:
+        edges, counts = gallery._histogram(np.full(9, 1e9))
+        assert (np.diff(edges) > 0).all() and counts.sum() == 9
+
+    def test_labels_beyond_their_names_have_none(self) -> None:
+        assert make(build(NAME), reference(NAME, 30), labels=np.arange(30), label_names=CLASSES).label_names is None
+
+    def test_without_inputs_or_with_wild_ones_there_is_none(self) -> None:
+        with pytest.raises(DataError, match="no samples"):
+            make(build(NAME), reference(NAME, 1)[:0])
+        table = "table-mlp-gaussian"
+        with pytest.raises(DataError, match="not finite"):
+            make(build(table), np.full((30, 3), 1e38, np.float32))
+
+    def test_another_calibration_changes_typicality_alone(self, shown: Load) -> None:
+        found, vae = kept(shown(NAME)), build(NAME)
+        density = scoring.latent_density(vae, reference(NAME, 300, seed=5))
+        other = scoring.calibrate(
+            vae, reference(NAME, 120, seed=6), [gallery.PROTOCOL], calibration=Calibration(density, {})
+        )
+        judged = rejudge(found, vae, other)
+        (part,) = scoring.score(vae, [found.inputs], gallery.PROTOCOL, other)
+        assert part.verdict.typicality is not None
+        np.testing.assert_allclose(judged.scores["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+        assert not np.allclose(judged.scores["typicality"], found.scores["typicality"])
+        same = {**judged.scores, "typicality": found.scores["typicality"]}
+        assert to_bytes(replace(judged, scores=same)) == to_bytes(found)
+        assert "typicality" not in rejudge(found, vae, Calibration(None, {})).scores
+
+
+def test_an_epoch_is_what_a_run_records() -> None:
+    record = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
+    assert list(gallery.Epoch.model_fields) == [field.name for field in fields(Record)]
+    (epoch,) = gallery.epochs([record])
+    assert epoch.model_dump() == vars(record)
+
+
+def altered(data: bytes, words: dict[str, Any] | None = None, **arrays: Array | None) -> bytes:
+    """The bytes of a gallery with other arrays or words: what a stranger's folder may hold."""
+    found = {**safetensors.numpy.load(data), **{key.replace("__", "."): value for key, value in arrays.items()}}
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    said = json.loads(header["__metadata__"]["gallery"]) | (words or {})
+    plain = {key: value for key, value in found.items() if value is not None}
+    return safetensors.numpy.save(plain, {"gallery": json.dumps(said)})
+
+
+NAN = np.full(120, np.nan, np.float32)
+SPOILED: dict[str, tuple[dict[str, Any], str]] = {
+    "no inputs": ({"inputs": None}, "inputs is missing"),
+    "empty inputs": ({"inputs": np.zeros((0, 1, 8, 8), np.uint8)}, "inputs is missing or empty"),
+    "inputs of another size": ({"inputs": np.zeros((120, 1, 9, 9), np.uint8)}, "inputs is missing or not uint8"),
+    "integers": ({"inputs": np.zeros((120, 1, 8, 8), np.int32)}, "inputs is missing or not float32"),
+    "pixels too bright": ({"inputs": np.full((120, 1, 8, 8), 1.5, np.float32)}, "not from 0 to 1"),
+    "another latent": ({"mean": np.zeros((120, 5), np.float32)}, "mean is missing or not float32 of shape"),
+    "no variance": ({"variance": np.zeros((120, 4), np.float32)}, "variance is not positive"),
+    "fewer scores": ({"scores__rate": np.zeros(3, np.float32)}, "scores.rate"),
+    "no score": ({"scores__rate": None}, "scores.rate is missing"),
+    "doubles": ({"scores__rate": np.zeros(120)}, "scores.rate"),
+    "not finite": ({"scores__rate": NAN}, "scores.rate holds what is not finite"),
+    "an unknown score": ({"scores__beauty": NAN}, "scores.beauty is unknown"),
+    "falling edges": ({"edges": np.zeros(61)}, "not those of a histogram"),
+    "negative counts": ({"counts": np.full(60, -1)}, "not those of a histogram"),
+    "no bins": ({"counts": None}, "counts is missing"),
+    "one label": ({"labels": np.zeros(1, np.int64)}, "labels"),
+    "a label without a name": ({"labels": np.full(120, 7)}, "label_names"),
+    "names without labels": ({"labels": None}, "label_names"),
+    "many active units": ({"words": {"active_units": 5}}, "active_units is 5 of 4"),
+    "half an epoch": ({"words": {"learning": [{"epoch": 1}]}}, "learning.0.free_energy"),
+    "another version": ({"words": {"format": 2}}, "format"),
+    "more to say": ({"words": {"script": "alert()"}}, "script"),
+}
+
+
+class TestOnDisk:
+    @every
+    def test_comes_back_as_it_was_made(self, name: str, shown: Load) -> None:
+        found = kept(shown(name))
+        data = to_bytes(found)
+        back = from_bytes(data, CONFIGS[name])
+        assert to_bytes(back) == data
+        assert len(back) == len(found) == 120
+        assert back.learning == found.learning
+
+    def test_needs_neither_labels_nor_names_nor_epochs(self) -> None:
+        made = make(build(NAME), reference(NAME, 30))
+        back = from_bytes(to_bytes(made), CONFIGS[NAME])
+        assert (back.labels, back.label_names, back.learning) == (None, None, ())
+
+    @pytest.mark.parametrize("how", SPOILED)
+    def test_that_is_spoiled_is_refused_by_what_is_wrong(self, how: str, shown: Load, tmp_path: Path) -> None:
+        changes, said = SPOILED[how]
+        data = altered(to_bytes(kept(shown(NAME))), **changes)
+        with pytest.raises(CheckpointError) as error:
+            checkpoint._gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
+        assert said in refusal(error)
+        assert "make a new one with vae gallery" in refusal(error)
+
+    def test_of_another_model_or_cut_or_altered_anywhere_is_loaded_or_refused(self, shown: Load) -> None:
+        whole = to_bytes(kept(shown(NAME)))
+        header = 8 + int.from_bytes(whole[:8], "little")
+        spoiled = [whole[:end] for end in (0, 1, 7, 8, 9, header, len(whole) - 1)]
+        spoiled += [to_bytes(kept(shown("grey-conv-gaussian")))[:-1], b"\xff" * 100]
+        spoiled += [flipped(whole, place) for place in range(0, header, 7)]
+        refused = 0
+        for data in spoiled:
+            try:
+                with checkpoint._of_this_model(Path("x")):
+                    from_bytes(data, CONFIGS[NAME])
+            except CheckpointError:
+                refused += 1
+        assert refused > len(spoiled) / 2
+
+    def test_is_read_when_it_is_asked_for_even_if_the_folder_is_gone(self, shown: Load, tmp_path: Path) -> None:
+        data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
+        path.write_bytes(data)
+        found = OnDisk(path, data, CONFIGS[NAME])
+        assert len(found) == 120
+        path.unlink()
+        assert to_bytes(found.whole) == data
+        assert found.whole is found.whole
+
+    def test_that_was_altered_since_is_refused(self, shown: Load, tmp_path: Path) -> None:
+        data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
+        for other in (flipped(data, len(data) - 1), data[:-1], b""):
+            path.write_bytes(data)
+            found = OnDisk(path, data, CONFIGS[NAME])
+            path.write_bytes(other)
+            with pytest.raises(CheckpointError, match="altered since"):
+                _ = found.whole

@@ -24,17 +24,14 @@ DIGEST = b"x-model-digest"
 SAFE = ((b"x-content-type-options", b"nosniff"),)
 
 
-#: On pages: they run what this service sends and nothing else, and stand in no other page.
+#: On pages: they run what this service sends and nothing else, and stand in no other page. Swagger UI's has a script
+#: in it.
 PAGE = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-        b"img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        b"frame-ancestors 'none'",
-    ),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
+    b"default-src 'none'; script-src 'self'%s; style-src 'self'%s; img-src 'self' data: blob:; font-src 'self'; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+POLICIES = {"/": PAGE % (b"", b"")}
+OTHERS = PAGE % (b" 'unsafe-inline'", b" 'unsafe-inline'")
 
 
 class Frame:
@@ -69,7 +66,7 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._ours(message["headers"], name)]
+                message["headers"] = [*message["headers"], *self._ours(path, message["headers"], name)]
             await send(message)
 
         operation = self.operations.get(path)
@@ -84,7 +81,7 @@ class Frame:
         finally:
             self.count(operation.path if operation else "other", method, path, status, started, name, request)
 
-    def _ours(self, headers: Headers, name: bytes) -> Headers:
+    def _ours(self, path: str, headers: Headers, name: bytes) -> Headers:
         """What goes with the headers of an answer."""
         ours = [(b"x-request-id", name), *SAFE]
         if not any(key == DIGEST for key, _ in headers):
@@ -92,7 +89,11 @@ class Frame:
         if self.process.draining:
             ours.append((b"connection", b"close"))
         if any(key == b"content-type" and value.startswith(b"text/html") for key, value in headers):
-            ours += PAGE
+            ours += [
+                (b"content-security-policy", POLICIES.get(path, OTHERS)),
+                (b"referrer-policy", b"no-referrer"),
+                (b"x-frame-options", b"DENY"),
+            ]
         return ours
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.responses import FileResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import errors, openapi
@@ -25,7 +27,7 @@ from app.metrics import Metrics
 from app.routes.free_energy import FREE_ENERGY
 from app.routes.gallery import GALLERY, GALLERY_INPUT
 from app.routes.latents import DECODE, ENCODE, RECONSTRUCT, SAMPLE
-from app.routes.operations import LIVE, METRICS, MODEL, READY, RELOAD, home
+from app.routes.operations import LIVE, METRICS, MODEL, READY, RELOAD
 from app.runtime import Runtime
 from app.service import Process, Service
 from app.settings import ADMIN_KEYS, API_KEYS, Settings
@@ -50,6 +52,8 @@ OPERATIONS = (
     METRICS,
 )
 
+#: The page at the root, and all that it loads.
+EXPLORER = Path(__file__).with_name("explorer")
 log = logging.getLogger("vae")
 
 
@@ -132,7 +136,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         )
     # First in the table: the documentation's routes, which FastAPI has put there, can wait.
     app.router.routes[:0] = [operation.route() for operation in OPERATIONS]
-    app.router.routes.append(Route("/", home))
+    app.router.routes.append(Route("/", lambda _: FileResponse(EXPLORER / "index.html")))
+    app.router.routes.append(Mount("/explorer", StaticFiles(directory=EXPLORER)))
     errors.install(app)
     return app
 

@@ -34,6 +34,7 @@ class EncodeQuery(Query):
 
 class ReconstructQuery(Query):
     strict: Strict = False
+    inputs: Annotated[bool, Field(description="Add the inputs as the model sees them, converted.")] = False
     format: Format = None
 
 
@@ -95,6 +96,14 @@ class Decoded(Answer):
     outputs: Annotated[
         list[Any], Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")
     ]
+
+
+class Reconstructed(Decoded):
+    """What the model makes of its inputs."""
+
+    inputs: Annotated[
+        list[Any] | None, Field(description="The inputs as the model sees them, shaped as outputs; where asked for.")
+    ] = None
 
 
 class Sampled(Decoded):

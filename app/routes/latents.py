@@ -4,7 +4,16 @@ from starlette.responses import Response
 
 from app.operation import Operation
 from app.request import Request
-from app.schemas import Decoded, DecodeQuery, Encoded, EncodeQuery, ReconstructQuery, Sampled, SampleQuery
+from app.schemas import (
+    Decoded,
+    DecodeQuery,
+    Encoded,
+    EncodeQuery,
+    Reconstructed,
+    ReconstructQuery,
+    Sampled,
+    SampleQuery,
+)
 from app.service import Service
 
 PICTURES = ("json", "npz", "png")
@@ -39,7 +48,10 @@ async def reconstruct(request: Request, service: Service, query: ReconstructQuer
     form = service.form(request, query.format, pictures=True)
     x = await service.inputs(request, strict=query.strict)
     rebuilt = await request.work(service.watch, service.engine.reconstruct(x, request.ticket))
-    return await service.answer(request, form, {"outputs": service.outputs(rebuilt)}, rebuilt)
+    answer = {"outputs": service.outputs(rebuilt)}
+    if query.inputs:
+        answer["inputs"] = service.outside(x)
+    return await service.answer(request, form, answer, rebuilt)
 
 
 ENCODE = Operation(
@@ -85,7 +97,7 @@ RECONSTRUCT = Operation(
     "The mean of P(x|z) at the mean of Q(z|x), for each input.",
     ReconstructQuery,
     reconstruct,
-    Decoded,
+    Reconstructed,
     body="inputs",
     forms=PICTURES,
     deadline=True,

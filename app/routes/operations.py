@@ -1,11 +1,10 @@
-"""What an operator calls: the card, health, metrics; and the way from `/` to the documentation."""
+"""What an operator calls: the card, health, metrics."""
 
 from dataclasses import asdict
 
 import orjson
 import torch
-from starlette import requests
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from app import metrics
 from app.errors import Forbidden, Invalid, Unavailable
@@ -83,10 +82,6 @@ async def ready(request: Request, service: Service, query: NoQuery) -> Response:
 
 async def scrape(request: Request, service: Service, query: NoQuery) -> Response:
     return Response(service.process.metrics.render(), media_type=metrics.MEDIA_TYPE)
-
-
-async def home(request: requests.Request) -> Response:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
 
 def _json(answer: Answer) -> Response:

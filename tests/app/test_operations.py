@@ -1,6 +1,7 @@
 """The card, health, metrics, documentation: what an operator sees."""
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -101,12 +102,30 @@ def test_the_example_of_scores_adds_up() -> None:
 
 
 def test_the_documentation_asks_no_other_host(grey: TestClient) -> None:
-    page = grey.get("/")
-    assert page.url.path == "/docs"
+    page = grey.get("/docs")
     assert "https://" not in page.text
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
         assert asset in page.text
         assert grey.get(f"/static-offline-docs/{asset}").status_code == 200
+
+
+def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: TestClient) -> None:
+    page = grey.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    # Swagger UI has a script in its page.
+    assert "unsafe-inline" in grey.get("/docs").headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="(explorer/[^"]+)"', page.text)
+    for name in ("app.js", "api.js", "dom.js", "glass.js", "map.js"):
+        text = grey.get(f"/explorer/{name}").text
+        named += [f"explorer/{other}" for other in re.findall(r'from "\./([a-z]+\.js)"', text)]
+    assert len(set(named)) > 10
+    for name in named:
+        answer = grey.get(f"/{name}")
+        assert answer.status_code == 200, name
+        again = grey.get(f"/{name}", headers={"If-None-Match": answer.headers["etag"]})
+        assert again.status_code == 304
+    assert grey.get("/explorer/").status_code == grey.get("/explorer/../main.py").status_code == 404
 
 
 def test_metrics_count_requests_by_route_and_rows_by_call(grey: TestClient) -> None:

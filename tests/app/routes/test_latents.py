@@ -82,6 +82,9 @@ def test_reconstruct_is_decode_of_the_encoded_mean(serving: Serving, name: str) 
     mean = client.post("/encode", **npy(x)).json()["mean"]
     decoded = client.post("/decode", json={"latents": mean}).json()["outputs"]
     close(client.post("/reconstruct", **npy(x)).json()["outputs"], decoded)
+    both = client.post("/reconstruct", **npy(x), params={"inputs": "true"}).json()
+    close(both["outputs"], decoded)
+    close(both["inputs"], x)
     vae: VAE = build(name)
     close(decoded, outside(vae.decode(vae.encode(inside(name, x)).mean).mean))
 

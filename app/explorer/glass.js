@@ -1,0 +1,189 @@
+// One input: as the model sees it, what it makes of it, and what it costs.
+
+import { call, json } from "./api.js";
+import { attempt, formula, h, say, why } from "./dom.js";
+import { RAMP, paintMap } from "./pictures.js";
+import { gaussians, histogram, sums, bars } from "./charts.js";
+import { drawing } from "./draw.js";
+
+const FIRST = 32; // dimensions that are shown at once
+
+/** Builds the room; returns a function that puts something under the glass: {file}, {inputs: 1 x ...} or {index}. */
+export function glass(room, model, { take }) {
+  const result = h("div", { id: "under", "aria-live": "polite", "aria-busy": "false" });
+  const tools = h("div", { class: "row" });
+  const extra = h("div");
+  let [turn, current] = [0, null];
+
+  async function open(source, name = null) {
+    const mine = ++turn;
+    result.setAttribute("aria-busy", "true");
+    await attempt(async () => {
+      try {
+        const found = await examine(model, source);
+        if (mine !== turn) return; // something else has been put there since
+        current = found;
+        result.replaceChildren(...shown(model, found, name ?? source.name ?? null));
+      } finally {
+        if (mine === turn) result.setAttribute("aria-busy", "false");
+      }
+    });
+  }
+
+  if (model.images) {
+    const file = h("input", { type: "file", accept: "image/*", "aria-label": "Open a picture", onchange: () => { if (file.files[0]) open({ file: file.files[0], name: file.files[0].name }); file.value = ""; } });
+    tools.append(h("span", { class: "button file" }, "Open a picture …", file));
+    const board = drawing(model, (inputs) => open({ inputs, name: "your drawing" }));
+    board.hidden = true;
+    const draw = h("button", { "aria-expanded": "false", onclick: () => { board.hidden = !board.hidden; draw.setAttribute("aria-expanded", String(!board.hidden)); } }, "Draw one");
+    tools.append(draw);
+    extra.append(board);
+    room.addEventListener("dragover", (event) => { event.preventDefault(); room.classList.add("drop"); });
+    room.addEventListener("dragleave", () => room.classList.remove("drop"));
+    room.addEventListener("drop", (event) => {
+      event.preventDefault();
+      room.classList.remove("drop");
+      const [dropped] = event.dataTransfer.files;
+      if (dropped) open({ file: dropped, name: dropped.name });
+    });
+    document.addEventListener("paste", (event) => {
+      const pasted = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+      if (pasted) open({ file: pasted, name: "the pasted picture" });
+    });
+  } else {
+    extra.append(form(model, (inputs) => open({ inputs, name: "your row" })));
+  }
+  if (model.gallery) {
+    tools.append(h("button", { onclick: () => open({ index: Math.floor(Math.random() * model.gallery.inputs) }) }, "Pick a held-out one"));
+  }
+  const start = h("button", { onclick: () => current && take(current.mean) }, "Take it to the sliders");
+  tools.append(start);
+  room.append(
+    h("p", { class: "small" }, model.images
+      ? "Drop a picture here, paste one, open or draw one; or click a point of the map or a sample."
+      : "Fill in a row; or click a point of the map or a sample."),
+    tools, extra, result);
+  return open;
+}
+
+/** All that the service says of one input. */
+async function examine(model, source) {
+  let { inputs, file, index } = source;
+  let label = null;
+  if (index !== undefined) {
+    ({ inputs } = await model.input(index));
+    label = model.label(index);
+  }
+  const sent = file ? { body: file, type: file.type || "image/png" } : { body: { inputs } };
+  const rebuilt = await json("reconstruct?inputs=true", sent);
+  const x = rebuilt.inputs;
+  const { samples, seed } = model.protocol;
+  const query = `samples=${samples}&seed=${seed}&per_dimension=true`;
+  // What follows is of the input as the model sees it, so that all of it belongs together.
+  const [q, scores] = await Promise.all([
+    json("encode", { body: { inputs: x } }),
+    json(`free-energy?${query}`, { body: { inputs: x } }),
+  ]);
+  return { x: x[0], rebuilt: rebuilt.outputs[0], mean: q.mean[0], variance: q.variance[0], scores, label, samples };
+}
+
+const of = (scores, name) => scores[name]?.[0] ?? null;
+
+function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, name) {
+  const F = of(scores, "free_energy");
+  const bits = of(scores, "bits_per_dim");
+  const heading = [name, label].filter(Boolean).join(", ");
+  return [
+    heading ? h("p", {}, "Here: ", h("strong", {}, heading)) : null,
+    ...views(model, x, rebuilt, scores.per_dimension[0]),
+    h("h3", {}, "What it costs"),
+    h("p", { class: "score" }, h("span", { id: "free-energy", "data-value": F }, say(F)), h("small", {}, " nats of free energy"),
+      bits === null ? null : h("small", { id: "bits" }, `, ${say(bits, 3)} bits per dimension`)),
+    h("p", {}, verdict(model, scores)),
+    sums({ distortion: of(scores, "distortion"), rate: of(scores, "rate"), cross_entropy: of(scores, "cross_entropy"), entropy: of(scores, "entropy") }),
+    table(scores),
+    why("What do these words mean?",
+      "Free energy is what it takes to send the input: first a latent, then what the latent does not tell of the input. It is never less than the negative logarithm of the input's probability, so the higher, the less the model expected it.",
+      formula("F(x) = E_Q[nlog P(x|z)] + E_Q[nlog P(z)] − H(Q) ≥ nlog P(x)"),
+      h("ul", {},
+        h("li", {}, h("strong", {}, "Distortion"), ": what is left to be sent when the latent is known. ", formula("E_Q[nlog P(x|z)]")),
+        h("li", {}, h("strong", {}, "Rate"), ": what the latent itself takes. ", formula("KL(Q(z|x), P(z)) = cross-entropy − entropy")),
+        h("li", {}, h("strong", {}, "Cross-entropy"), ": the latent under the prior. ", formula("E_Q[nlog P(z)]")),
+        h("li", {}, h("strong", {}, "Entropy"), ": how undecided Q is; it is given back. ", formula("H(Q)")),
+        h("li", {}, h("strong", {}, "nlog P(x)"), `: the same ${samples} draws, weighted by their importance, for a bound that is nearer.`),
+        h("li", {}, h("strong", {}, "Typicality"), ": how far out the input lies when latent, costs and complexity are looked at together. It has no unit, and 0 is usual."))),
+    model.gallery ? h("h3", {}, "Beside the held-out inputs") : null,
+    model.gallery ? histogram(model.gallery.histogram, F) : null,
+    h("h3", {}, "Where Q puts it"),
+    ...latents(model, mean, variance),
+  ].filter(Boolean);
+}
+
+function views(model, x, rebuilt, surprise) {
+  if (!model.images) {
+    return [
+      h("h3", {}, "The row, and (marked) what the model makes of it"), bars(model.columns, x, rebuilt),
+      h("h3", {}, "Surprise of each column, in nats"), bars(model.columns, surprise),
+      why("What is the surprise of a column?", "How improbable its value is once the latent is known, averaged over the draws. The sum over all columns is the distortion.", formula("nlog P(x_i | z)")),
+    ];
+  }
+  const seen = model.view("The input as the model sees it");
+  const again = model.view("What the model makes of it");
+  const canvas = h("canvas", { class: "pixels", role: "img" });
+  seen.show(x);
+  again.show(rebuilt);
+  const [low, high] = paintMap(canvas, surprise);
+  canvas.setAttribute("aria-label", `Surprise of each pixel, from ${say(low)} to ${say(high)} nats`);
+  const band = h("i", { class: "ramp" });
+  band.style.background = RAMP;
+  return [
+    h("div", { class: "views" },
+      h("figure", {}, seen.element, h("figcaption", {}, "As the model sees it")),
+      h("figure", {}, again.element, h("figcaption", {}, "As it builds it again")),
+      h("figure", {}, canvas, h("figcaption", {}, "Surprise"))),
+    h("ul", { class: "legend" }, h("li", {}, `${say(low)} `, band, ` ${say(high)} nats a pixel`)),
+    why("What is surprise?", "How improbable a pixel is once the latent is known, and where the model leans on them, the pixels before it. The sum over all pixels is the distortion.", formula("nlog P(x_i | z)")),
+  ];
+}
+
+/** How rare such scores are, in words. */
+function verdict(model, scores) {
+  const { p_values: p, p_values_reason: reason } = scores;
+  if (!p) return reason ?? "There is no calibration, so nobody can say how rare that is.";
+  const share = (value) => (value < 0.01 ? "fewer than one" : value > 0.99 ? "nearly all" : Math.round(100 * value));
+  const exact = (value) => `p ${value < 0.001 ? "< 0.001" : `= ${value.toPrecision(2)}`}`;
+  const parts = [`${share(p.free_energy[0])} in a hundred cost as much or more (${exact(p.free_energy[0])})`];
+  if (p.typicality) parts.push(`${share(p.typicality[0])} in a hundred are as untypical (${exact(p.typicality[0])})`);
+  return `Of inputs that the model was not fitted to, ${parts.join(", and ")}.`;
+}
+
+function table(scores) {
+  const rows = [["Distortion", "distortion"], ["Rate", "rate"], ["Cross-entropy", "cross_entropy"], ["Entropy", "entropy"], ["Standard error", "standard_error"], ["nlog P(x), closer", "nlog_p_x"], ["Typicality, no unit", "typicality"]];
+  return h("details", {}, h("summary", {}, "All of it as numbers"), h("table", {}, h("tbody", {},
+    ...rows.filter(([, name]) => of(scores, name) !== null).map(([text, name]) => h("tr", {}, h("th", { scope: "row" }, text), h("td", { class: "number" }, say(of(scores, name))))))));
+}
+
+function latents(model, mean, variance) {
+  const { order } = model;
+  const rest = order.slice(FIRST);
+  return [
+    gaussians(mean, variance, order.slice(0, FIRST)),
+    h("p", { class: "small" }, `Means of Q, each with its standard deviation; those dimensions first that carry most${rest.length ? `, ${FIRST} of ${order.length}` : ""}.`),
+    rest.length ? h("details", {}, h("summary", {}, `The other ${rest.length}`), gaussians(mean, variance, rest)) : null,
+    why("What is Q?", "What the encoder says of where the latent of this input lies: a Gaussian with a mean and a standard deviation for each dimension. A dimension with mean 0 and deviation 1 says nothing of this input.", formula("Q(z|x) = N(mean, variance)")),
+  ].filter(Boolean);
+}
+
+/** A row of named columns to fill in. */
+function form(model, use) {
+  const fields = model.columns.map((name, i) => {
+    const input = h("input", { type: "number", step: "any", required: true });
+    const middle = model.card.data.mean?.[i];
+    if (middle !== undefined) input.value = Number(middle.toPrecision(4));
+    return { input, label: h("label", {}, name, input) };
+  });
+  return h("details", {}, h("summary", {}, "A row of your own"),
+    h("form", { onsubmit: (event) => { event.preventDefault(); use([fields.map(({ input }) => Number(input.value))]); } },
+      h("div", { class: "columns" }, ...fields.map(({ label }) => label)),
+      h("p", {}, h("button", { class: "main" }, "Put it under the glass"))));
+}

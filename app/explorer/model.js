@@ -1,0 +1,83 @@
+// What is served, as all parts of the page need it: the card, and where it has one the gallery.
+
+import { call, json } from "./api.js";
+import { h } from "./dom.js";
+import { paint } from "./pictures.js";
+import { bars } from "./charts.js";
+
+export class Model {
+  static async load() {
+    const card = await json("model");
+    const gallery = await json("model/gallery").catch((problem) => {
+      if (problem.status === 404) return null;
+      throw problem;
+    });
+    return new Model(card, gallery);
+  }
+
+  constructor(card, gallery) {
+    this.card = card;
+    this.gallery = gallery;
+    this.images = card.data.kind === "image";
+    this.columns = this.images ? null : card.data.columns;
+    this.latent = card.latent;
+  }
+
+  /** What is served, in a sentence. */
+  get sentence() {
+    const { data, latent, training } = this.card;
+    const what = this.images
+      ? `${data.width} × ${data.height} ${data.channels === 1 ? "grey" : "colour"} images`
+      : `rows of ${this.columns.length} columns`;
+    const seen = training ? `, learned from ${training.samples.toLocaleString("en")} of ${training.dataset}` : "";
+    return `A variational autoencoder of ${what}${seen}; it describes each by ${latent} numbers.`;
+  }
+
+  /** Latent dimensions, those that carry most first; in their own order where nobody has measured that. */
+  get order() {
+    const rates = this.gallery?.rate_per_dimension ?? this.card.evaluation?.rate_per_dimension;
+    const all = Array.from({ length: this.latent }, (_, i) => i);
+    return rates ? all.sort((a, b) => rates[b] - rates[a]) : all;
+  }
+
+  /** How many of those carry anything. */
+  get active() {
+    return this.gallery?.active_units ?? this.card.evaluation?.active_units ?? this.latent;
+  }
+
+  /** How free energies are asked for, so that there are p-values: the most draws that a calibration has without refinement. */
+  get protocol() {
+    const plain = this.card.calibrations.filter((one) => !one.refine && one.samples <= 64);
+    return plain.sort((a, b) => b.samples - a.samples)[0] ?? { samples: 16, refine: 0, seed: 0 };
+  }
+
+  /** The inputs of the gallery as one sheet of thumbnails, loaded when first wanted. */
+  sheet() {
+    this._sheet ??= this.images && this.gallery?.thumbnails
+      ? call("model/gallery?format=png", { accept: "image/png" }).then((answer) => answer.blob()).then(createImageBitmap)
+      : Promise.resolve(null);
+    return this._sheet;
+  }
+
+  /** One input of the gallery, with mean and variance of its Q. */
+  async input(index) {
+    return json(`model/gallery/input?index=${index}`);
+  }
+
+  label(index) {
+    const { labels, label_names: names } = this.gallery ?? {};
+    if (!labels) return null;
+    return names?.[labels[index]] ?? String(labels[index]);
+  }
+
+  /** An element that shows x, and later others: a canvas for pictures, bars for columns. */
+  view(name) {
+    if (this.images) {
+      const { width, height } = this.card.data;
+      const canvas = h("canvas", { class: "pixels", role: "img", "aria-label": name, width, height });
+      return { element: canvas, show: (x) => paint(canvas, x) };
+    }
+    const box = h("div");
+    return { element: box, show: (x, other = null) => box.replaceChildren(bars(this.columns, x, other)) };
+  }
+}

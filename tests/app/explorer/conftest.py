@@ -1,0 +1,107 @@
+"""A browser, and services whose page it opens."""
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from tests.app.commands.test_serve import served
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@dataclass
+class Seen:
+    """A page, and what went on behind it."""
+
+    page: Page
+    address: str
+    requests: list[str] = field(default_factory=list)
+    #: What the browser's console said of errors, a breach of the Content-Security-Policy among them.
+    errors: list[str] = field(default_factory=list)
+
+    def ask(self, path: str, body: Any = None, **options: Any) -> httpx2.Response:
+        """The interface itself, past the page."""
+        if body is None:
+            return httpx2.get(f"{self.address}/{path}", timeout=60, **options)
+        return httpx2.post(f"{self.address}/{path}", json=body, timeout=60, **options)
+
+    def number(self, selector: str) -> float:
+        found = self.page.get_attribute(selector, "data-value")
+        assert found is not None
+        return float(found)
+
+    def under_the_glass(self) -> float:
+        """Wait for what was put there; its free energy."""
+        self.page.wait_for_selector("#under[aria-busy=false] #free-energy")
+        return self.number("#free-energy")
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[Callable[..., str]]:
+    """Where a model is served; each is started once."""
+    started: dict[tuple[Any, ...], str] = {}
+    with ExitStack() as stack:
+
+        def start(model: Path | str, **environment: str) -> str:
+            key = (model, *environment.items())
+            if key not in started:
+                quiet = {"VAE_LOG_LEVEL": "error", **environment}
+                started[key], _ = stack.enter_context(served(Path(model), **quiet))
+            return started[key]
+
+        yield start
+
+
+def _fulfil(answer: Any, route: Route) -> None:
+    route.fulfill(json=answer)
+
+
+@pytest.fixture
+def look(browser: Browser, address: Callable[..., str]) -> Iterator[Callable[..., Seen]]:
+    """Opens the page of a service, as a new visitor."""
+    with ExitStack() as stack:
+
+        def open_page(
+            model: Path | str = "fashion-mnist-mlp",
+            *,
+            at: str = "",
+            ready: bool = True,
+            answers: dict[str, Any] | None = None,
+            environment: dict[str, str] | None = None,
+            **context: Any,
+        ) -> Seen:
+            where = address(model, **(environment or {}))
+            visitor = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **context})
+            stack.callback(visitor.close)
+            visitor.grant_permissions(["clipboard-read", "clipboard-write"])
+            seen = Seen(visitor.new_page(), where)
+            seen.page.set_default_timeout(20_000)
+            seen.page.on("request", lambda request: seen.requests.append(request.url))
+            seen.page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
+            seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+            for path, answer in (answers or {}).items():  # in place of the service's own
+                seen.page.route(f"{where}/{path}", functools.partial(_fulfil, answer))
+            seen.page.goto(f"{where}/{at}")
+            if ready:
+                seen.page.wait_for_selector("body[data-ready]")
+            return seen
+
+        yield open_page

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,8 @@ Observe = Callable[[str, int, float], None]
 PATIENCE = 4
 #: Seconds between two looks for jobs that are past their deadline.
 LOOK = 0.1
+#: Of what calls have taken, the share that still counts after one more.
+KEPT = 0.9
 LATE = "the model did not get to this request in time; ask for less or come again"
 log = logging.getLogger("vae")
 
@@ -53,6 +56,21 @@ class OutOfMemory(CallFailed):
 
 class BatcherStopped(Exception):
     """The worker is stopping or dead."""
+
+
+class Cost(NamedTuple):
+    """What calls have taken lately: those of many rows, in which most rows ride, count for more."""
+
+    rows: float = 0.0
+    seconds: float = 0.0
+
+    def after(self, rows: int, seconds: float) -> "Cost":
+        """With one more call."""
+        return Cost(KEPT * self.rows + rows, KEPT * self.seconds + seconds)
+
+    @property
+    def a_row(self) -> float:
+        return self.seconds / self.rows
 
 
 class Batcher:
@@ -94,8 +112,7 @@ class Batcher:
         self._flying: list[Piece] = []
         self._since = math.inf  # they have been so
         self._finished: list[Job] = []
-        # What a row of each call takes, in seconds, as a running average.
-        self._costs: dict[str, float] = {}
+        self._costs: dict[str, Cost] = {}
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
@@ -187,7 +204,9 @@ class Batcher:
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
-            self.check(job.rows, job.ticket.deadline - job.since)
+            if not job.ticket.admitted:
+                self.check(job.rows, job.ticket.deadline - job.since)
+                job.ticket.admitted = True
             self._queue.put(job)
             if self._resting:
                 self._gather()
@@ -210,9 +229,11 @@ class Batcher:
         waiting = sum(ahead.values())
         if not waiting:
             return
-        seconds = sum(count * self._costs.get(call, 0.0) for call, count in ahead.items())
-        small = rows <= self._batch_rows
-        most = min(patience, self._queue_seconds if small and waiting >= self._batch_rows else math.inf)
+        seconds = sum(count * self._costs[call].a_row for call, count in ahead.items() if call in self._costs)
+        # A large one has a long way anyhow; and a batch may wait however slow the model is.
+        most = math.inf if waiting < self._batch_rows else max(0.0, patience)
+        if rows <= self._batch_rows <= waiting:
+            most = min(most, self._queue_seconds)
         if waiting + rows > self._queue_rows:
             raise QueueFull(f"{waiting:,} rows are waiting for the model", seconds)
         if seconds > most:
@@ -325,15 +346,15 @@ class Batcher:
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        self._costs[name] = 0.9 * self._costs.get(name, seconds / rows) + 0.1 * seconds / rows
+        self._costs[name] = self._costs.get(name, Cost()).after(rows, seconds)
         for job, start, _ in pieces:
             if not start:
                 job.ticket.waited += now - job.since
             job.ticket.computed += seconds
             if job.ticket.marks is not None:
                 if not start:
-                    job.ticket.marks.append(Mark("queue", job.since, now, name))
-                job.ticket.marks.append(Mark("compute", now, now + seconds, name, rows))
+                    job.ticket.mark(Mark("queue", job.since, now, name))
+                job.ticket.mark(Mark("compute", now, now + seconds, name, rows))
         self._observe(name, rows, seconds)
         return outputs
 

@@ -262,7 +262,7 @@ class Engine:
         try:
             for name, arguments in (("encode", (x,)), ("score", (x, z, z + 1, z))):
                 seconds = max(seconds, min(_timed(self.calls[name], arguments) for _ in range(2)))
-        except ArithmeticError:  # which says more when the service starts
+        except (ArithmeticError, MemoryError):  # which say more when the service starts
             return rows
         return max(size for size in SLICE_ROWS if size == rows or size * seconds <= rows * SLICE)
 

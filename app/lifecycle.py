@@ -59,6 +59,8 @@ async def _renew(process: Process) -> None:
         await process.reload()
     except VAEError as error:
         log.error("the model was not loaded anew, and the old one is served on: %s", error)
+    except Exception:
+        log.exception("the model was not loaded anew, and the old one is served on")
 
 
 async def end_when_stuck(frame: Frame) -> None:

@@ -7,11 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -54,7 +55,18 @@ OPERATIONS = (
 
 #: The page at the root, and all that it loads.
 EXPLORER = Path(__file__).with_name("explorer")
+#: A module of one version must not meet one of another that a browser has kept.
+ASK = {"Cache-Control": "no-cache"}
 log = logging.getLogger("vae")
+
+
+class Files(StaticFiles):
+    """Files that browsers keep, and ask about each time."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers.update(ASK)
+        return response
 
 
 class Application(FastAPI):
@@ -136,8 +148,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         )
     # First in the table: the documentation's routes, which FastAPI has put there, can wait.
     app.router.routes[:0] = [operation.route() for operation in OPERATIONS]
-    app.router.routes.append(Route("/", lambda _: FileResponse(EXPLORER / "index.html")))
-    app.router.routes.append(Mount("/explorer", StaticFiles(directory=EXPLORER)))
+    app.router.routes.append(Route("/", lambda _: FileResponse(EXPLORER / "index.html", headers=ASK)))
+    app.router.routes.append(Mount("/explorer", Files(directory=EXPLORER)))
     errors.install(app)
     return app
 

@@ -20,6 +20,8 @@ Array = NDArray[Any]
 Arrays = tuple[Array, ...]
 #: Jobs that may be dropped before the queue is looked through for them.
 MANY = 256
+#: Times that are taken down of one request.
+MARKS = 128
 
 
 class Mark(NamedTuple):
@@ -39,7 +41,13 @@ class Ticket:
     deadline: float = math.inf  # on the clock of `time.monotonic`
     waited: float = 0.0  # seconds in the queue, from a job's arrival to its first call
     computed: float = 0.0  # seconds of calls that its rows rode in
+    admitted: bool = False  # by its first job: what was let in is not sent away half done
     marks: list[Mark] | None = None  # where somebody wants to know
+
+    def mark(self, mark: Mark) -> None:
+        """Take down a time, for whoever wants to know; of a request of very many calls the first are enough."""
+        if self.marks is not None and len(self.marks) < MARKS:
+            self.marks.append(mark)
 
 
 @dataclass(eq=False, slots=True)
@@ -156,11 +164,19 @@ class Queue:
 
     def drop(self, job: Job) -> None:
         """No more of this job is to be computed."""
+        if self._end(job):
+            # It keeps its place until its turn comes; but not too many of them, however long that takes.
+            self._dropped += 1
+            if self._dropped > max(MANY, self.rows):
+                self._sweep()
+
+    def _end(self, job: Job) -> bool:
+        """The same for a job that loses its place at once; whether it had one."""
         if job.over:
-            return
+            return False
         job.over = True
         if not job.left:
-            return
+            return False
         self.rows -= job.left
         line = self._lines[job.call]
         if job.done:
@@ -168,10 +184,7 @@ class Queue:
         else:
             line.fresh_rows -= job.left
             job.take = job.put = _gone  # and with them its arrays
-        # Each keeps its place until its turn comes; but not too many of them, however long that takes.
-        self._dropped += 1
-        if self._dropped > max(MANY, self.rows):
-            self._sweep()
+        return True
 
     def _sweep(self) -> None:
         self._dropped = 0
@@ -229,7 +242,7 @@ class Queue:
 
     def _dead(self, job: Job, now: float, late: list[Job]) -> bool:
         if not job.over and job.ticket.deadline < now:
-            self.drop(job)
+            self._end(job)
             late.append(job)
         return job.over
 

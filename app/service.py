@@ -164,7 +164,7 @@ class Service:
             rows = read_rows(*arguments)
         request.rows = len(rows)
         if request.ticket.marks is not None:
-            request.ticket.marks.append(Mark("parse", began, time.monotonic()))
+            request.ticket.mark(Mark("parse", began, time.monotonic()))
         return rows
 
     def begin(self, request: Request) -> float:
@@ -198,14 +198,14 @@ class Service:
         self, request: Request, form: str, answer: answers.Answer, pictures: Floats | None = None
     ) -> Response:
         """Arrays -> a response in this form."""
-        marks = request.ticket.marks
-        began = 0.0 if marks is None else time.monotonic()
+        traced = request.ticket.marks is not None
+        began = time.monotonic() if traced else 0.0
         if answers.size(answer) > LARGE:
             body, media = await asyncio.to_thread(answers.write, form, answer, pictures)
         else:
             body, media = answers.write(form, answer, pictures)
-        if marks is not None:
-            marks.append(Mark("serialize", began, time.monotonic()))
+        if traced:
+            request.ticket.mark(Mark("serialize", began, time.monotonic()))
         return Plain(body, media)
 
     async def keep(self, request: Request, name: str, make: Callable[[], Kept]) -> Response:

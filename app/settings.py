@@ -53,9 +53,9 @@ class Settings(BaseSettings):
     batch_rows: Annotated[
         int | None, Field(description="Most rows in one call of the model; by default 64 to 256, by its speed.", ge=1)
     ] = None
-    queue_rows: Annotated[int, Field(description="Most rows waiting for the model; beyond, 429.", ge=1)] = 1 << 14
+    queue_rows: Annotated[int, Field(description="Most rows ahead of a request; beyond, 429.", ge=1)] = 1 << 14
     queue_seconds: Annotated[
-        float, Field(description="Most seconds of work ahead of a request of up to a batch; beyond, 429.", gt=0)
+        float, Field(description="Most seconds of work ahead of a request; beyond, 429.", gt=0)
     ] = 2.0
     queue_bytes: Annotated[
         int, Field(description="Most bytes of bodies that are read or worked on; beyond, 429.", ge=1)

@@ -6,6 +6,7 @@ costs a few readings of the clock. The span of a request holds one for each thin
 """
 
 import re
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ class Traces:
         except ImportError as error:
             raise ConfigError("VAE_TRACES: OpenTelemetry is not installed; install 'vae-server[otel]'") from error
         ours = Resource({"service.name": "vae-server", "service.version": VERSION})
-        self._provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
+        resource = ours.merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("vae-server", VERSION)
         self._propagator = TraceContextTextMapPropagator()
@@ -95,6 +97,7 @@ class Traces:
         span.end(ended)
 
     def close(self) -> None:
-        """Send what is left, as far as there is time."""
-        self._provider.force_flush(round(FLUSH * 1e3))
-        self._provider.shutdown()
+        """Send what is left, as far as there is time: a collector that hangs must not keep the process."""
+        sending = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        sending.start()
+        sending.join(FLUSH)

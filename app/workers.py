@@ -97,6 +97,10 @@ class _Supervisor(Multiprocess):
         with self._replacing():
             super().restart_all()
 
+    def handle_ttou(self) -> None:
+        with self._replacing():
+            super().handle_ttou()
+
     @contextmanager
     def _replacing(self) -> Iterator[list[int]]:
         """The workers that are gone when this ends; what they told of themselves is no longer in the metrics."""

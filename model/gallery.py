@@ -241,10 +241,9 @@ def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
 class OnDisk:
     """A gallery in the file that it was found in. It is checked at once, but read only when it is first asked for: a
     service whose gallery nobody looks at needs no memory for it. The file stays open, so that it is still there when
-    another model has taken the place of this one.
+    another model has taken the place of this one; where that has happened already, what was checked is kept instead.
 
     Raises:
-        OSError: the file cannot be opened.
         ValueError: as `from_bytes`.
     """
 
@@ -252,8 +251,21 @@ class OnDisk:
         self.count = len(from_bytes(data, config))
         self._path, self._config = path, config
         self._sha256 = hashlib.sha256(data).digest()
-        self._file = os.open(path, os.O_RDONLY)
+        self._kept: bytes | None = None
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError:
+            self._kept = data
+            return
         weakref.finalize(self, os.close, self._file)
+        if not self._is_mine(self._read()):
+            self._kept = data
+
+    def _read(self) -> bytes:
+        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+
+    def _is_mine(self, data: bytes) -> bool:
+        return hashlib.sha256(data).digest() == self._sha256
 
     def __len__(self) -> int:
         return self.count
@@ -265,9 +277,8 @@ class OnDisk:
         Raises:
             CheckpointError: the file was altered since it was checked.
         """
-        size = os.fstat(self._file).st_size
-        data = os.pread(self._file, size, 0)
-        if hashlib.sha256(data).digest() != self._sha256:
+        data = self._read() if self._kept is None else self._kept
+        if not self._is_mine(data):
             raise CheckpointError(f"{self._path}: was altered since the model was loaded; load it anew")
         return from_bytes(data, self._config)
 

@@ -36,10 +36,10 @@ export async function call(path, { body = null, type = "application/json", accep
 
 export const json = async (path, options) => (await call(path, options)).json();
 
-/** The text of the metrics; a key of a user may not be enough for it, which is no reason to ask for another. */
+/** Status and text of the metrics; a key of a user may not be enough for it, which is no reason to ask for another. */
 export async function metrics() {
   const answer = await fetch("metrics", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
-  return answer.ok ? answer.text() : null;
+  return { status: answer.status, text: await answer.text() };
 }
 
 function askForKey(reason) {

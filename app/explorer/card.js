@@ -100,10 +100,13 @@ function watching(box, model) {
   let before = null;
   let timer = null;
   async function look() {
-    const text = await metrics().catch(() => null);
+    const { status, text } = await metrics().catch(() => ({ status: 0 }));
     const pairs = [["Version", c.version], ["Device", `${c.device}, ${c.threads} thread${c.threads === 1 ? "" : "s"}`]];
-    if (text === null) {
-      box.replaceChildren(list(pairs), h("p", { class: "small" }, "Its load and latency are for administrators: with one of their keys they would be here."));
+    if (status !== 200) {
+      const reason = status === 401 || status === 403
+        ? "Its load and latency are for administrators: with one of their keys they would be here."
+        : status === 404 ? "Its load and latency cannot be seen from here: what stands before it does not pass them on." : "It does not answer.";
+      box.replaceChildren(list(pairs), h("p", { class: "small" }, reason));
       return;
     }
     const now = read(text);

@@ -3,7 +3,7 @@
 import { json } from "./api.js";
 import { h } from "./dom.js";
 
-const FRAMES = 24;
+const MOST = 24; // frames of each way
 
 const straight = (a, b, t) => a.map((value, i) => value + t * (b[i] - value));
 
@@ -21,7 +21,8 @@ export function spherical(a, b, t) {
 
 /** Both ways as a film and as strips; a click on a frame opens it. */
 export async function film(model, start, end, open) {
-  const steps = Array.from({ length: FRAMES }, (_, i) => i / (FRAMES - 1));
+  const frames = Math.max(2, Math.min(MOST, Math.floor(model.most / 2)));
+  const steps = Array.from({ length: frames }, (_, i) => i / (frames - 1));
   const paths = [
     { name: "straight", latents: steps.map((t) => straight(start, end, t)) },
     { name: "spherical", latents: steps.map((t) => spherical(start, end, t)) },
@@ -29,9 +30,9 @@ export async function film(model, start, end, open) {
   const { outputs } = await json("decode", { body: { latents: paths.flatMap((path) => path.latents) } });
   const screens = paths.map((path, i) => {
     const view = model.view(`The ${path.name} way`);
-    return { ...path, view, outputs: outputs.slice(i * FRAMES, (i + 1) * FRAMES) };
+    return { ...path, view, outputs: outputs.slice(i * frames, (i + 1) * frames) };
   });
-  const slider = h("input", { type: "range", min: 0, max: FRAMES - 1, value: 0, "aria-label": "Place on the way", oninput: () => { stop(); show(Number(slider.value)); } });
+  const slider = h("input", { type: "range", min: 0, max: frames - 1, value: 0, "aria-label": "Place on the way", oninput: () => { stop(); show(Number(slider.value)); } });
   let timer = null;
   const show = (frame) => {
     slider.value = frame;
@@ -47,7 +48,7 @@ export async function film(model, start, end, open) {
     button.textContent = "Stop";
     timer = setInterval(() => {
       if (!slider.isConnected) stop();
-      if (frame + step < 0 || frame + step >= FRAMES) step = -step;
+      if (frame + step < 0 || frame + step >= frames) step = -step;
       frame += step;
       show(frame);
     }, 90);

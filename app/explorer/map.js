@@ -44,9 +44,9 @@ export function map(room, model, open) {
   function colour() {
     const name = by.value;
     if (name === "label") {
-      colours = gallery.labels.map((label) => COLOURS[label % COLOURS.length]);
+      colours = gallery.labels.map(colourOf);
       const kinds = [...new Set(gallery.labels)].sort((x, y) => x - y);
-      legend.replaceChildren(...kinds.map((kind) => h("li", {}, dot(COLOURS[kind % COLOURS.length]), gallery.label_names?.[kind] ?? String(kind))));
+      legend.replaceChildren(...kinds.map((kind) => h("li", {}, dot(colourOf(kind)), gallery.label_names?.[kind] ?? String(kind))));
       return;
     }
     const values = gallery.scores[name];
@@ -144,11 +144,14 @@ export function map(room, model, open) {
     await open(i);
   }
 
+  let turn = 0;
   async function walk(i, j) {
+    const mine = ++turn;
     said.textContent = `From ${words(i)}, to ${words(j)}.`;
     await attempt(async () => {
       const [first, second] = await Promise.all([model.input(i), model.input(j)]);
-      below.replaceChildren(await film(model, first.mean[0], second.mean[0], open));
+      const shown = await film(model, first.mean[0], second.mean[0], open);
+      if (mine === turn) below.replaceChildren(shown);
     });
   }
 
@@ -242,6 +245,8 @@ export function map(room, model, open) {
   draw();
   model.sheet().then((loaded) => { sheet = loaded; }, () => {});
 }
+
+const colourOf = (label) => COLOURS[((label % COLOURS.length) + COLOURS.length) % COLOURS.length];
 
 function dot(colour) {
   const element = h("i");

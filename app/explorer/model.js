@@ -1,7 +1,7 @@
 // What is served, as all parts of the page need it: the card, and where it has one the gallery.
 
 import { call, json } from "./api.js";
-import { h } from "./dom.js";
+import { alertOf, h } from "./dom.js";
 import { paint } from "./pictures.js";
 import { bars } from "./charts.js";
 
@@ -9,8 +9,9 @@ export class Model {
   static async load() {
     const card = await json("model");
     const gallery = await json("model/gallery").catch((problem) => {
-      if (problem.status === 404) return null;
-      throw problem;
+      if (problem.status === 401) throw problem;
+      if (problem.status !== 404) alertOf(problem); // the rest of the page can do without
+      return null;
     });
     return new Model(card, gallery);
   }
@@ -35,7 +36,7 @@ export class Model {
 
   /** Latent dimensions, those that carry most first; in their own order where nobody has measured that. */
   get order() {
-    const rates = this.gallery?.rate_per_dimension ?? this.card.evaluation?.rate_per_dimension;
+    const rates = this.gallery?.rate_per_dimension; // the card's are sorted: they do not tell which is whose
     const all = Array.from({ length: this.latent }, (_, i) => i);
     return rates ? all.sort((a, b) => rates[b] - rates[a]) : all;
   }
@@ -47,8 +48,16 @@ export class Model {
 
   /** How free energies are asked for, so that there are p-values: the most draws that a calibration has without refinement. */
   get protocol() {
-    const plain = this.card.calibrations.filter((one) => !one.refine && one.samples <= 64);
-    return plain.sort((a, b) => b.samples - a.samples)[0] ?? { samples: 16, refine: 0, seed: 0 };
+    const most = Math.min(64, this.card.limits.max_samples, this.card.limits.max_work);
+    const plain = this.card.calibrations.filter((one) => !one.refine && one.samples <= most);
+    return plain.sort((a, b) => b.samples - a.samples)[0] ?? { samples: Math.min(16, most), refine: 0, seed: 0 };
+  }
+
+  /** How many inputs may come in one answer: of large ones fewer, since numbers as text take ten times their room. */
+  get most() {
+    const { width, height, channels } = this.card.data;
+    const numbers = this.images ? width * height * channels : this.columns.length;
+    return Math.max(1, Math.min(this.card.limits.max_rows, Math.floor(2e6 / numbers)));
   }
 
   /** The inputs of the gallery as one sheet of thumbnails, loaded when first wanted. */

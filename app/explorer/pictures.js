@@ -22,8 +22,13 @@ export function paint(canvas, picture) {
 /** The same shape of any numbers, as colours from the least to the most; returns those two. */
 export function paintMap(canvas, values) {
   const flat = values.map((row) => row.map((value) => (Array.isArray(value) ? value.reduce((a, b) => a + b) : value)));
-  const all = flat.flat();
-  const [low, high] = [Math.min(...all), Math.max(...all)];
+  let [low, high] = [Infinity, -Infinity]; // by a loop: a picture has more pixels than a call may have arguments
+  for (const row of flat) {
+    for (const value of row) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+  }
   fill(canvas, flat[0].length, flat.length, (row, column) => ramp((flat[row][column] - low) / (high - low || 1)));
   return [low, high];
 }

@@ -5,7 +5,7 @@ import { attempt, h } from "./dom.js";
 import { save } from "./pictures.js";
 
 export function samples(room, model, open) {
-  const most = Math.min(256, model.card.limits.max_rows);
+  const most = Math.min(256, model.most);
   const number = (value, attributes) => h("input", { type: "number", value, required: true, ...attributes });
   const n = number(Math.min(36, most), { min: 1, max: most });
   const seed = number(0, { min: 0, max: 4294967295 });
@@ -14,21 +14,25 @@ export function samples(room, model, open) {
   const grid = h("div", { class: model.images ? "grid" : "wide", "aria-live": "polite" });
   const query = () => `n=${n.value}&seed=${seed.value}&temperature=${temperature.value}&noise=${noise.checked}`;
 
+  let turn = 0;
   const draw = () => attempt(async () => {
     if (!form.reportValidity()) return;
+    const mine = ++turn;
+    const of = `of seed ${seed.value}`;
     const { outputs } = await json(`sample?${query()}`);
+    if (mine !== turn) return; // others have been asked for since
     if (model.images) {
       grid.replaceChildren(...outputs.map((output, i) => {
         const view = model.view(`Sample ${i + 1}`);
         view.show(output);
-        return h("button", { "aria-label": `Put sample ${i + 1} under the glass`, onclick: () => open({ inputs: [output], name: `sample ${i + 1} of seed ${seed.value}` }) }, view.element);
+        return h("button", { "aria-label": `Put sample ${i + 1} under the glass`, onclick: () => open({ inputs: [output], name: `sample ${i + 1} ${of}` }) }, view.element);
       }));
       return;
     }
     grid.replaceChildren(h("table", {},
       h("thead", {}, h("tr", {}, h("th", {}, ""), ...model.columns.map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, ...outputs.map((row, i) => h("tr", {},
-        h("td", {}, h("button", { "aria-label": `Put sample ${i + 1} under the glass`, onclick: () => open({ inputs: [row], name: `sample ${i + 1} of seed ${seed.value}` }) }, "Look")),
+        h("td", {}, h("button", { "aria-label": `Put sample ${i + 1} under the glass`, onclick: () => open({ inputs: [row], name: `sample ${i + 1} ${of}` }) }, "Look")),
         ...row.map((value) => h("td", { class: "number" }, Number(value.toPrecision(5)))))))));
   });
   const download = (kind, type) => attempt(async () => {

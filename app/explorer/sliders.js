@@ -17,7 +17,7 @@ export function sliders(room, model) {
   function dial(dimension, place) {
     const value = h("output", {}, "0");
     const input = h("input", { type: "range", min: -REACH, max: REACH, step: 0.01, value: 0, "data-dimension": dimension, oninput: () => set(dimension, Number(input.value)) });
-    return { input, value, element: h("label", { title: `Dimension ${dimension}, number ${place + 1} by how much it carries` }, `z ${dimension}`, input, value) };
+    return { input, value, element: h("label", { title: model.gallery ? `Dimension ${dimension}, number ${place + 1} by how much it carries` : `Dimension ${dimension}` }, `z ${dimension}`, input, value) };
   }
 
   function set(dimension, to) {
@@ -43,30 +43,32 @@ export function sliders(room, model) {
     stale = true;
     if (busy) return;
     busy = true;
-    await attempt(async () => {
-      while (stale) {
-        stale = false;
-        const body = { latents: [latent] };
+    while (stale) {
+      stale = false;
+      await attempt(async () => {
+        const wanted = [...latent];
+        const body = { latents: [wanted] };
         if (model.images) await paintPng(view.element, await call("decode?format=png", { body, accept: "image/png" }));
         else view.show((await json("decode", { body })).outputs[0]);
         const now = performance.now();
         while (times.length && times[0] < now - 1000) times.shift();
         times.push(now);
         pace.textContent = times.length > 5 ? `${times.length} pictures in the last second` : "";
-        view.element.dataset.shown = JSON.stringify(latent);
-      }
-    });
+        view.element.dataset.shown = JSON.stringify(wanted);
+      });
+    }
     busy = false;
   }
 
   const copyJson = h("button", { onclick: () => attempt(() => copy(JSON.stringify({ latents: [latent] }), copyJson)) }, "Copy as JSON");
   const copyCurl = h("button", { onclick: () => attempt(() => copy(curl(model, latent), copyCurl)) }, "Copy as curl");
   const order = [...dials.values()].map(({ element }) => element);
-  const active = order.slice(0, model.active);
-  const [first, rest, inactive] = [active.slice(0, FIRST), active.slice(FIRST), order.slice(model.active)];
+  const count = model.gallery ? model.active : model.latent; // without one nobody knows which are the active ones
+  const active = order.slice(0, count);
+  const [first, rest, inactive] = [active.slice(0, FIRST), active.slice(FIRST), order.slice(count)];
   const folded = (text, elements) => (elements.length ? h("details", {}, h("summary", {}, text), h("div", { class: "dials" }, ...elements)) : null);
   room.append(
-    h("p", { class: "small" }, "Each dial is one dimension of the latent, in standard deviations of the prior; those first that carry most."),
+    h("p", { class: "small" }, `Each dial is one dimension of the latent, in standard deviations of the prior${model.gallery ? "; those first that carry most" : ""}.`),
     h("div", { class: "row" },
       h("button", { onclick: () => take(latent.map(() => 0)) }, "All to 0"),
       h("button", { onclick: () => take(latent.map(normal)) }, "Draw from the prior"),

@@ -1,5 +1,6 @@
 """A folder of images."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,10 @@ class ImageFolder(Dataset):
 
     def label_names(self) -> tuple[str, ...] | None:
         folders = self._folders()
-        return tuple(str(folder.relative_to(self.source)) for folder in folders) if len(folders) > 1 else None
+        if len(folders) <= 1:
+            return None
+        # A name may be of bytes that are no text, which nothing could be made of later.
+        return tuple(os.fsencode(folder.relative_to(self.source)).decode(errors="replace") for folder in folders)
 
     def _folders(self) -> list[Path]:
         return sorted({path.parent for path in self.paths})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.batcher import Batcher, BatcherStopped, CallFailed, DeadlinePassed, QueueFull
+from app.batcher import Batcher, BatcherStopped, CallFailed, Cost, DeadlinePassed, QueueFull
 from app.queue import Arrays, Job, Ticket
 
 
@@ -324,7 +324,7 @@ def test_no_more_seconds_of_work_wait_than_may_nor_than_a_job_has() -> None:
     async def go() -> None:
         gate = Gate()
         with running(gate, queue_seconds=1.0) as batcher:
-            batcher._costs["double"] = 0.2  # seconds a row, as if they had been measured
+            batcher._costs["double"] = Cost(10, 2.0)  # a fifth of a second a row, as if it had been measured
             first = await held(batcher, gate, 0)
             queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in (1, 2, 3, 4, 5, 6)]
             await asyncio.sleep(0)
@@ -344,11 +344,57 @@ def test_no_more_seconds_of_work_wait_than_may_nor_than_a_job_has() -> None:
     asyncio.run(go())
 
 
+def test_who_was_let_in_is_not_sent_away_half_done() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, queue_rows=5) as batcher:
+            ticket = Ticket()
+            await batcher.run("double", rows(1), ticket=ticket)
+            first = await held(batcher, gate, 0)
+            queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in range(5)]
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull):
+                await batcher.run("double", rows(6))
+            second = asyncio.create_task(batcher.run("double", rows(7), ticket=ticket))
+            await asyncio.sleep(0)
+            assert batcher.waiting == 6
+            gate.open.set()
+            np.testing.assert_array_equal((await second)[0], rows(14))
+            await asyncio.gather(first, *queued)
+
+    asyncio.run(go())
+
+
+def test_what_a_row_takes_is_told_by_calls_of_many_rows() -> None:
+    cost = Cost()
+    for count, seconds in ((1, 0.002), (64, 0.004), (1, 0.002), (64, 0.004)):
+        cost = cost.after(count, seconds)
+    assert 0.004 / 64 < cost.a_row < 0.012 / 128
+
+
+def test_a_deadline_that_has_passed_is_a_504_though_others_wait() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate) as batcher:
+            batcher._costs["double"] = Cost(1, 10.0)
+            first = await held(batcher, gate, 0)
+            queued = asyncio.create_task(batcher.run("double", rows(1, 2)))
+            await asyncio.sleep(0)
+            late = asyncio.create_task(batcher.run("double", rows(3), ticket=Ticket(time.monotonic() - 1)))
+            await asyncio.sleep(0)
+            gate.open.set()
+            with pytest.raises(DeadlinePassed):
+                await late
+            await asyncio.gather(first, queued)
+
+    asyncio.run(go())
+
+
 def test_a_batch_may_wait_however_slow_the_model() -> None:
     async def go() -> None:
         gate = Gate()
         with running(gate, queue_seconds=1e-6) as batcher:
-            batcher._costs["double"] = 10.0
+            batcher._costs["double"] = Cost(1, 10.0)
             first = await held(batcher, gate, 0)
             queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in range(4)]
             await asyncio.sleep(0)

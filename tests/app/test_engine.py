@@ -127,3 +127,17 @@ def test_a_call_has_as_many_rows_as_the_model_is_fast(
         loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
     )
     assert engine.batcher._batch_rows == rows
+
+
+@pytest.mark.parametrize("error", [MemoryError, ArithmeticError])
+def test_a_model_whose_calls_fail_at_the_measurement_has_calls_of_few_rows(
+    error: type[Exception], loaded: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> float:
+        raise error
+
+    monkeypatch.setattr("app.engine._timed", fails)
+    engine = Engine(
+        loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
+    )
+    assert engine.batcher._batch_rows == 64

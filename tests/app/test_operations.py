@@ -123,6 +123,7 @@ def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: TestClient)
     for name in named:
         answer = grey.get(f"/{name}")
         assert answer.status_code == 200, name
+        assert answer.headers["cache-control"] == "no-cache", "of two versions a browser might mix the modules"
         again = grey.get(f"/{name}", headers={"If-None-Match": answer.headers["etag"]})
         assert again.status_code == 304
     assert grey.get("/explorer/").status_code == grey.get("/explorer/../main.py").status_code == 404

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 
 from app.queue import MANY, Job, Queue, Ticket
 
@@ -122,7 +123,24 @@ def test_clearing_gives_back_all_that_wait() -> None:
     assert queue.take(0.0) == ([], [])
 
 
-def test_whatever_happens_every_row_rides_once_and_in_order() -> None:
+def test_late_jobs_that_are_swept_while_others_are_taken() -> None:
+    queue = Queue(10)
+    for _ in range(MANY):  # so many that the next to be dropped is swept
+        gone = job()
+        queue.put(gone)
+        queue.drop(gone)
+    first, late, last = job(2), job(3, deadline=1.0), job(2)
+    for one in (first, late, last):
+        queue.put(one)
+    assert queue.take(2.0) == ([(first, 0, 2), (last, 0, 2)], [late])
+    assert queue.rows == 0
+    assert queue.take(2.0) == ([], [])
+    assert queue.ahead(1) == queue.ahead(100) == {"encode": 0}
+
+
+@pytest.mark.parametrize("many", [1, 3, MANY])
+def test_whatever_happens_every_row_rides_once_and_in_order(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.queue.MANY", many)
     random = np.random.default_rng(0)
     for _ in range(200):
         queue, alive, now = Queue(int(random.integers(1, 9))), list[Job](), 0.0

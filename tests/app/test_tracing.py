@@ -6,17 +6,21 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from app.main import create_app
+from app.queue import MARKS, Mark, Ticket
 from app.request import Streamed
+from app.routes.latents import ENCODE
 from app.settings import Settings
-from app.tracing import trace_of
+from app.tracing import Traces, trace_of
 from model.errors import ConfigError
 from tests.app.sockets import Held, Running, body, head, read, until
 
@@ -205,6 +209,39 @@ def test_a_collector_that_is_gone_costs_no_request(
     service.server.should_exit = True
     service.thread.join(20)
     assert not service.thread.is_alive(), "it waits for the collector"
+
+
+def test_a_collector_that_hangs_keeps_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.tracing.FLUSH", 0.2)
+    called, done = threading.Event(), threading.Event()
+
+    class Hangs(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            called.set()
+            done.wait(60)
+            return SpanExportResult.FAILURE
+
+    traces = Traces(Hangs())
+    scope = {"type": "http", "method": "POST", "path": "/encode", "query_string": b"", "headers": []}
+
+    async def receive() -> dict[str, str]:
+        raise AssertionError("nothing is to be received")
+
+    traces.tell(ENCODE, Streamed(scope, receive), b"one", 200, 0.001)
+    traces.close()
+    assert called.is_set()
+    assert not done.is_set(), "it waited until the collector was done"
+    done.set()
+
+
+def test_of_a_request_of_very_many_calls_the_first_are_told() -> None:
+    ticket = Ticket()
+    ticket.mark(Mark("queue", 0, 1))
+    assert ticket.marks is None, "nobody asked"
+    ticket.marks = []
+    for start in range(10 * MARKS):
+        ticket.mark(Mark("compute", start, start + 1))
+    assert len(ticket.marks) == MARKS
 
 
 def test_without_opentelemetry_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

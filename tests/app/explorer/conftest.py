@@ -17,7 +17,7 @@ from tests.app.commands.test_serve import served
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while playwright runs, no other test can have an event loop
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
@@ -54,7 +54,7 @@ class Seen:
         return self.number("#free-energy")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address() -> Iterator[Callable[..., str]]:
     """Where a model is served; each is started once."""
     started: dict[tuple[Any, ...], str] = {}

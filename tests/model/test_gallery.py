@@ -220,6 +220,14 @@ class TestOnDisk:
         assert to_bytes(found.whole) == data
         assert found.whole is found.whole
 
+    def test_that_was_replaced_while_its_model_was_loaded_is_kept_as_it_was_checked(
+        self, shown: Load, tmp_path: Path
+    ) -> None:
+        data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
+        assert to_bytes(OnDisk(path, data, CONFIGS[NAME]).whole) == data
+        path.write_bytes(to_bytes(kept(shown("grey-conv-gaussian"))))
+        assert to_bytes(OnDisk(path, data, CONFIGS[NAME]).whole) == data
+
     def test_that_was_altered_since_is_refused(self, shown: Load, tmp_path: Path) -> None:
         data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
         for other in (flipped(data, len(data) - 1), data[:-1], b""):

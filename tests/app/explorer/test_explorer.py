@@ -12,10 +12,14 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
+from model import checkpoint
+from model.config import ModelConfig
+from model.vae import VAE
 from tests.app.explorer.conftest import Seen
 
 Look = Callable[..., Seen]
@@ -356,6 +360,33 @@ def test_with_keys_it_asks_for_one_and_forgets_it(look: Look) -> None:
     seen.page.wait_for_selector("dialog[open]")
     seen.page.click("dialog >> text=Cancel")
     seen.page.wait_for_selector("#alerts >> text=needs a key")
+
+
+def test_large_pictures_and_small_limits(look: Look, tmp_path: Path) -> None:
+    """More pixels than a call of JavaScript may have arguments; fewer rows and draws than the page asks for else."""
+    config = ModelConfig.model_validate(
+        {
+            "data": {"kind": "image", "height": 400, "width": 400, "channels": 1},
+            "latent": 2,
+            "network": {"name": "mlp", "hidden": [2]},
+            "likelihood": {"name": "gaussian"},
+        }
+    )
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "large", VAE(config), checkpoint.Card(name="large", created="2026-01-01"))
+    limits = {"VAE_MAX_ROWS": "8", "VAE_MAX_SAMPLES": "2"}
+    seen = look(tmp_path / "large", at="#samples", environment=limits)
+    expect(seen.page.locator(".grid button")).to_have_count(8)
+    seen.page.click(".grid button >> nth=3")
+    seen.page.wait_for_selector("#under[aria-busy=false] >> text=sample 4 of seed 0")
+    answer = seen.ask("sample?n=8").json()["outputs"][3]
+    path = "free-energy?samples=2&seed=0&per_dimension=true"
+    expected = seen.ask(path, {"inputs": [answer]}).json()["free_energy"][0]
+    assert seen.under_the_glass() == pytest.approx(expected, rel=1e-6)
+    seen.page.click("#tab-sliders")
+    assert seen.page.locator("#sliders input[type=range]").count() == 2
+    assert "carry" not in seen.page.inner_text("#sliders"), "nobody has measured that"
+    assert not [said for said in seen.errors if "404" not in said]
 
 
 def test_what_fails_is_said(look: Look, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Folders of images."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,13 @@ class TestFolder:
             for changed in (flipped(whole, place), whole[:place]):
                 path.write_bytes(changed)
                 assert attempt(tmp_path, path) in {None, str(path)}
+
+
+def test_a_class_whose_name_is_no_text_is_named_by_what_is_text_of_it(tmp_path: Path) -> None:
+    for name in (b"shoes", b"f\xfcr"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        folder.mkdir()
+        Image.new("L", (8, 8)).save(folder / "a.png")
+    names = open_dataset(str(tmp_path)).label_names()
+    assert names == ("f\ufffdr", "shoes")
+    assert json.dumps(names).encode()

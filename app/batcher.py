@@ -13,10 +13,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
+from app.admission import Admission
 from app.queue import Array, Arrays, Job, Mark, Piece, Queue, Ticket, Whole
 
 #: Takes arrays with the batch first, returns arrays with as many rows, row i of the one made from row i of the other.
@@ -28,18 +28,8 @@ Observe = Callable[[str, int, float], None]
 PATIENCE = 4
 #: Seconds between two looks for jobs that are past their deadline.
 LOOK = 0.1
-#: Of what calls have taken, the share that still counts after one more.
-KEPT = 0.9
 LATE = "the model did not get to this request in time; ask for less or come again"
 log = logging.getLogger("vae")
-
-
-class QueueFull(Exception):
-    """Too much is waiting; `retry_after` is in whole seconds, from 1 to a minute."""
-
-    def __init__(self, what: str, seconds: float) -> None:
-        self.retry_after = math.ceil(min(60.0, max(1.0, seconds)))
-        super().__init__(f"{what}; come again in {self.retry_after} s")
 
 
 class DeadlinePassed(Exception):
@@ -58,30 +48,13 @@ class BatcherStopped(Exception):
     """The worker is stopping or dead."""
 
 
-class Cost(NamedTuple):
-    """What calls have taken lately: those of many rows, in which most rows ride, count for more."""
-
-    rows: float = 0.0
-    seconds: float = 0.0
-
-    def after(self, rows: int, seconds: float) -> "Cost":
-        """With one more call."""
-        return Cost(KEPT * self.rows + rows, KEPT * self.seconds + seconds)
-
-    @property
-    def a_row(self) -> float:
-        return self.seconds / self.rows
-
-
 class Batcher:
     """One worker thread and its queue, for the tasks of one event loop.
 
     Args:
         calls: what can be run, by name.
         batch_rows: the most rows in one call.
-        queue_rows: the most rows that may wait; a job that would make it more is refused.
-        queue_seconds: how long the work may take that is ahead of a job of no more than a batch; a batch may wait in
-            any case. Larger jobs have a long way anyhow.
+        queue_rows, queue_seconds: see `Admission`.
         observe: called on the worker's thread after each call with its name, rows and seconds.
     """
 
@@ -96,10 +69,12 @@ class Batcher:
     ) -> None:
         self._calls = calls
         self._batch_rows = batch_rows
-        self._queue_rows = queue_rows
-        self._queue_seconds = queue_seconds
         self._observe = observe
         self._queue = Queue(batch_rows)
+        #: Who is let into it.
+        self.admission = Admission(
+            self._queue, batch_rows=batch_rows, queue_rows=queue_rows, queue_seconds=queue_seconds
+        )
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -112,7 +87,6 @@ class Batcher:
         self._flying: list[Piece] = []
         self._since = math.inf  # they have been so
         self._finished: list[Job] = []
-        self._costs: dict[str, Cost] = {}
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
@@ -204,40 +178,11 @@ class Batcher:
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
-            if not job.ticket.admitted:
-                self.check(job.rows, job.ticket.deadline - job.since)
-                job.ticket.admitted = True
+            self.admission.admit(job)
             self._queue.put(job)
             if self._resting:
                 self._gather()
         return job.future
-
-    def check(self, rows: int = 1, patience: float = math.inf) -> None:
-        """Refuse what there is no room for, and what would be late anyhow.
-
-        Args:
-            rows: of a job.
-            patience: seconds that it has.
-
-        Raises:
-            QueueFull: more rows, or more work, would be ahead of it than may be, or than it has time for.
-        """
-        # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
-        if not self._queue.rows:
-            return
-        ahead = self._queue.ahead(rows)
-        waiting = sum(ahead.values())
-        if not waiting:
-            return
-        seconds = sum(count * self._costs[call].a_row for call, count in ahead.items() if call in self._costs)
-        # A large one has a long way anyhow; and a batch may wait however slow the model is.
-        most = math.inf if waiting < self._batch_rows else max(0.0, patience)
-        if rows <= self._batch_rows <= waiting:
-            most = min(most, self._queue_seconds)
-        if waiting + rows > self._queue_rows:
-            raise QueueFull(f"{waiting:,} rows are waiting for the model", seconds)
-        if seconds > most:
-            raise QueueFull(f"{waiting:,} rows, {seconds:.2g} s of work, are waiting for the model", seconds - most)
 
     def _leave(self, job: Job) -> None:
         with self._lock:
@@ -346,7 +291,7 @@ class Batcher:
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self._calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        self._costs[name] = self._costs.get(name, Cost()).after(rows, seconds)
+        self.admission.took(name, rows, seconds)
         for job, start, _ in pieces:
             if not start:
                 job.ticket.waited += now - job.since

@@ -313,6 +313,15 @@ class Engine:
 
         With `steps` they are those of the refined Q, and `regret` is what the encoder's costs more on the same draws.
         """
+        rows = {"map" if per_dimension else "score": len(x) * draws}
+        if steps:
+            rows |= {"score": len(x) * draws, "descend": len(x) * steps}
+        with self.batcher.admission.promised(ticket, rows):
+            return await self._free_energy(x, draws, seed, ticket, steps, per_dimension)
+
+    async def _free_energy(
+        self, x: Floats, draws: int, seed: int, ticket: Ticket, steps: int, per_dimension: bool
+    ) -> Scores:
         mean, _, scale, rate = await self.batcher.run(self._posterior, x, ticket=ticket)
         q = mean, scale, rate.astype(np.float64)
         scores, surprise = await self._estimate(x, q, draws, seed, ticket, per_dimension and not steps)

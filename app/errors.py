@@ -32,7 +32,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory, QueueFull
+from app.admission import QueueFull
+from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
 from app.watch import ClientLeft
 from model.errors import InputError, VAEError
 

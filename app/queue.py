@@ -42,6 +42,7 @@ class Ticket:
     waited: float = 0.0  # seconds in the queue, from a job's arrival to its first call
     computed: float = 0.0  # seconds of calls that its rows rode in
     admitted: bool = False  # by its first job: what was let in is not sent away half done
+    promised: dict[str, int] = field(default_factory=dict)  # rows of calls that are still to come
     marks: list[Mark] | None = None  # where somebody wants to know
 
     def mark(self, mark: Mark) -> None:

@@ -151,7 +151,7 @@ class Service:
         return expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows)
 
     async def _rows(self, request: Request, expect: Expect) -> Floats:
-        self.engine.batcher.check()
+        self.engine.batcher.admission.check()
         body = await request.body(self.process.bodies)
         began = self.begin(request)
         content_type = request.header(b"content-type") or ""

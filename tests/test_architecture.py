@@ -42,9 +42,13 @@ def test_every_module_says_what_it_is_and_stays_small(path: Path) -> None:
 
 
 def test_the_batcher_knows_no_http_and_no_vae() -> None:
+    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/admission.py").read_text())) == {"app.queue"}
     assert not imports(ROOT / "app/queue.py") & {"app", "model", "torch", "fastapi", "starlette"}
     assert not imports(ROOT / "app/batcher.py") & {"model", "torch", "fastapi", "starlette"}
-    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/batcher.py").read_text())) == {"app.queue"}
+    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/batcher.py").read_text())) == {
+        "app.admission",
+        "app.queue",
+    }
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.batcher import Batcher, BatcherStopped, CallFailed, Cost, DeadlinePassed, QueueFull
+from app.admission import Cost, QueueFull
+from app.batcher import Batcher, BatcherStopped, CallFailed, DeadlinePassed
 from app.queue import Arrays, Job, Ticket
 
 
@@ -324,12 +325,12 @@ def test_no_more_seconds_of_work_wait_than_may_nor_than_a_job_has() -> None:
     async def go() -> None:
         gate = Gate()
         with running(gate, queue_seconds=1.0) as batcher:
-            batcher._costs["double"] = Cost(10, 2.0)  # a fifth of a second a row, as if it had been measured
+            batcher.admission.costs["double"] = Cost(10, 2.0)  # a fifth of a second a row, as if it had been measured
             first = await held(batcher, gate, 0)
             queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in (1, 2, 3, 4, 5, 6)]
             await asyncio.sleep(0)
             assert batcher.waiting == 6, "five rows are a second, and six are more only with the sixth"
-            with pytest.raises(QueueFull, match=r"6 rows, 1\.2 s of work, are waiting") as refused:
+            with pytest.raises(QueueFull, match=r"1\.2 s of work are waiting") as refused:
                 await batcher.run("double", rows(7))
             assert refused.value.retry_after == 1
             soon = Ticket(time.monotonic() + 0.5)
@@ -365,6 +366,34 @@ def test_who_was_let_in_is_not_sent_away_half_done() -> None:
     asyncio.run(go())
 
 
+def test_what_is_still_to_come_of_others_counts_too() -> None:
+    async def go() -> None:
+        gate = Gate()
+        with running(gate, queue_seconds=1.0) as batcher:
+            batcher.admission.costs["negate"] = Cost(10, 3.0)
+
+            async def request(first: float) -> None:
+                ticket = Ticket()
+                with batcher.admission.promised(ticket, {"negate": 3}):
+                    await batcher.run("double", rows(first), ticket=ticket)
+                    await batcher.run("negate", rows(first, first, first), ticket=ticket)
+
+            first = await held(batcher, gate, 0)
+            let_in = [asyncio.create_task(request(i)) for i in range(2)]
+            await asyncio.sleep(0)
+            assert batcher.admission._promised["negate"] == 6
+            with pytest.raises(QueueFull, match=r"1\.8 s of work are waiting"):
+                await request(7)
+            let_in[0].cancel()
+            await asyncio.sleep(0)
+            assert batcher.admission._promised["negate"] == 3
+            gate.open.set()
+            await asyncio.gather(first, let_in[1])
+            assert batcher.admission._promised["negate"] == 0
+
+    asyncio.run(go())
+
+
 def test_what_a_row_takes_is_told_by_calls_of_many_rows() -> None:
     cost = Cost()
     for count, seconds in ((1, 0.002), (64, 0.004), (1, 0.002), (64, 0.004)):
@@ -376,7 +405,7 @@ def test_a_deadline_that_has_passed_is_a_504_though_others_wait() -> None:
     async def go() -> None:
         gate = Gate()
         with running(gate) as batcher:
-            batcher._costs["double"] = Cost(1, 10.0)
+            batcher.admission.costs["double"] = Cost(1, 10.0)
             first = await held(batcher, gate, 0)
             queued = asyncio.create_task(batcher.run("double", rows(1, 2)))
             await asyncio.sleep(0)
@@ -394,7 +423,7 @@ def test_a_batch_may_wait_however_slow_the_model() -> None:
     async def go() -> None:
         gate = Gate()
         with running(gate, queue_seconds=1e-6) as batcher:
-            batcher._costs["double"] = Cost(1, 10.0)
+            batcher.admission.costs["double"] = Cost(1, 10.0)
             first = await held(batcher, gate, 0)
             queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in range(4)]
             await asyncio.sleep(0)

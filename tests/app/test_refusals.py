@@ -173,7 +173,7 @@ def test_an_error_nobody_thought_of_is_a_problem_without_its_trace(service: Serv
 
 
 def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.batcher import QueueFull
+    from app.admission import QueueFull
 
     client = service()
 

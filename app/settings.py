@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     queue_rows: Annotated[int, Field(description="Most rows ahead of a request; beyond, 429.", ge=1)] = 1 << 14
     queue_seconds: Annotated[
         float, Field(description="Most seconds of work ahead of a request; beyond, 429.", gt=0)
-    ] = 2.0
+    ] = 1.0
     queue_bytes: Annotated[
         int, Field(description="Most bytes of bodies that are read or worked on; beyond, 429.", ge=1)
     ] = 1 << 27

@@ -35,7 +35,7 @@ from model.vae import to_tensor
 #: Clients that wait for their answers, and how many times their rate comes then.
 CLIENTS, TIMES = 64, 10
 #: What is asked for, of how many images, and VAE_QUEUE_SECONDS.
-CASES = (("/free-energy?samples=16", 1, 2.0), ("/encode", 8, 2.0), ("/encode", 8, 0.5))
+CASES = (("/free-energy?samples=16", 1, 1.0), ("/encode", 8, 1.0), ("/encode", 8, 0.5))
 #: Connections that may wait for an answer at once; requests beyond are counted as not sent.
 MOST = 4000
 

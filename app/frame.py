@@ -137,7 +137,7 @@ class Frame:
         seconds = time.perf_counter() - started
         self.process.metrics.request(route, method, status, seconds)
         if self.traces is not None and request is not None:
-            self.traces.tell(self.operations[route], request, name, status, seconds)
+            self.traces.tell(self.operations[route], request, name, status, started)
         if not access.isEnabledFor(logging.INFO):
             return
         took = {"milliseconds": round(seconds * 1e3, 2)}

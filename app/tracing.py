@@ -60,10 +60,11 @@ class Traces:
         self._within = set_span_in_context
         self._server, self._failed = SpanKind.SERVER, Status(StatusCode.ERROR)
 
-    def tell(self, operation: Operation[Any], request: Request, name: bytes, status: int, seconds: float) -> None:
-        """Of a request that has just ended, after so many seconds."""
-        # The clock of marks does not tell the time of day.
+    def tell(self, operation: Operation[Any], request: Request, name: bytes, status: int, started: float) -> None:
+        """Of a request that has just ended, and began at this time of `time.perf_counter`."""
+        # Neither that clock nor the one of marks tells the time of day.
         now, ended = time.monotonic(), time.time_ns()
+        seconds = time.perf_counter() - started
 
         def at(moment: float) -> int:
             return ended - round((now - moment) * 1e9)

@@ -64,10 +64,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report, and each sample's free energy, which it sums up."""
+    """A report, and what it sums up: of each sample the free energy and the mean of Q (n x latent), and of each latent
+    dimension the rate, in the order of the latent.
+    """
 
     report: Report
     free_energy: Floats
+    means: Floats
+    rates: Floats
 
 
 def evaluate(
@@ -120,7 +124,7 @@ def evaluate(
         scales_at_floor=scales_at_floor(vae, dataset),
         codecs_bits_per_dim=codecs(dataset) if vae.levels == 256 else {},
     )
-    return Evaluation(report, free_energy)
+    return Evaluation(report, free_energy, means, rates)
 
 
 def _mean(parts: list[Part], name: str) -> float:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +28,14 @@ from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
 SHOWN = 16
-STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
+#: Names of columns and labels stand as they are: a dollar is no formula.
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 120,
+    "text.parse_math": False,
+}
 
 
 def draw_run(run: Run, split: Split) -> None:
@@ -62,69 +69,110 @@ def free_energies(report: Report, free_energy: NDArray[np.float64]) -> Figure:
     """A histogram with percentiles, and how many samples cost more than a given free energy, which shows the tail."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(free_energy, bins=min(80, max(10, len(free_energy) // 20)), color="tab:blue")
-    for percentile in ("5", "50", "95"):
-        value = report.free_energy_percentiles[percentile]
-        left.axvline(value, color="tab:gray", linewidth=1)
-        left.annotate(f"{percentile} %", (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
-    left.set(xlabel="free energy (nats per sample)", ylabel="samples", title=f"{report.samples:,} held-out samples")
-    ordered = np.sort(free_energy)[::-1]
-    right.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color="tab:blue")
-    right.set_yscale("log")
-    right.set(xlabel="free energy (nats per sample)", ylabel="share that costs as much or more", title="The tail")
+    draw_spread(left, report, free_energy)
+    draw_tail(right, free_energy)
     return figure
 
 
-def rates(report: Report) -> Figure:
+def draw_spread(axes: Axes, report: Report, free_energy: NDArray[np.float64]) -> None:
+    """A histogram with percentiles."""
+    axes.hist(free_energy, bins=min(80, max(10, len(free_energy) // 20)), color="tab:blue")
+    for percentile in ("5", "50", "95"):
+        value = report.free_energy_percentiles[percentile]
+        axes.axvline(value, color="tab:gray", linewidth=1)
+        axes.annotate(f"{percentile} %", (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
+    # Room above the bars for what the lines are called.
+    axes.set_ylim(top=1.18 * axes.get_ylim()[1])
+    axes.set(xlabel="free energy (nats per sample)", ylabel="samples", title=f"{report.samples:,} held-out samples")
+
+
+def draw_tail(axes: Axes, free_energy: NDArray[np.float64]) -> None:
+    """How many samples cost more than a given free energy."""
+    ordered = np.sort(free_energy)[::-1]
+    axes.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color="tab:blue")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="free energy (nats per sample)", ylabel="share that costs as much or more", title="The tail")
+
+
+def rates(report: Report, active: NDArray[np.bool_] | None = None) -> Figure:
     """The rate of each latent dimension in falling order; what carries nothing lies at zero."""
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(range(1, report.latent + 1), report.rate_per_dimension, width=1.0, color="tab:green")
+    draw_rates(figure.subplots(), report, active)
+    return figure
+
+
+def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = None) -> None:
+    """The same on these axes; with `active`, in the same order, inactive dimensions have a colour of their own."""
+    here = np.ones(report.latent, bool) if active is None else active
+    places, heights = np.arange(1, report.latent + 1), np.array(report.rate_per_dimension)
+    axes.bar(places, heights, width=1.0, color=np.where(here, "tab:green", "tab:red"), label="active")
+    if not here.all():
+        # Most of them have bars of no height.
+        axes.plot(places[~here], heights[~here], "x", color="tab:red", markersize=3, label="inactive", clip_on=False)
+    if active is not None:
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], frameon=False)
     axes.set(
         xlabel="latent dimension, by rate",
         ylabel="rate (nats)",
         title=f"{report.active_units} of {report.latent} dimensions active; {sum(report.rate_per_dimension):.1f} nats",
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
 
 
 def learning_curves(records: list[Record]) -> Figure:
     """Free energy in training and on held-out samples, and the two terms of the latter, by epoch, in nats."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs = [record.epoch for record in records]
-    left.plot(epochs, [record.train_free_energy for record in records], label="in training", color="tab:gray")
-    left.plot(epochs, [record.free_energy for record in records], label="held out", color="tab:blue")
-    values = np.array([(record.train_free_energy, record.free_energy) for record in records])
-    # The first epochs lie so far above the rest that they would flatten all that is worth seeing.
-    low, high = values.min(), np.quantile(values, 0.9)
-    left.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
-    left.set(xlabel="epoch", ylabel="free energy (nats per sample)", title="Free energy")
-    left.legend(frameon=False)
-    right.plot(epochs, [record.distortion for record in records], color="tab:orange")
-    right.set_ylabel("distortion (nats per sample)", color="tab:orange")
-    twin = right.twinx()
-    twin.plot(epochs, [record.rate for record in records], color="tab:green")
-    twin.set_ylabel("rate (nats per sample)", color="tab:green")
-    twin.spines["right"].set_visible(True)
-    right.set(xlabel="epoch", title="Its two terms, held out")
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_course(left, records)
+    draw_terms(right, records)
     return figure
 
 
-def reconstructions(vae: VAE, x: Float[Tensor, "batch *data"]) -> Figure:
+def draw_course(axes: Axes, records: list[Record]) -> None:
+    """Free energy in training and on held-out samples."""
+    epochs = [record.epoch for record in records]
+    axes.plot(epochs, [record.train_free_energy for record in records], label="in training", color="tab:gray")
+    axes.plot(epochs, [record.free_energy for record in records], label="held out", color="tab:blue")
+    values = np.array([(record.train_free_energy, record.free_energy) for record in records])
+    # The first epochs lie so far above the rest that they would flatten all that is worth seeing.
+    low, high = values.min(), np.quantile(values, 0.9)
+    axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
+    axes.set(xlabel="epoch", ylabel="free energy (nats per sample)", title="Free energy")
+    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_terms(axes: Axes, records: list[Record]) -> None:
+    """Distortion and rate on held-out samples."""
+    epochs = [record.epoch for record in records]
+    axes.plot(epochs, [record.distortion for record in records], color="tab:orange")
+    axes.set_ylabel("distortion (nats per sample)", color="tab:orange")
+    twin = axes.twinx()
+    twin.plot(epochs, [record.rate for record in records], color="tab:green")
+    twin.set_ylabel("rate (nats per sample)", color="tab:green")
+    twin.spines["right"].set_visible(True)
+    axes.set(xlabel="epoch", title="Its two terms, held out")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def reconstructions(
+    vae: VAE,
+    x: Float[Tensor, "batch *data"],
+    title: str = "Held-out inputs (above) and their reconstructions (below)",
+) -> Figure:
     """Held-out samples above the mean of P(x|z) at the mean of their Q."""
     rebuilt = vae.decode(vae.encode(x).mean).mean
     if isinstance(vae.config.data, VectorData):
         return _columns(vae.config.data, {"input": x, "reconstruction": rebuilt}, "Held-out rows and reconstructions")
-    figure = Figure(figsize=(len(x) * 0.62, 1.75), layout="constrained")
+    figure = Figure(figsize=(max(4.0, len(x) * 0.62), 1.75), layout="constrained")
     grid = figure.subplots(2, len(x), squeeze=False)
     for column, (above, below) in enumerate(zip(x, rebuilt, strict=True)):
         _show(grid[0, column], above)
         _show(grid[1, column], below)
-    figure.suptitle("Held-out inputs (above) and their reconstructions (below)")
+    figure.suptitle(title)
     return figure
 
 
@@ -147,25 +195,60 @@ def principal_plane(means: Array) -> tuple[Array, float]:
     return plane(means), float(plane.explained.sum())
 
 
-def latent_map(means: Array, labels: NDArray[np.int64] | None) -> Figure:
-    """Held-out latent means on their first two principal axes, coloured by label where there are labels."""
-    plane, share = principal_plane(means)
+def latent_map(
+    means: Array,
+    labels: NDArray[np.int64] | None,
+    names: tuple[str, ...] | None = None,
+    free_energy: NDArray[np.float64] | None = None,
+) -> Figure:
+    """Held-out latent means on their first two principal axes, coloured by label where there are labels, else by free
+    energy where that is given.
+    """
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
-    axes = figure.subplots()
-    if labels is None:
-        axes.scatter(plane[:, 0], plane[:, 1], s=4, linewidths=0)
-    else:
+    draw_map(figure.subplots(), means, labels, names, free_energy)
+    return figure
+
+
+def draw_map(
+    axes: Axes,
+    means: Array,
+    labels: NDArray[np.int64] | None,
+    names: tuple[str, ...] | None = None,
+    free_energy: NDArray[np.float64] | None = None,
+) -> None:
+    """The same on these axes."""
+    plane, share = principal_plane(means)
+    size = float(np.clip(6000 / len(plane), 4, 20))
+    if labels is not None:
         for index, label in enumerate(np.unique(labels)[:20]):
             here = plane[labels == label]
             colour = mpl.colormaps["tab20"](2 * index % 20 + index // 10)
-            axes.scatter(here[:, 0], here[:, 1], s=4, linewidths=0, color=colour, label=str(label))
+            called = names[label] if names else str(label)
+            axes.scatter(here[:, 0], here[:, 1], s=size, linewidths=0, color=colour, label=called, rasterized=True)
         axes.legend(title="label", markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    elif free_energy is not None:
+        # A few wild ones would leave a single colour to all the rest.
+        low, high = np.percentile(free_energy, (1, 99))
+        points = axes.scatter(
+            plane[:, 0], plane[:, 1], s=size, linewidths=0, c=free_energy, vmin=low, vmax=high, rasterized=True
+        )
+        axes.figure.colorbar(points, ax=axes, label="free energy (nats)", extend="both")
+    else:
+        axes.scatter(plane[:, 0], plane[:, 1], s=size, linewidths=0, rasterized=True)
     axes.set(
         xlabel="first principal axis",
         ylabel="second principal axis",
-        title=f"Latent means of {len(means):,} held-out samples ({share:.0%} of their variance)",
+        title=f"{len(means):,} held-out latent means ({share:.0%} of their variance)",
     )
-    return figure
+
+
+def draw_misses(axes: Axes, names: tuple[str, ...], misses: NDArray[np.float64]) -> None:
+    """By column, how far reconstructions are off, in standard deviations of the column."""
+    axes.barh(range(len(names)), misses, color="tab:purple")
+    axes.axvline(1, color="tab:gray", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="root mean square error (standard deviations)", title="How well columns are rebuilt")
 
 
 def _columns(data: VectorData, groups: dict[str, Tensor], title: str) -> Figure:

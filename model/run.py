@@ -128,13 +128,13 @@ class Run:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records of a run's metrics.csv; none where there is no such file.
+    """The records of the run that this checkpoint is in, from its metrics.csv; none where it is in no run.
 
     Raises:
         TrainingError: it is not one that a run has written.
     """
-    path = folder / METRICS
-    if not path.is_file():
+    path = folder.parent / METRICS
+    if "checkpoint" not in folder.name or not path.is_file():
         return []
     try:
         with path.open(newline="") as file:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from model.checkpoint import Checkpoint
+    from model.datasets import Dataset
     from model.detection import Detection
-    from model.evaluation import Report
+    from model.evaluation import Evaluation, Report
+    from model.training import Record
 
 
 def evaluate_command(
@@ -35,6 +38,9 @@ def evaluate_command(
     against: Annotated[list[str] | None, typer.Option(help="More outliers, as for `vae train`; repeat.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Draw its pictures into this folder.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write it as one HTML page, with its pictures in a folder beside it.")
+    ] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep the report in the model's card.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="(default: the cores it may use)")] = None,
@@ -47,50 +53,90 @@ def evaluate_command(
     Then what the scores are good for: the probability that an outlier of a named set scores higher than an input of
     this data (AUROC), for every score, from one draw each; and for regret from 16 draws of a tenth of the inputs.
 
+    --report out.html writes all of it as one page that needs neither a server nor a network: learning curves,
+    reconstructions, samples, a map of the latents, rates, scores, and the most and least surprising inputs; out_files/
+    gets the pictures.
+
     Example: vae evaluate runs/fashion fashion-mnist:test --against photos/ --save
     """
     from app.devices import choose_device, set_threads
-    from model import checkpoint, files
+    from model import checkpoint
     from model.calibration import Protocol
     from model.datasets import open_dataset
     from model.detection import detect
     from model.evaluation import evaluate
 
     console = plain_console()
-    if out is not None and not out.absolute().parent.is_dir():
-        raise DataError(f"{out}: there is no such folder to write to; make it first")
-    if plots is not None and find_spec("matplotlib") is None:
-        raise DataError("--plots needs matplotlib: pip install 'vae-server[train]'")
+    _refuse(out, plots, report)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
     dataset = open_dataset(data, loaded.vae.config.data)
     others = [open_dataset(name, loaded.vae.config.data) for name in against or ()]
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
         found = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
-    report = found.report
+    made = found.report
     protocols = [(Protocol(1, 0, seed), detection), (Protocol(16, refine, seed), detection // 10 if refine else 0)]
     for protocol, most in protocols:
         if most:
             with console.status(f"Telling outliers apart ({protocol})"):
                 compared = detect(loaded.vae, dataset, others, protocol, loaded.calibration, most)
-            report = replace(report, detection=[*report.detection, compared])
-    console.print(_table(report, loaded.card.name))
-    for compared in report.detection:
+            made = replace(made, detection=[*made.detection, compared])
+    console.print(_table(made, loaded.card.name))
+    for compared in made.detection:
         console.print(_areas(compared))
     if plots is not None:
-        _draw(report, found.free_energy, plots)
+        _draw(made, found.free_energy, plots)
         console.print(f"Drew {plots}")
     if save:
-        checkpoint.save_card(run, loaded.card.model_copy(update={"evaluation": report.plain()}))
+        checkpoint.save_card(run, loaded.card.model_copy(update={"evaluation": made.plain()}))
         console.print(f"Kept in the card of {loaded.folder}")
     if out is not None:
-        try:
-            files.write_whole(out, (json.dumps(report.plain(), indent=2) + "\n").encode())
-        except OSError as error:
-            raise DataError(
-                f"{out}: cannot be written ({error.strerror}); make room, or name a file in another folder"
-            ) from error
+        _write_json(out, made)
         console.print(f"Wrote {out}")
+    if report is not None:
+        with console.status(f"Drawing {report}"):
+            folder = _write(report, loaded, replace(found, report=made), dataset)
+        console.print(f"Wrote {report}, and its pictures into {folder}")
+
+
+def _refuse(out: Path | None, plots: Path | None, report: Path | None) -> None:
+    """What cannot be written, before there is work for nothing."""
+    for file in (out, report):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise DataError(f"{file}: there is no such folder to write to; make it first")
+    if report is not None and report.is_dir():
+        raise DataError(f"{report}: is a folder; name a file in it, as in {report / 'report.html'}")
+    for option, wish in (("--plots", plots), ("--report", report)):
+        if wish is not None and find_spec("matplotlib") is None:
+            raise DataError(f"{option} needs matplotlib: pip install 'vae-server[train]'")
+
+
+def _write(path: Path, loaded: "Checkpoint", evaluation: "Evaluation", dataset: "Dataset") -> Path:
+    from model import paper
+
+    return paper.write(path, paper.Subject(loaded, evaluation, dataset, _records(loaded)))
+
+
+def _write_json(path: Path, report: "Report") -> None:
+    from model import files
+
+    try:
+        files.write_whole(path, (json.dumps(report.plain(), indent=2) + "\n").encode())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); make room, or name a file in another folder"
+        ) from error
+
+
+def _records(loaded: "Checkpoint") -> "list[Record]":
+    """How the training went, from the run's table or from the gallery."""
+    from model.run import read_records
+    from model.training import Record
+
+    records = read_records(loaded.folder)
+    if records or loaded.gallery is None:
+        return records
+    return [Record(**epoch.model_dump()) for epoch in loaded.gallery.whole.learning]
 
 
 def _draw(report: "Report", free_energy: "NDArray[np.float64]", folder: Path) -> None:

@@ -80,7 +80,7 @@ def _learning(run: Path, loaded: "Checkpoint") -> "tuple[Epoch, ...]":
     from model import checkpoint, gallery
     from model.run import read_records
 
-    records = read_records(loaded.folder.parent) if "checkpoint" in loaded.folder.name else []
+    records = read_records(loaded.folder)
     if records:
         return gallery.epochs(records)
     try:

@@ -227,7 +227,7 @@ def test_a_collector_that_hangs_keeps_no_process(monkeypatch: pytest.MonkeyPatch
     async def receive() -> dict[str, str]:
         raise AssertionError("nothing is to be received")
 
-    traces.tell(ENCODE, Streamed(scope, receive), b"one", 200, 0.001)
+    traces.tell(ENCODE, Streamed(scope, receive), b"one", 200, time.perf_counter() - 0.001)
     traces.close()
     assert called.is_set()
     assert not done.is_set(), "it waited until the collector was done"

@@ -138,8 +138,9 @@ def evaluation_of(kind: str) -> Evaluation:
 def with_free_energies(free_energy: Array) -> Evaluation:
     """A report of other free energies."""
     percentiles = {f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES}
-    report = replace(evaluation_of("table").report, free_energy_percentiles=percentiles, samples=len(free_energy))
-    return Evaluation(report, free_energy)
+    found = evaluation_of("table")
+    report = replace(found.report, free_energy_percentiles=percentiles, samples=len(free_energy))
+    return replace(found, report=report, free_energy=free_energy)
 
 
 class TestReport:

@@ -15,7 +15,7 @@ from model import checkpoint, noise, scoring
 from model.calibration import Protocol
 from model.checkpoint import Checkpoint
 from model.errors import DataError
-from tests.app.commands.conftest import Invoke, squares
+from tests.app.commands.conftest import SMALL, Invoke, squares
 from tests.conftest import reference
 
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"
@@ -138,10 +138,50 @@ def test_its_pictures_are_drawn_into_a_new_folder(vae: Invoke, loaded: Load, dat
         vae(*command, "--plots", "taken")
 
 
-def test_pictures_without_matplotlib_are_refused_before_the_work(vae: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("option", ["--plots", "--report"])
+def test_pictures_without_matplotlib_are_refused_before_the_work(
+    vae: Invoke, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"--plots needs matplotlib: pip install 'vae-server\[train\]'"):
-        vae("evaluate", "nothing", "nothing.npy", "--plots", "plots")
+    with pytest.raises(DataError, match=rf"{option} needs matplotlib: pip install 'vae-server\[train\]'"):
+        vae("evaluate", "nothing", "nothing.npy", option, "plots")
+
+
+def test_a_report_is_one_page_with_its_pictures_beside_it(vae: Invoke, shown: Load, data: str) -> None:
+    said = vae("evaluate", str(shown(GREY).folder), data, *QUICK, "--report", "page.html", "--out", "report.json")
+    assert "Wrote page.html, and its pictures into page_files" in said
+    page = Path("page.html").read_text()
+    assert f"{report()['free_energy']:,.2f}" in page and "Telling outliers" in page
+    # The epochs are known from the gallery.
+    assert "lowest after epoch 2" in page
+    assert Path("page_files/learning_curves.png").exists()
+    assert sorted(path.name for path in Path().iterdir()) == ["page.html", "page_files", "report.json", data]
+
+
+def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
+    vae("train", data, "--out", "run", *SMALL)
+    vae("evaluate", "run", data, "--samples", "1", "--detection", "0", "--report", "page.html")
+    assert "Free energy by epoch; held out, it is lowest after epoch" in Path("page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("no/such/page.html", "there is no such folder to write to; make it first"), ("folder", "folder/report.html")],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(vae: Invoke, name: str, said: str) -> None:
+    Path("folder").mkdir()
+    with pytest.raises(DataError, match=said):
+        vae("evaluate", "nothing", "nothing.npy", "--report", name)
+
+
+def test_a_report_that_fails_late_costs_neither_card_nor_json(vae: Invoke, loaded: Load, data: str) -> None:
+    shutil.copytree(loaded(GREY).folder, "model")
+    Path("page_files").write_text("in the way")
+    command = ("evaluate", "model", data, "--samples", "1", "--detection", "0", "--save", "--out", "report.json")
+    with pytest.raises(DataError, match="page_files: cannot be written"):
+        vae(*command, "--report", "page.html")
+    assert checkpoint.load(Path("model")).card.evaluation == report()
+    assert not Path("page.html").exists()
 
 
 def test_the_card_keeps_what_was_found_and_the_calibration_stays(vae: Invoke, calibrated: Load) -> None:

@@ -164,4 +164,4 @@ def test_records_that_are_none_are_refused_by_their_file(vae: Invoke, run: Path,
     with pytest.raises(TrainingError, match=r"metrics\.csv: cannot be read as the records of a run"):
         vae("gallery", str(run), str(data))
     (run / "metrics.csv").unlink()
-    assert read_records(run) == []
+    assert read_records(run / "checkpoint") == []

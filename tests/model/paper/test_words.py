@@ -1,0 +1,123 @@
+"""Every figure has its meaning, and every warning is given where it holds and nowhere else."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from model.checkpoint import Card, Provenance
+from model.evaluation import Report, evaluate
+from model.paper.words import figures, overfits, warnings
+from model.training import Record
+from tests.conftest import CONFIGS, build
+from tests.model.conftest import Memory, rows, stripes
+
+CARD = Card(name="x", created="2024-01-01")
+RECORD = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
+
+
+def report(name: str, **changes: Any) -> Report:
+    data = CONFIGS[name].data
+    samples = rows(30) if data.kind == "vector" else stripes(30, data.shape)
+    return replace(evaluate(build(name), Memory(samples), draws=2).report, **changes)
+
+
+def trained(free_energy: float | None) -> Card:
+    """The card of a model that had this on the data held out in training."""
+    training = Provenance(
+        dataset="x.npy",
+        dataset_sha256="0" * 64,
+        samples=10,
+        held_out=1,
+        command="vae train x.npy",
+        settings={},
+        epoch=2,
+        seconds=1.5,
+        machine="a machine",
+        versions={},
+        held_out_scores={"free_energy": free_energy},
+    )
+    return CARD.model_copy(update={"training": training})
+
+
+def course(*pairs: tuple[float, float]) -> list[Record]:
+    """Epochs by free energy, held out and in training."""
+    return [
+        replace(RECORD, epoch=epoch, free_energy=float(held_out), train_free_energy=float(fit))
+        for epoch, (held_out, fit) in enumerate(pairs, 1)
+    ]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_figure_of_a_report_is_there_with_its_unit_and_meaning(name: str) -> None:
+    found = report(name)
+    said = {figure.name: figure for figure in figures(found)}
+    assert all(figure.meaning.endswith(".") and figure.value for figure in said.values())
+    assert said["Free energy"].value == f"{found.free_energy:,.2f} ± {found.free_energy_standard_error:,.2f} nats"
+    assert said["Active dimensions"].value == f"{found.active_units} of {found.latent}"
+    assert ("Bits per dimension" in said) == (CONFIGS[name].likelihood.name != "gaussian")
+    assert ("Scales at their floor" in said) == (CONFIGS[name].likelihood.name != "bernoulli")
+    assert ({"png", "webp", "gzip", "bz2", "xz"} <= said.keys()) == (CONFIGS[name].likelihood.name == "discretized")
+
+
+def test_a_single_sample_has_no_error() -> None:
+    found = report("table-mlp-gaussian", free_energy_standard_error=None)
+    assert "±" not in figures(found)[0].value
+
+
+SOUND = {"active_units": 4, "latent": 4, "scales_at_floor": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"active_units": 0}, ["The latent is collapsed"]),
+        ({"active_units": 3}, ["1 of 4 dimensions of the latent are inactive"]),
+        ({"scales_at_floor": 0.04}, []),
+        ({"scales_at_floor": 0.25}, ["25% of the scales lie at their floor"]),
+        ({"scales_at_floor": None}, []),
+        ({"active_units": 1, "scales_at_floor": 1.0}, ["3 of 4", "100% of the scales"]),
+    ],
+    ids=str,
+)
+def test_a_latent_or_a_scale_that_is_not_as_it_should_be_is_told(changes: dict[str, Any], said: list[str]) -> None:
+    found = warnings(report("grey-mlp-discretized", **{**SOUND, **changes}), [], CARD)
+    assert len(found) == len(said)
+    for warning, title in zip(found, said, strict=True):
+        assert title in warning.title and warning.text
+
+
+@pytest.mark.parametrize(
+    ("records", "over"),
+    [
+        ([], False),
+        (course((100, 100)), False),
+        (course((100, 100), (50, 50), (40, 40)), False),
+        (course((100, 100), (50, 50), (60, 40)), True),
+        # It climbs by less than a fiftieth of the way down; or in training too, which is chance and no overfitting.
+        (course((100, 100), (50, 50), (50.5, 40)), False),
+        (course((100, 100), (50, 50), (60, 60)), False),
+        # Densities can be negative.
+        (course((0, 0), (-50, -50), (-45, -60)), True),
+        (course((5, 5), (6, 4)), True),
+    ],
+    ids=str,
+)
+def test_training_that_overfits_is_told(records: list[Record], over: bool) -> None:
+    assert overfits(records) is over
+    found = warnings(report("grey-mlp-discretized", **SOUND), records, CARD)
+    assert [warning.title for warning in found] == ["Training went on into overfitting"] * over
+    if over:
+        assert f"after epoch {min(records, key=lambda r: r.free_energy).epoch} of {len(records)}" in found[0].text
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "said"), [(90.0, 1.0, 1), (96.0, 1.0, 0), (120.0, 1.0, 0), (90.0, None, 0), (None, 1.0, 0)]
+)
+def test_data_that_costs_more_than_in_training_is_told(before: float | None, error: float | None, said: int) -> None:
+    made = report("grey-mlp-discretized", **SOUND, free_energy=100.0, free_energy_standard_error=error)
+    found = warnings(made, [], trained(before))
+    assert len(found) == said
+    if said:
+        assert "100.00 against 90.00 nats" in found[0].text

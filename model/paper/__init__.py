@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as Plot
 
-from model import files, plots
+from model import plots
 from model.checkpoint import Checkpoint
 from model.config import ImageData
 from model.datasets import Dataset
 from model.detection import SCORES, Detection
 from model.errors import DataError
 from model.evaluation import Evaluation, Report
+from model.files import write_synced
 from model.paper import looks, page, pictures, words
 from model.paper.words import number
 from model.scoring import ACTIVE
@@ -89,7 +90,7 @@ def write(path: Path, subject: Subject) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         for place, data in made.items():
-            files.write_synced(fresh[place], data)
+            write_synced(fresh[place], data)
         for place in made:
             os.replace(fresh[place], place)
         for name in FILES:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import checkpoint, paper
+from model import files, paper
 from model.calibration import Protocol
 from model.checkpoint import Card, Checkpoint
 from model.config import VectorData
@@ -277,7 +277,7 @@ class TestWriting:
         made, path = subject(loaded(GREY), GREY), tmp_path / "out.html"
         paper.write(path, made)
         before = {place: place.read_bytes() for place in tmp_path.rglob("*") if place.is_file()}
-        write = checkpoint.write_synced
+        write = files.write_synced
 
         def fill(place: Path, data: bytes) -> None:
             if full in place.name:

@@ -53,7 +53,7 @@ export function sums({ distortion, rate, cross_entropy: cross, entropy }) {
 }
 
 /** Counts of held-out scores, and where one score lies among them. */
-export function histogram({ edges, counts }, mark = null) {
+export function histogram({ edges, counts }, mark = null, words = "this input") {
   const low = Math.min(edges[0], mark ?? edges[0]);
   const high = Math.max(edges.at(-1), mark ?? edges.at(-1));
   const x = scale(low, high, 6, WIDTH - 6);
@@ -62,7 +62,7 @@ export function histogram({ edges, counts }, mark = null) {
   const label = `Free energies of held-out inputs, from ${say(edges[0])} to ${say(edges.at(-1))} nats${mark === null ? "" : `; this input has ${say(mark)}`}.`;
   const marked = mark === null ? [] : [
     s("line", { class: "mark", x1: x(mark), x2: x(mark), y1: 4, y2: 108 }),
-    s("text", { class: "marked", x: Math.min(WIDTH - 40, Math.max(40, x(mark))), y: 8, "text-anchor": "middle" }, "this input"),
+    s("text", { class: "marked", x: Math.min(WIDTH - 70, Math.max(70, x(mark))), y: 8, "text-anchor": "middle" }, words),
   ];
   return frame(126, label, ...bars, ...marked, ...axis(x, 110, low, high));
 }

@@ -113,7 +113,7 @@ function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, na
         h("li", {}, h("strong", {}, "nlog P(x)"), `: the same ${samples} draws, weighted by their importance, for a bound that is nearer.`),
         h("li", {}, h("strong", {}, "Typicality"), ": how far out the input lies when latent, costs and complexity are looked at together. It has no unit, and 0 is usual."))),
     model.gallery ? h("h3", {}, "Beside the held-out inputs") : null,
-    model.gallery ? histogram(model.gallery.histogram, F) : null,
+    model.gallery ? histogram(model.gallery.histogram, F, scores.p_values ? `this input, ${exact(scores.p_values.free_energy[0])}` : "this input") : null,
     h("h3", {}, "Where Q puts it"),
     ...latents(model, mean, variance),
   ].filter(Boolean);
@@ -146,12 +146,13 @@ function views(model, x, rebuilt, surprise) {
   ];
 }
 
+const exact = (value) => `p ${value < 0.001 ? "< 0.001" : `= ${value.toPrecision(2)}`}`;
+
 /** How rare such scores are, in words. */
 function verdict(model, scores) {
   const { p_values: p, p_values_reason: reason } = scores;
   if (!p) return reason ?? "There is no calibration, so nobody can say how rare that is.";
   const share = (value) => (value < 0.01 ? "fewer than one" : value > 0.99 ? "nearly all" : Math.round(100 * value));
-  const exact = (value) => `p ${value < 0.001 ? "< 0.001" : `= ${value.toPrecision(2)}`}`;
   const parts = [`${share(p.free_energy[0])} in a hundred cost as much or more (${exact(p.free_energy[0])})`];
   if (p.typicality) parts.push(`${share(p.typicality[0])} in a hundred are as untypical (${exact(p.typicality[0])})`);
   return `Of inputs that the model was not fitted to, ${parts.join(", and ")}.`;

@@ -24,6 +24,7 @@ from tests.app.explorer.conftest import Seen
 
 Look = Callable[..., Seen]
 BOOT = Path(__file__).parents[3] / "examples" / "ankle-boot.png"
+SCREENSHOTS = BOOT.parents[1] / ".screenshots"
 ROOMS = ("map", "sliders", "samples", "card")
 #: Samples and seed of the free energies that the page shows of the shipped models: those of a calibration.
 QUERY = "free-energy?samples=16&seed=0&per_dimension=true"
@@ -168,7 +169,9 @@ def test_a_file_is_scored_as_the_interface_scores_it(look: Look) -> None:
     answer = httpx2.post(f"{seen.address}/{QUERY}", content=BOOT.read_bytes(), headers=headers).json()
     assert seen.under_the_glass() == pytest.approx(answer["free_energy"][0], rel=1e-6)
     text = seen.page.inner_text("#under")
-    assert f"p = {answer['p_values']['free_energy'][0]:.2g}" in text
+    rare = f"p = {answer['p_values']['free_energy'][0]:.2g}"
+    assert rare in text
+    assert rare in seen.page.text_content("#under svg .marked")  # type: ignore[operator]
     np.testing.assert_array_equal(pixels(seen, "#under canvas >> nth=0"), np.asarray(Image.open(BOOT).convert("L")))
     seen.page.click("text=All of it as numbers")
     rows = dict(row.split("\t") for row in seen.page.inner_text("#under table").splitlines())
@@ -319,6 +322,8 @@ def test_nothing_is_out_of_reach_or_sight(
     for room in ROOMS:
         seen.page.click(f"#tab-{room}")
         seen.page.wait_for_timeout(300)
+        # For the eye: whether it looks as it should no test can tell.
+        seen.page.screenshot(path=SCREENSHOTS / f"{room}-{scheme}-{width}.png", full_page=True)
         found = Axe().run(seen.page).response["violations"]
         assert not found, [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found]
         # No page is wider than its window, which would have to be moved to and fro to be read.

@@ -17,10 +17,16 @@ async function start() {
   byId("lead").textContent = model.sentence;
 
   let take = null; // sets the sliders, once they are there
+  let mark = () => {}; // marks on the map what is under the glass
+  let lying = null;
   const under = glass(byId("glass"), model, {
     take: (latent) => {
       show("sliders");
       take(latent);
+    },
+    put: (index) => {
+      lying = index;
+      mark(index);
     },
   });
   /** Put something under the glass, and on a narrow screen bring the glass into sight. */
@@ -31,7 +37,7 @@ async function start() {
   };
 
   const rooms = {
-    map: { build: (room) => map(room, model, open) },
+    map: { build: (room) => { mark = map(room, model, open); if (lying !== null) mark(lying); } },
     sliders: { build: (room) => { take = sliders(room, model); } },
     samples: { build: (room) => samples(room, model, open)() },
     card: { build: (room) => card(room, model) },
@@ -55,6 +61,7 @@ async function start() {
   tabs.forEach((tab, i) => {
     tab.addEventListener("click", () => show(tab.getAttribute("aria-controls")));
     tab.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
       const next = tabs[(i + step + tabs.length) % tabs.length];

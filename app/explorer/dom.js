@@ -17,22 +17,26 @@ function made(element, attributes, children) {
   return element;
 }
 
-/** Say what went wrong, to eyes and to screen readers; it stays until it is dismissed or the next try succeeds. */
-export function alertOf(error) {
-  const alerts = document.getElementById("alerts");
-  const box = h("div", { class: "alert" }, h("span", {}, error.message));
+/** Say what went wrong, to eyes and to screen readers; it stays until it is dismissed or the same succeeds. */
+export function alertOf(error, what = "page") {
+  settled(what);
+  const box = h("div", { class: "alert", "data-what": what }, h("span", {}, error.message));
   box.append(h("button", { onclick: () => box.remove() }, "Dismiss"));
-  alerts.replaceChildren(box);
+  document.getElementById("alerts").append(box);
 }
 
-/** Run what a person asked for: one thing at a time, and with a word where it fails. */
-export async function attempt(action) {
+function settled(what) {
+  document.querySelectorAll(`#alerts [data-what="${what}"]`).forEach((box) => box.remove());
+}
+
+/** Run what a person asked for, with a word where it fails. `what` it is about says which alert is settled by success. */
+export async function attempt(what, action) {
   try {
     const result = await action();
-    document.getElementById("alerts").replaceChildren();
+    settled(what);
     return result;
   } catch (error) {
-    if (error.name !== "AbortError") alertOf(error);
+    if (error.name !== "AbortError") alertOf(error, what);
     return undefined;
   }
 }
@@ -48,7 +52,7 @@ export const say = (value, digits = null) =>
       : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 /** A question that a person may have, folded away. */
-export const why = (question, ...answer) => h("details", {}, h("summary", {}, question), ...answer.map((part) => (typeof part === "string" ? h("p", {}, part) : part)));
+export const why = (question, ...answer) => h("details", {}, h("summary", {}, question), ...answer.filter(Boolean).map((part) => (typeof part === "string" ? h("p", {}, part) : part)));
 
 export const formula = (text) => h("p", { class: "formula" }, text);
 

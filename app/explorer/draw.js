@@ -30,6 +30,7 @@ export function drawing(model, use) {
     last = now;
   };
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
     last = place(event);
     stroke(event);

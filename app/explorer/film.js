@@ -62,7 +62,7 @@ export async function film(model, start, end, open) {
       ? h("div", { class: "strip" }, ...screen.outputs.map((output, i) => {
         const small = model.view(`Frame ${i + 1} of the ${screen.name} way`);
         small.show(output);
-        return h("button", { onclick: () => open({ inputs: [output] }), "aria-label": `Open frame ${i + 1} of the ${screen.name} way` }, small.element);
+        return h("button", { onclick: () => open({ inputs: [output], name: `frame ${i + 1} of the ${screen.name} way` }), "aria-label": `Open frame ${i + 1} of the ${screen.name} way` }, small.element);
       }))
       : null);
   return h("section", { "aria-label": "The walk" },

@@ -9,7 +9,7 @@ import { drawing } from "./draw.js";
 const FIRST = 32; // dimensions that are shown at once
 
 /** Builds the room; returns a function that puts something under the glass: {file}, {inputs: 1 x ...} or {index}. */
-export function glass(room, model, { take }) {
+export function glass(room, model, { take, put }) {
   const result = h("div", { id: "under", "aria-live": "polite", "aria-busy": "false" });
   const tools = h("div", { class: "row" });
   const extra = h("div");
@@ -18,10 +18,12 @@ export function glass(room, model, { take }) {
   async function open(source, name = null) {
     const mine = ++turn;
     result.setAttribute("aria-busy", "true");
-    await attempt(async () => {
+    await attempt("glass", async () => {
       try {
+        if (source.file?.type && !source.file.type.startsWith("image/")) throw new Error(`${source.name ?? "This file"} is no picture.`);
         const found = await examine(model, source);
         if (mine !== turn) return; // something else has been put there since
+        put(source.index ?? null);
         current = found;
         result.replaceChildren(...shown(model, found, name ?? source.name ?? null));
       } finally {
@@ -38,9 +40,10 @@ export function glass(room, model, { take }) {
     const draw = h("button", { "aria-expanded": "false", onclick: () => { board.hidden = !board.hidden; draw.setAttribute("aria-expanded", String(!board.hidden)); } }, "Draw one");
     tools.append(draw);
     extra.append(board);
-    room.addEventListener("dragover", (event) => { event.preventDefault(); room.classList.add("drop"); });
-    room.addEventListener("dragleave", () => room.classList.remove("drop"));
-    room.addEventListener("drop", (event) => {
+    // Anywhere: a browser leaves the page for a picture that nobody takes.
+    document.addEventListener("dragover", (event) => { event.preventDefault(); room.classList.add("drop"); });
+    document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) room.classList.remove("drop"); });
+    document.addEventListener("drop", (event) => {
       event.preventDefault();
       room.classList.remove("drop");
       const [dropped] = event.dataTransfer.files;
@@ -60,7 +63,7 @@ export function glass(room, model, { take }) {
   tools.append(start);
   room.append(
     h("p", { class: "small" }, model.images
-      ? "Drop a picture here, paste one, open or draw one; or click a point of the map or a sample."
+      ? "Drop a picture on this page, paste one, open or draw one; or click a point of the map or a sample."
       : "Fill in a row; or click a point of the map or a sample."),
     tools, extra, result);
   return open;
@@ -104,6 +107,7 @@ function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, na
     table(scores),
     why("What do these words mean?",
       "Free energy is what it takes to send the input: first a latent, then what the latent does not tell of the input. It is never less than the negative logarithm of the input's probability, so the higher, the less the model expected it.",
+      model.card.discrete ? null : "This model gives densities, not probabilities: its nats count from a zero that depends on the units of the data, and may be negative. They compare inputs under this model alone.",
       formula("F(x) = E_Q[nlog P(x|z)] + E_Q[nlog P(z)] − H(Q) ≥ nlog P(x)"),
       h("ul", {},
         h("li", {}, h("strong", {}, "Distortion"), ": what is left to be sent when the latent is known. ", formula("E_Q[nlog P(x|z)]")),
@@ -152,10 +156,16 @@ const exact = (value) => `p ${value < 0.001 ? "< 0.001" : `= ${value.toPrecision
 function verdict(model, scores) {
   const { p_values: p, p_values_reason: reason } = scores;
   if (!p) return reason ?? "There is no calibration, so nobody can say how rare that is.";
-  const share = (value) => (value < 0.01 ? "fewer than one" : value > 0.99 ? "nearly all" : Math.round(100 * value));
-  const parts = [`${share(p.free_energy[0])} in a hundred cost as much or more (${exact(p.free_energy[0])})`];
-  if (p.typicality) parts.push(`${share(p.typicality[0])} in a hundred are as untypical (${exact(p.typicality[0])})`);
-  return `Of inputs that the model was not fitted to, ${parts.join(", and ")}.`;
+  // A p-value is (1 + how many of n) / (n + 1): the least says that there was none.
+  const n = model.protocol.inputs;
+  const share = (value) => {
+    const count = Math.round(value * (n + 1)) - 1;
+    if (count === 0) return "none";
+    return count === n ? "all" : `${count.toLocaleString("en")}`;
+  };
+  const parts = [`${share(p.free_energy[0])} cost as much or more (${exact(p.free_energy[0])})`];
+  if (p.typicality) parts.push(`${share(p.typicality[0])} are as untypical (${exact(p.typicality[0])})`);
+  return `Of ${n.toLocaleString("en")} inputs that the model was not fitted to, ${parts.join(", and ")}.`;
 }
 
 function table(scores) {

@@ -10,10 +10,14 @@ const NEAR = 12; // pixels
 
 export function map(room, model, open) {
   const { gallery } = model;
+  if (model.problem && model.problem.status !== 404) {
+    room.append(h("p", { class: "warn" }, `The gallery could not be loaded: ${model.problem.message} `, h("button", { onclick: () => location.reload() }, "Try again")));
+    return () => {};
+  }
   if (!gallery) {
     room.append(h("p", {}, "This model was saved without a gallery, so there are no held-out inputs to show. "
-      + "Its training makes one unless told --gallery none."));
-    return;
+      + "vae gallery makes one."));
+    return () => {};
   }
   const points = gallery.projection.coordinates;
   const view = new View(points);
@@ -38,7 +42,7 @@ export function map(room, model, open) {
       h("button", { onclick: () => { view.zoom(1 / 1.5); draw(); }, "aria-label": "Zoom out" }, "−"),
       h("button", { onclick: () => { view.reset(); draw(); } }, "All")),
     legend, plane, said, below,
-    h("p", { class: "small" }, `Where a point lies: the two directions of the latent in which the means of Q differ most (PCA); they have ${say(100 * a, 1)} % and ${say(100 * b, 1)} % of all variance, so much that is far apart looks near.`));
+    h("p", { class: "small" }, `Where a point lies: the two directions of the latent in which the means of Q differ most (PCA); they have ${say(100 * a, 1)} % and ${say(100 * b, 1)} % of all variance${a + b < 0.9 ? ", so much that is far apart looks near" : ""}.`));
 
   let colours = [];
   function colour() {
@@ -137,18 +141,18 @@ export function map(room, model, open) {
     return [small];
   }
 
-  async function choose(i) {
+  /** What is under the glass is one of these, or (null) something else. */
+  function mark(i) {
     chosen = i;
-    said.textContent = `Under the glass: ${words(i)}.`;
+    said.textContent = i === null ? "" : `Under the glass: ${words(i)}.`;
     draw();
-    await open(i);
   }
 
   let turn = 0;
   async function walk(i, j) {
     const mine = ++turn;
     said.textContent = `From ${words(i)}, to ${words(j)}.`;
-    await attempt(async () => {
+    await attempt("walk", async () => {
       const [first, second] = await Promise.all([model.input(i), model.input(j)]);
       const shown = await film(model, first.mean[0], second.mean[0], open);
       if (mine === turn) below.replaceChildren(shown);
@@ -163,6 +167,7 @@ export function map(room, model, open) {
     return [event.clientX - box.left, event.clientY - box.top];
   };
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, place(event));
     pressed = pointers.size === 1 ? { at: place(event), point: view.nearest(place(event), NEAR), moved: false } : null;
@@ -200,7 +205,7 @@ export function map(room, model, open) {
     draw();
     if (!was || event.type === "pointercancel") return;
     const end = view.nearest(place(event), NEAR);
-    if (!was.moved && was.point !== null) choose(was.point);
+    if (!was.moved && was.point !== null) open(was.point);
     else if (was.point !== null && end !== null && end !== was.point) walk(was.point, end);
   };
   canvas.addEventListener("pointerup", released);
@@ -213,6 +218,7 @@ export function map(room, model, open) {
     draw();
   }, { passive: false });
   canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     if (ways[event.key]) {
       const next = view.towards(chosen ?? 0, ways[event.key]);
@@ -221,7 +227,7 @@ export function map(room, model, open) {
         view.show(points[next]);
         said.textContent = words(next);
       }
-    } else if (event.key === "Enter" && chosen !== null) choose(chosen);
+    } else if (event.key === "Enter" && chosen !== null) open(chosen);
     else if (event.key.toLowerCase() === "w" && chosen !== null) {
       if (from === null) {
         from = chosen;
@@ -244,6 +250,7 @@ export function map(room, model, open) {
   colour();
   draw();
   model.sheet().then((loaded) => { sheet = loaded; }, () => {});
+  return mark;
 }
 
 const colourOf = (label) => COLOURS[((label % COLOURS.length) + COLOURS.length) % COLOURS.length];

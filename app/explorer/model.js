@@ -1,23 +1,25 @@
 // What is served, as all parts of the page need it: the card, and where it has one the gallery.
 
 import { call, json } from "./api.js";
-import { alertOf, h } from "./dom.js";
+import { h } from "./dom.js";
 import { paint } from "./pictures.js";
 import { bars } from "./charts.js";
 
 export class Model {
   static async load() {
     const card = await json("model");
-    const gallery = await json("model/gallery").catch((problem) => {
-      if (problem.status === 401) throw problem;
-      if (problem.status !== 404) alertOf(problem); // the rest of the page can do without
+    let problem = null;
+    const gallery = await json("model/gallery").catch((found) => {
+      if (found.status === 401) throw found;
+      problem = found; // the rest of the page can do without
       return null;
     });
-    return new Model(card, gallery);
+    return new Model(card, gallery, problem);
   }
 
-  constructor(card, gallery) {
+  constructor(card, gallery, problem = null) {
     this.card = card;
+    this.problem = problem; // why there is no gallery
     this.gallery = gallery;
     this.images = card.data.kind === "image";
     this.columns = this.images ? null : card.data.columns;
@@ -30,7 +32,8 @@ export class Model {
     const what = this.images
       ? `${data.width} × ${data.height} ${data.channels === 1 ? "grey" : "colour"} images`
       : `rows of ${this.columns.length} columns`;
-    const seen = training ? `, learned from ${training.samples.toLocaleString("en")} of ${training.dataset}` : "";
+    const fitted = training && training.samples - (training.held_out ?? 0) - (training.settings?.set_aside ?? 0);
+    const seen = training ? `, fitted to ${fitted.toLocaleString("en")} of ${training.dataset}` : "";
     return `A variational autoencoder of ${what}${seen}; it describes each by ${latent} numbers.`;
   }
 
@@ -41,13 +44,23 @@ export class Model {
     return rates ? all.sort((a, b) => rates[b] - rates[a]) : all;
   }
 
-  /** How many of those carry anything. */
+  /** How many of those carry more than next to nothing, a hundredth of a nat; all where nobody has measured that. */
+  get carrying() {
+    return this.gallery ? this.gallery.rate_per_dimension.filter((rate) => rate >= 0.01).length : this.latent;
+  }
+
+  /** How many differ from input to input, by their means. */
   get active() {
     return this.gallery?.active_units ?? this.card.evaluation?.active_units ?? this.latent;
   }
 
-  /** How free energies are asked for, so that there are p-values: the most draws that a calibration has without refinement. */
+  /**
+   * How free energies are asked for: as those of the gallery were made, so that they can be held against them; else, so
+   * that there are p-values, with the most draws that a calibration has without refinement.
+   */
   get protocol() {
+    const alike = this.card.calibrations.find((one) => one.samples === 1 && !one.refine && one.seed === 0);
+    if (this.gallery && alike) return alike;
     const most = Math.min(64, this.card.limits.max_samples, this.card.limits.max_work);
     const plain = this.card.calibrations.filter((one) => !one.refine && one.samples <= most);
     return plain.sort((a, b) => b.samples - a.samples)[0] ?? { samples: Math.min(16, most), refine: 0, seed: 0 };

@@ -9,13 +9,13 @@ export function samples(room, model, open) {
   const number = (value, attributes) => h("input", { type: "number", value, required: true, ...attributes });
   const n = number(Math.min(36, most), { min: 1, max: most });
   const seed = number(0, { min: 0, max: 4294967295 });
-  const temperature = number(1, { min: 0, max: 10, step: 0.05 });
+  const temperature = number(1, { min: 0, max: 10, step: "any" });
   const noise = h("input", { type: "checkbox" });
   const grid = h("div", { class: model.images ? "grid" : "wide", "aria-live": "polite" });
-  const query = () => `n=${n.value}&seed=${seed.value}&temperature=${temperature.value}&noise=${noise.checked}`;
+  const query = () => `n=${n.valueAsNumber}&seed=${seed.valueAsNumber}&temperature=${temperature.valueAsNumber}&noise=${noise.checked}`;
 
   let turn = 0;
-  const draw = () => attempt(async () => {
+  const draw = () => attempt("samples", async () => {
     if (!form.reportValidity()) return;
     const mine = ++turn;
     const of = `of seed ${seed.value}`;
@@ -35,7 +35,7 @@ export function samples(room, model, open) {
         h("td", {}, h("button", { "aria-label": `Put sample ${i + 1} under the glass`, onclick: () => open({ inputs: [row], name: `sample ${i + 1} ${of}` }) }, "Look")),
         ...row.map((value) => h("td", { class: "number" }, Number(value.toPrecision(5)))))))));
   });
-  const download = (kind, type) => attempt(async () => {
+  const download = (kind, type) => attempt("samples", async () => {
     if (!form.reportValidity()) return;
     const answer = await call(`sample?${query()}&format=${kind}`, { accept: type });
     save(await answer.blob(), `samples-seed-${seed.value}.${kind}`);

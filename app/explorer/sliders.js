@@ -45,7 +45,7 @@ export function sliders(room, model) {
     busy = true;
     while (stale) {
       stale = false;
-      await attempt(async () => {
+      await attempt("sliders", async () => {
         const wanted = [...latent];
         const body = { latents: [wanted] };
         if (model.images) await paintPng(view.element, await call("decode?format=png", { body, accept: "image/png" }));
@@ -60,10 +60,10 @@ export function sliders(room, model) {
     busy = false;
   }
 
-  const copyJson = h("button", { onclick: () => attempt(() => copy(JSON.stringify({ latents: [latent] }), copyJson)) }, "Copy as JSON");
-  const copyCurl = h("button", { onclick: () => attempt(() => copy(curl(model, latent), copyCurl)) }, "Copy as curl");
+  const copyJson = h("button", { onclick: () => attempt("copy", () => copy(JSON.stringify({ latents: [latent] }), copyJson)) }, "Copy as JSON");
+  const copyCurl = h("button", { onclick: () => attempt("copy", () => copy(curl(model, latent), copyCurl)) }, "Copy as curl");
   const order = [...dials.values()].map(({ element }) => element);
-  const count = model.gallery ? model.active : model.latent; // without one nobody knows which are the active ones
+  const count = model.carrying;
   const active = order.slice(0, count);
   const [first, rest, inactive] = [active.slice(0, FIRST), active.slice(FIRST), order.slice(count)];
   const folded = (text, elements) => (elements.length ? h("details", {}, h("summary", {}, text), h("div", { class: "dials" }, ...elements)) : null);
@@ -77,7 +77,7 @@ export function sliders(room, model) {
       h("figure", { class: "picture" }, view.element, pace),
       h("div", {}, h("div", { class: "dials" }, ...first),
         folded(`${rest.length} more that carry less`, rest),
-        folded(`${inactive.length} inactive: they change nothing`, inactive))));
+        folded(`${inactive.length} that carry next to nothing`, inactive))));
   decode();
   return take;
 }

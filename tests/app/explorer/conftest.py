@@ -70,8 +70,8 @@ def address() -> Iterator[Callable[..., str]]:
         yield start
 
 
-def _fulfil(answer: Any, route: Route) -> None:
-    route.fulfill(json=answer)
+def _fulfil(answer: Any, status: int, route: Route) -> None:
+    route.fulfill(json=answer, status=status)
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def look(browser: Browser, address: Callable[..., str]) -> Iterator[Callable[...
             at: str = "",
             ready: bool = True,
             answers: dict[str, Any] | None = None,
+            statuses: dict[str, Any] | None = None,
             environment: dict[str, str] | None = None,
             **context: Any,
         ) -> Seen:
@@ -98,7 +99,9 @@ def look(browser: Browser, address: Callable[..., str]) -> Iterator[Callable[...
             seen.page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
             seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
             for path, answer in (answers or {}).items():  # in place of the service's own
-                seen.page.route(f"{where}/{path}", functools.partial(_fulfil, answer))
+                seen.page.route(f"{where}/{path}", functools.partial(_fulfil, answer, 200))
+            for path, problem in (statuses or {}).items():
+                seen.page.route(f"{where}/{path}", functools.partial(_fulfil, problem, problem["status"]))
             seen.page.goto(f"{where}/{at}")
             if ready:
                 seen.page.wait_for_selector("body[data-ready]")

@@ -27,7 +27,7 @@ BOOT = Path(__file__).parents[3] / "examples" / "ankle-boot.png"
 SCREENSHOTS = BOOT.parents[1] / ".screenshots"
 ROOMS = ("map", "sliders", "samples", "card")
 #: Samples and seed of the free energies that the page shows of the shipped models: those of a calibration.
-QUERY = "free-energy?samples=16&seed=0&per_dimension=true"
+QUERY = "free-energy?samples=1&seed=0&per_dimension=true"
 
 
 def pixels(seen: Seen, selector: str) -> np.ndarray:
@@ -95,8 +95,13 @@ def test_the_map_shows_what_a_point_is_and_puts_it_under_the_glass(look: Look) -
     seen.page.wait_for_selector(f"#under[aria-busy=false] >> text=Here: {label}")
     given = seen.ask(f"model/gallery/input?index={index}").json()["inputs"]
     assert seen.under_the_glass() == pytest.approx(scored(seen, given), rel=1e-6)
+    # On the map and under the glass one input has one score.
+    assert seen.under_the_glass() == pytest.approx(gallery["scores"]["free_energy"][index], rel=1e-4)
     thumbnail = pixels(seen, "#under canvas[aria-label*='as the model sees']")
     np.testing.assert_array_equal(thumbnail, np.round(255 * np.array(given[0])).astype(np.uint8))
+    # What the map says is under the glass follows whatever is put there.
+    seen.page.set_input_files("input[aria-label='Open a picture']", BOOT)
+    expect(seen.page.locator("#map p[aria-live]")).to_have_text("")
 
 
 def test_a_walk_from_one_point_to_another(look: Look) -> None:
@@ -394,6 +399,31 @@ def test_large_pictures_and_small_limits(look: Look, tmp_path: Path) -> None:
     assert not [said for said in seen.errors if "404" not in said]
 
 
+def test_a_gallery_that_does_not_come_is_not_one_that_is_not_there(look: Look) -> None:
+    failed = {"type": "about:blank", "title": "Model failed", "status": 500, "detail": "it was altered"}
+    seen = look(statuses={"model/gallery": failed})
+    assert "could not be loaded: it was altered" in seen.page.inner_text("#map")
+    seen.page.set_input_files("input[aria-label='Open a picture']", BOOT)
+    seen.under_the_glass()
+    assert seen.page.locator("#sliders details").count() == 0
+
+
+def test_an_alert_stays_until_the_same_succeeds(look: Look) -> None:
+    seen = look(at="#samples")
+    seen.under_the_glass()
+    with seen.page.expect_response(re.compile("reconstruct")):
+        seen.page.set_input_files(
+            "input[aria-label='Open a picture']", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+        )
+    seen.page.wait_for_selector("#alerts .alert")
+    seen.page.click("#samples button.main")
+    seen.page.click("#tab-sliders")
+    seen.page.wait_for_selector("#sliders canvas[data-shown]")
+    assert seen.page.locator("#alerts .alert").count() == 1
+    seen.page.set_input_files("input[aria-label='Open a picture']", BOOT)
+    expect(seen.page.locator("#alerts .alert")).to_have_count(0)
+
+
 def test_what_fails_is_said(look: Look, tmp_path: Path) -> None:
     seen = look(at="#samples")
     seen.page.wait_for_selector(".grid button")
@@ -425,7 +455,9 @@ def test_a_model_of_tables(look: Look, saved: Callable[[str], Path]) -> None:
     for i, value in enumerate(row):
         seen.page.fill(f"#glass .columns input >> nth={i}", str(value))
     seen.page.click("text=Put it under the glass")
-    assert seen.under_the_glass() == pytest.approx(scored(seen, [row]), rel=1e-6)
+    assert seen.under_the_glass() == pytest.approx(
+        seen.ask(QUERY.replace("=1&", "=16&"), {"inputs": [row]}).json()["free_energy"][0], rel=1e-6
+    )
     text = seen.page.inner_html("#under")
     assert all(name in text for name in columns)
     seen.page.click("#tab-sliders")

@@ -43,10 +43,11 @@ export async function attempt(what, action) {
 
 const plain = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 
-/** A number for people: four digits, or all before the point. */
+/** A number for people: four digits, or all before the point where there are not too many. */
 export const say = (value, digits = null) =>
   value === null || value === undefined || !Number.isFinite(value)
     ? "–"
+    : Math.abs(value) >= 1e7 ? value.toExponential(3)
     : digits === null
       ? Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : plain.format(value)
       : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });

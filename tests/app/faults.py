@@ -1,6 +1,7 @@
 """The application of a worker whose model fails as a file says, for tests that need processes of their own.
 
-The file that `FAULT` names holds `hang`, `raise`, `memory` or `die`; where there is none, nothing is wrong.
+The file that `FAULT` names holds `hang`, `raise`, `memory` or `die`; where there is none, nothing is wrong. A process
+that is younger than the file has no fault: one that takes the place of another must not hang before it serves.
 """
 
 import os
@@ -19,7 +20,7 @@ from app.engine import Calls
 
 def application() -> FastAPI:
     """As `app.workers.application`, with faults in /encode."""
-    whole = Calls.table
+    whole, born = Calls.table, time.time()
 
     def table(self: Calls) -> dict[str, Call]:
         found = whole(self)
@@ -27,7 +28,7 @@ def application() -> FastAPI:
 
         def encode(x: np.ndarray[Any, Any]) -> Any:
             file = Path(os.environ["FAULT"])
-            fault = file.read_text() if file.exists() else ""
+            fault = file.read_text() if file.exists() and file.stat().st_mtime >= born else ""
             if fault == "hang":
                 time.sleep(600)
             elif fault == "raise":

@@ -23,6 +23,7 @@ from model.datasets import Dataset
 from model.detection import Detection
 from model.errors import DataError
 from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
+from model.recipe import Portion
 from model.scoring import ROWS, Part, active_units, score
 from model.vae import VAE, to_tensor
 
@@ -34,7 +35,9 @@ WORST = 10
 
 @dataclass(frozen=True)
 class Report:
-    """What `vae evaluate` says. `samples` counts the inputs, `draws` those of z for each."""
+    """What `vae evaluate` says. `samples` counts the inputs, `draws` those of z for each; `portion` names
+    what the samples are of the data of the training, None where they are other data.
+    """
 
     dataset: str
     samples: int
@@ -56,6 +59,7 @@ class Report:
     scales_at_floor: float | None
     codecs_bits_per_dim: dict[str, float] = field(default_factory=dict)
     detection: list[Detection] = field(default_factory=list)
+    portion: Portion | None = None
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,18 @@ from model.config import (
     VectorData,
     explain,
 )
-from model.datasets import Dataset
+from model.datasets import Dataset, Subset
 from model.errors import ConfigError, DataError
 from model.training import TrainingSettings
 
+if TYPE_CHECKING:
+    from model.checkpoint import Provenance
+
 Array = NDArray[Any]
+Indices = NDArray[np.int64]
 Wishes = dict[str, Any]
+#: A portion of the data of a training: what neither fits nor chooses the model, and what chooses it.
+Portion = Literal["set_aside", "held_out"]
 #: Steps of gradient descent that a training takes when no number of epochs is wished for.
 STEPS, MOST_EPOCHS = 8000, 1000
 #: With fewer vectors than this to fit, linear networks and small latents are the default: on one table of 30 columns
@@ -61,8 +67,7 @@ class Split:
                 f"{dataset.source}: {len(samples)} samples cannot hold out {count}, set aside {aside} and train on the "
                 "rest; give more data or a smaller --held-out or --set-aside"
             )
-        order = noise.generator(seed, noise.SHUFFLE).permutation(len(samples))
-        held, apart, rest = (np.sort(part) for part in np.split(order, [count, count + aside]))
+        held, apart, rest = _parted(len(samples), count, aside, seed)
         if labels is None:
             return cls(samples[rest], samples[held], None, samples[apart])
         return cls(samples[rest], samples[held], labels[held], samples[apart], labels[apart])
@@ -74,6 +79,50 @@ class Split:
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
+
+
+def _parted(samples: int, held_out: int, set_aside: int, seed: int) -> tuple[Indices, Indices, Indices]:
+    """Which samples are held out, which set aside, and which are left to fit the weights."""
+    order = noise.generator(seed, noise.SHUFFLE).permutation(samples)
+    held, apart, rest = (np.sort(part) for part in np.split(order, [held_out, held_out + set_aside]))
+    return held, apart, rest
+
+
+def judges(dataset: Dataset, training: "Provenance | None") -> tuple[Dataset, Portion | None]:
+    """The samples of a dataset that may judge a model.
+
+    Returns: all of it, and None; where it is the very data of the training, the samples that this set aside or, where
+        it set none aside, those that it held out, which have chosen the best epoch; and which of the two.
+
+    Raises:
+        DataError: a sample cannot be read.
+    """
+    # Only as many samples can be the same ones: other data need not be read whole.
+    if training is None or training.samples != len(dataset):
+        return dataset, None
+    aside, seed = training.settings.get("set_aside", 0), training.settings.get("seed", 0)
+    split = Split.of(dataset, training.held_out, aside, seed)
+    if split.sha256() != training.dataset_sha256:
+        return dataset, None
+    held, apart, _ = _parted(len(dataset), training.held_out, aside, seed)
+    if len(apart):
+        return Subset(dataset, apart, split.set_aside, "set aside"), "set_aside"
+    return Subset(dataset, held, split.held_out, "held out"), "held_out"
+
+
+def unseen(dataset: Dataset, training: "Provenance | None") -> Dataset:
+    """The samples of a dataset that neither fitted nor chose a model: all of it, or what its training set aside of it.
+
+    Raises:
+        DataError: the model was trained on it, and nothing was set aside; or a sample cannot be read.
+    """
+    found, portion = judges(dataset, training)
+    if portion == "held_out":
+        raise DataError(
+            f"{dataset.source}: the model was trained on it, and none of it was set aside; give data that the model "
+            "has not seen"
+        )
+    return found
 
 
 class Recipe(Frozen):

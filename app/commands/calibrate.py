@@ -28,17 +28,21 @@ def calibrate_command(
     A p-value says how many of these inputs score as high. It holds for scores made alike, with the same --samples,
     --refine and --seed; each call adds one such protocol to the model. `vae train` makes some of its own accord.
 
+    Where DATA is the very data of the training, only the samples that were set aside are taken.
+
     Example: vae calibrate runs/fashion normal-photos/ --samples 64
     """
     from app.devices import choose_device, set_threads
     from model import checkpoint, gallery, scoring
     from model.calibration import LEAST, Calibration, Protocol
     from model.datasets import open_dataset
+    from model.recipe import unseen
 
     console = plain_console()
     set_threads(threads)
     loaded = _load(run, choose_device(device), console)
-    reference = open_dataset(data, loaded.vae.config.data).load()
+    dataset = unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    reference = dataset.load()
     if len(reference) < LEAST:
         raise DataError(f"{data}: {len(reference)} samples are too few to calibrate on; give {LEAST} at least")
     known = loaded.calibration or Calibration(None, {})
@@ -53,7 +57,7 @@ def calibrate_command(
     checkpoint.save_calibration(run, made)
     if loaded.gallery is not None and protocol == gallery.PROTOCOL:
         checkpoint.save_gallery(run, gallery.rejudge(loaded.gallery.whole, loaded.vae, made))
-    console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples")
+    console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples of {dataset.source}")
 
 
 def _load(run: Path, device: str, console: "Console") -> "Checkpoint":

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from model.evaluation import Evaluation, Report
     from model.training import Record
 
+#: What is judged of the data of the training itself.
+ONLY = {
+    "set_aside": "Judged are the {:,} samples of it that were set aside; they calibrated the scores, no more.",
+    "held_out": "Judged are the {:,} samples of it that were held out; they chose the epoch, which flatters it.",
+}
+
 
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a shipped model's name.")],
@@ -47,6 +53,8 @@ def evaluate_command(
 ) -> None:
     """Judge a model honestly, on data that it was not fitted to.
 
+    Where DATA is the very data of the training, only what was set aside is judged, or held out where nothing was.
+
     Free energy is what a sample costs under the model: an upper bound on nlog P(x), in nats. Where x is discrete it
     is a code length, given in bits per dimension too, beside what PNG and others make of the same images.
 
@@ -65,16 +73,19 @@ def evaluate_command(
     from model.datasets import open_dataset
     from model.detection import detect
     from model.evaluation import evaluate
+    from model.recipe import judges
 
     console = plain_console()
     _refuse(out, plots, report)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
-    dataset = open_dataset(data, loaded.vae.config.data)
+    dataset, portion = judges(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    if portion is not None:
+        console.print(f"{data} is what the model was trained on. {ONLY[portion].format(len(dataset))}")
     others = [open_dataset(name, loaded.vae.config.data) for name in against or ()]
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
         found = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
-    made = found.report
+    made = replace(found.report, portion=portion)
     protocols = [(Protocol(1, 0, seed), detection), (Protocol(16, refine, seed), detection // 10 if refine else 0)]
     for protocol, most in protocols:
         if most:

@@ -6,14 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.progress import plain_console, progress
-from model.errors import CheckpointError, DataError
+from model.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from model.checkpoint import Checkpoint
-    from model.datasets import Dataset
     from model.gallery import Epoch
 
 
@@ -33,6 +29,7 @@ def gallery_command(
     from app.devices import choose_device, set_threads
     from model import checkpoint, gallery
     from model.datasets import open_dataset
+    from model.recipe import unseen
 
     console = plain_console()
     if data == "none":
@@ -41,38 +38,20 @@ def gallery_command(
         return
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device), shown=False)
-    dataset = open_dataset(data, loaded.vae.config.data)
-    samples, labels, whose = _samples(loaded, dataset)
+    dataset = unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    samples = dataset.load()
     with progress(console, f"Scoring {data}", len(samples)) as advance:
         made = gallery.make(
             loaded.vae,
             samples,
-            labels=labels,
+            labels=dataset.labels(),
             label_names=dataset.label_names(),
             calibration=loaded.calibration,
             learning=_learning(run, loaded),
             on_sample=advance,
         )
     checkpoint.save_gallery(run, made)
-    console.print(f"Gallery of {loaded.folder}: {len(made):,} of {len(samples):,} samples {whose}")
-
-
-def _samples(loaded: "Checkpoint", dataset: "Dataset") -> "tuple[NDArray[np.generic], NDArray[np.int64] | None, str]":
-    """The samples to look at, their labels, and in words which they are."""
-    from model.recipe import Split
-
-    training = loaded.card.training
-    if training is not None and training.samples == len(dataset):
-        settings = training.settings
-        split = Split.of(dataset, training.held_out, settings.get("set_aside", 0), settings.get("seed", 0))
-        if split.sha256() == training.dataset_sha256:
-            if not len(split.set_aside):
-                raise DataError(
-                    f"{dataset.source}: the model was trained on it, and none of it was set aside; give data that the "
-                    "model has not seen"
-                )
-            return split.set_aside, split.set_aside_labels, f"of {dataset.source} that the training set aside"
-    return dataset.load(), dataset.labels(), f"of {dataset.source}"
+    console.print(f"Gallery of {loaded.folder}: {len(made):,} of {len(samples):,} samples of {dataset.source}")
 
 
 def _learning(run: Path, loaded: "Checkpoint") -> "tuple[Epoch, ...]":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model.config import ImageData, VectorData
 from model.datasets.arrays import open_idx, open_npy, open_npz
-from model.datasets.base import Dataset
+from model.datasets.base import Dataset, Subset
 from model.datasets.folders import ImageFolder
 from model.datasets.tables import CsvFile
 from model.errors import DataError
@@ -31,7 +31,7 @@ GARMENTS = (
     "Ankle boot",
 )
 
-__all__ = ["Dataset", "open_dataset"]
+__all__ = ["Dataset", "Subset", "open_dataset"]
 
 
 def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exclude: Sequence[str] = ()) -> Dataset:

@@ -51,6 +51,39 @@ class Dataset(ABC):
         return f"{self.source}: {len(self):,} samples of {shape}"
 
 
+class Subset(Dataset):
+    """Some samples of another dataset, in memory; they keep their names and labels.
+
+    Args:
+        whole: that dataset.
+        indices: which of its samples these are, in this order.
+        samples: the samples themselves, as `whole` gives them.
+        which: in a word, for a report.
+    """
+
+    def __init__(self, whole: Dataset, indices: NDArray[np.int64], samples: Array, which: str) -> None:
+        self.source = f"{whole.source} ({which})"
+        self.shape, self.columns = whole.shape, whole.columns
+        self._whole, self._indices, self._samples = whole, indices, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batches(self, rows: int) -> Iterator[Array]:
+        for start in range(0, len(self), rows):
+            yield self._samples[start : start + rows]
+
+    def labels(self) -> NDArray[np.int64] | None:
+        labels = self._whole.labels()
+        return None if labels is None else labels[self._indices]
+
+    def label_names(self) -> tuple[str, ...] | None:
+        return self._whole.label_names()
+
+    def name_of(self, index: int) -> str:
+        return self._whole.name_of(int(self._indices[index]))
+
+
 def canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> Array:
     """Raw values -> samples as the model takes them, or a `DataError` that names the first bad value."""
     image = len(shape) == 3

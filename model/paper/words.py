@@ -91,7 +91,7 @@ def _with_error(value: float, error: float | None, unit: str, digits: int = 2) -
 
 def warnings(report: Report, records: Sequence[Record], card: Card) -> list[Alarm]:
     """What holds of these figures and of this training."""
-    found = []
+    found = [*_used(report)]
     if report.active_units == 0:
         found.append(
             Alarm(
@@ -140,6 +140,30 @@ def overfits(records: Sequence[Record]) -> bool:
     climbed = last.free_energy - best.free_energy
     fell = first.free_energy - best.free_energy
     return climbed > CLIMBED * fell and climbed > 0 and last.train_free_energy < best.train_free_energy
+
+
+def _used(report: Report) -> list[Alarm]:
+    """What the training has done with these very samples."""
+    if report.portion == "held_out":
+        return [
+            Alarm(
+                "These samples have chosen the model",
+                "They are of the data of the training itself, which set nothing aside: those that it held out to "
+                "choose the best epoch by, so that the figures flatter the model a little. Judge it on other data, or "
+                "train with --set-aside.",
+            )
+        ]
+    if report.portion == "set_aside" and any(
+        "typicality" in by for one in report.detection for by in one.auroc.values()
+    ):
+        return [
+            Alarm(
+                "Typicality was calibrated on these very samples",
+                "They are what the training set aside, and typicality is how far a score lies from theirs: it tells "
+                "outliers from them a little better than from data that is new. All other figures hold as they are.",
+            )
+        ]
+    return []
 
 
 def _shifted(report: Report, card: Card) -> list[Alarm]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.checkpoint import Provenance
 from model.config import ImageData, VectorData
 from model.errors import ConfigError, DataError
 from model.recipe import (
@@ -16,6 +17,8 @@ from model.recipe import (
     default_epochs,
     default_latent,
     default_network,
+    judges,
+    unseen,
 )
 from tests.model.conftest import Memory, refusal, rows, stripes
 
@@ -122,6 +125,63 @@ class TestSplit:
     def test_too_few_samples_are_refused(self, count: int, held_out: int | None, aside: int | None) -> None:
         with pytest.raises(DataError, match="--held-out or --set-aside"):
             Split.of(Memory(rows(count)), held_out, aside, 0)
+
+
+class TestJudges:
+    """Which samples may judge a model that was trained on some."""
+
+    def trained(self, data: Memory, **settings: Any) -> Provenance:
+        recipe, _ = plan(data, settings={"epochs": 1, **settings})
+        return Provenance(
+            dataset=recipe.dataset,
+            dataset_sha256=recipe.dataset_sha256,
+            samples=recipe.samples,
+            held_out=recipe.settings.held_out,
+            command="",
+            settings=recipe.settings.model_dump(),
+            epoch=1,
+            seconds=1.0,
+            machine="",
+            versions={},
+            held_out_scores={},
+        )
+
+    def test_of_the_data_of_the_training_what_was_set_aside(self) -> None:
+        data = Memory(rows(300), labels=range(300))
+        found, portion = judges(data, self.trained(data, seed=4))
+        assert portion == "set_aside"
+        split = Split.of(data, None, None, 4)
+        np.testing.assert_array_equal(found.load(), split.set_aside)
+        labels = found.labels()
+        assert labels is not None and split.set_aside_labels is not None
+        np.testing.assert_array_equal(labels, split.set_aside_labels)
+        # They go by the names that they have in the whole.
+        assert [found.name_of(i) for i in range(len(found))] == [str(label) for label in labels]
+        assert [len(batch) for batch in found.batches(20)] == [20, 10]
+        assert found.source == f"{data.source} (set aside)"
+        assert unseen(data, self.trained(data)).shape == data.shape
+
+    def test_what_was_held_out_where_nothing_was_set_aside(self) -> None:
+        data = Memory(rows(50))
+        training = self.trained(data, held_out=7)
+        found, portion = judges(data, training)
+        assert (len(found), portion) == (7, "held_out")
+        np.testing.assert_array_equal(found.load(), Split.of(data, 7, 0, 0).held_out)
+        with pytest.raises(DataError, match="none of it was set aside"):
+            unseen(data, training)
+
+    @pytest.mark.parametrize("change", ["a value", "a sample more", "no training"])
+    def test_all_of_other_data(self, change: str) -> None:
+        data = Memory(rows(300))
+        training = None if change == "no training" else self.trained(data)
+        other = data.samples.copy()
+        if change == "a value":
+            other[17, 0] += 1
+        elif change == "a sample more":
+            other = np.concatenate([other, other[:1]])
+        given = Memory(other)
+        assert judges(given, training) == (given, None)
+        assert unseen(given, training) is given
 
 
 class TestStandardization:

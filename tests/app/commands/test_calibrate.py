@@ -13,7 +13,7 @@ from model import checkpoint, scoring
 from model.calibration import Calibration, Protocol
 from model.checkpoint import Checkpoint
 from model.errors import CalibrationError, DataError
-from tests.app.commands.conftest import Invoke, table
+from tests.app.commands.conftest import SMALL, Invoke, squares, table
 from tests.conftest import PROTOCOLS, reference
 
 NAME = "table-mlp-gaussian"
@@ -153,3 +153,14 @@ def test_too_few_samples_are_refused_and_change_nothing(
     with pytest.raises(DataError, match=r"rows.npy: 99 samples are too few to calibrate on; give 100 at least"):
         vae("calibrate", model, rows(99))
     assert checkpoint.load(Path(model)).digest == found.digest
+
+
+def test_of_the_data_of_the_training_only_what_was_set_aside_is_taken(vae: Invoke) -> None:
+    np.save("squares.npy", squares(300))
+    vae("train", "squares.npy", "--out", "aside", "--set-aside", "120", *SMALL)
+    said = vae("calibrate", "aside", "squares.npy", *ASKED)
+    assert "on 120 samples of squares.npy (set aside)" in said
+    assert calibration("aside").references[NEW].free_energy.shape == (120,)
+    vae("train", "squares.npy", "--out", "none", "--set-aside", "0", *SMALL)
+    with pytest.raises(DataError, match=r"squares\.npy: the model was trained on it, and none of it was set aside"):
+        vae("calibrate", "none", "squares.npy")

@@ -14,7 +14,9 @@ from app.commands import evaluate
 from model import checkpoint, noise, scoring
 from model.calibration import Protocol
 from model.checkpoint import Checkpoint
+from model.datasets import open_dataset
 from model.errors import DataError
+from model.recipe import Split
 from tests.app.commands.conftest import SMALL, Invoke, squares
 from tests.conftest import reference
 
@@ -160,8 +162,32 @@ def test_a_report_is_one_page_with_its_pictures_beside_it(vae: Invoke, shown: Lo
 
 def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
     vae("train", data, "--out", "run", *SMALL)
-    vae("evaluate", "run", data, "--samples", "1", "--detection", "0", "--report", "page.html")
-    assert "Free energy by epoch; held out, it is lowest after epoch" in Path("page.html").read_text()
+    said = vae("evaluate", "run", data, "--samples", "1", "--detection", "0", "--report", "page.html")
+    page = Path("page.html").read_text()
+    assert "Free energy by epoch; held out, it is lowest after epoch" in page
+    # So few samples that none was set aside.
+    assert "squares.npy is what the model was trained on. Judged are the 6 samples of it that were held out" in said
+    assert "These samples have chosen the model" in page
+
+
+def test_of_the_data_of_the_training_only_what_was_set_aside_is_judged(vae: Invoke, data: str) -> None:
+    vae("train", data, "--out", "run", "--set-aside", "20", *SMALL)
+    said = vae("evaluate", "run", data, "--samples", "2", "--detection", "0", "--out", "report.json", "--save")
+    assert "Judged are the 20 samples of it that were set aside" in said
+    split = Split.of(open_dataset(data), 6, 20, 0)
+    run = checkpoint.load(Path("run"))
+    (part,) = scoring.score(run.vae, [split.set_aside], Protocol(2, 0, 0))
+    free_energy = part.scored.scores.free_energy
+    found = report()
+    assert found["free_energy"] == pytest.approx(free_energy.mean(), rel=1e-5)
+    assert (found["dataset"], found["portion"], found["samples"]) == ("squares.npy (set aside)", "set_aside", 20)
+    # A sample goes by its name in the whole of the data.
+    worst = open_dataset(data).load()[int(found["worst"][0]["sample"])]
+    np.testing.assert_array_equal(worst, split.set_aside[free_energy.argmax()])
+    assert run.card.evaluation == found
+    np.save("others.npy", squares(61)[1:])
+    vae("evaluate", "run", "others.npy", "--samples", "1", "--detection", "0", "--out", "report.json")
+    assert (report()["samples"], report()["portion"]) == (60, None)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_of_the_data_of_the_training_only_what_was_set_aside_is_taken(vae: Invok
     before = (run / "checkpoint" / checkpoint.GALLERY).read_bytes()
     checkpoint.save_gallery(run, None)
     assert "40 of 40 samples" in (said := vae("gallery", str(run), str(data)))
-    assert "that the training set aside" in said
+    assert f"{data} (set aside)" in said
     assert (run / "checkpoint" / checkpoint.GALLERY).read_bytes() == before
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from model.checkpoint import Card, Provenance
+from model.detection import Detection
 from model.evaluation import Report, evaluate
 from model.paper.words import figures, overfits, warnings
 from model.training import Record
@@ -121,3 +122,20 @@ def test_data_that_costs_more_than_in_training_is_told(before: float | None, err
     assert len(found) == said
     if said:
         assert "100.00 against 90.00 nats" in found[0].text
+
+
+def test_samples_that_the_training_has_used_are_warned_of() -> None:
+    name = "table-mlp-gaussian"
+    typical = Detection(1, 0, 0, 10, {"noise": 5}, {"noise": {"free_energy": 0.5, "typicality": 0.5}})
+    plain = replace(typical, auroc={"noise": {"free_energy": 0.5}})
+
+    def titles(**changes: Any) -> set[str]:
+        return {alarm.title for alarm in warnings(report(name, **changes), [], CARD)}
+
+    usual = titles()
+    assert titles(portion="held_out") - usual == {"These samples have chosen the model"}
+    assert titles(portion="set_aside", detection=[plain]) == usual
+    assert titles(portion="set_aside", detection=[typical]) - usual == {
+        "Typicality was calibrated on these very samples"
+    }
+    assert titles(detection=[typical]) == usual

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -135,8 +136,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     app = Application(
         docs_url=None, redoc_url=None, title="vae-server", version=VERSION, lifespan=lifespan, redirect_slashes=False
     )
-    # Its page with all that it loads, for machines without a network.
-    app.router.routes += FastAPIOffline(openapi_url=app.openapi_url, redoc_url=None, title=app.title).routes
+    # What the page of the interface loads, for machines without a network.
+    app.router.routes += FastAPIOffline(openapi_url=app.openapi_url, docs_url=None, redoc_url=None).routes
     app.frame = Frame(app.serve, process=process, operations={operation.path: operation for operation in OPERATIONS})
     app.frame.traces = Traces() if settings.traces else None
     app.entrance = app.frame
@@ -148,10 +149,22 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         )
     # First in the table: the documentation's routes, which FastAPI has put there, can wait.
     app.router.routes[:0] = [operation.route() for operation in OPERATIONS]
+    app.router.routes.append(Route("/docs", lambda _: interface(app.title)))
     app.router.routes.append(Route("/", lambda _: FileResponse(EXPLORER / "index.html", headers=ASK)))
     app.router.routes.append(Mount("/explorer", Files(directory=EXPLORER)))
     errors.install(app)
     return app
+
+
+def interface(title: str) -> HTMLResponse:
+    """Swagger UI. All that it asks for is named from where it lies itself, below whatever path a proxy has put it."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=f"{title}: interface",
+        swagger_js_url="static-offline-docs/swagger-ui-bundle.js",
+        swagger_css_url="static-offline-docs/swagger-ui.css",
+        swagger_favicon_url="explorer/icon.svg",
+    )
 
 
 def build(process: Process, loaded: Checkpoint) -> Service:

@@ -65,6 +65,8 @@ def document(service: Service, operations: Sequence[Operation[Any]]) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "vae-server", "version": VERSION, "description": INTRODUCTION},
+        # From where this document lies: a proxy may have put it below a path of its own.
+        "servers": [{"url": "."}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"], **keys},
     }

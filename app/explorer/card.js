@@ -5,6 +5,9 @@ import { h, say, why } from "./dom.js";
 import { curves, histogram, rates } from "./charts.js";
 
 const EVERY = 2000; // milliseconds between two looks at the service
+// When to warn, as the report on paper does: the share of scales at their floor, and of the whole descent that held-out
+// free energy has climbed back.
+const [HELD_UP, CLIMBED] = [0.05, 0.02];
 
 export function card(room, model) {
   const { card: c, gallery } = model;
@@ -23,7 +26,7 @@ export function card(room, model) {
     ]),
     h("h3", {}, "How it was trained"),
     t ? facts([
-      ["Data", t.dataset], ["Samples", t.samples.toLocaleString("en")], ["Set aside to choose it", t.held_out?.toLocaleString("en")],
+      ["Data", t.dataset], ["Samples", t.samples.toLocaleString("en")], ["Held out to choose it", t.held_out?.toLocaleString("en")],
       ["Epochs", t.settings?.epochs && `${t.epoch} of ${t.settings.epochs}`], ["Time to the best", duration(t.seconds)], ["Machine", t.machine],
     ]) : h("p", {}, "The card says nothing of it."),
     ...learning(gallery),
@@ -41,14 +44,21 @@ function warnings(model) {
   const said = [];
   const e = c.evaluation;
   if (active === 0) said.push("The latent has collapsed: no dimension says anything of an input, and the decoder gives the same for all. Train with a smaller decoder, a larger latent or --auxiliary.");
-  else if (active < c.latent / 2) said.push(`${c.latent - active} of ${c.latent} latent dimensions are inactive. A latent of ${active} would do as well.`);
-  if (e?.scales_at_floor > 0.01) said.push(`${say(100 * e.scales_at_floor)} % of the decoder's scales are at their floor: free energies are as low as the floor allows, and no lower where the data would allow it.`);
+  else if (active < c.latent) said.push(`${c.latent - active} of ${c.latent} latent dimensions are inactive. A latent of ${active} would do as well.`);
+  if (e?.scales_at_floor > HELD_UP) said.push(`${say(100 * e.scales_at_floor)} % of the decoder's scales are at their floor: free energies are as low as the floor allows, and no lower where the data would allow it.`);
   if (!c.calibrations.length) said.push("There is no calibration, so scores have no p-values. vae calibrate makes one.");
   if (!e) said.push("It was never judged on data of its own: vae evaluate --save does that.");
-  const costs = (gallery?.learning ?? []).map((record) => record.free_energy).filter(Number.isFinite);
-  const best = Math.min(...costs);
-  if (costs.length > 3 && costs.at(-1) - best > 0.01 * Math.abs(best)) said.push("The training went on after it had begun to overfit. The best epoch is the one that is served.");
+  const [first, best, last] = [gallery?.learning?.[0], bestOf(gallery), gallery?.learning?.at(-1)];
+  const climbed = best && last.free_energy - best.free_energy;
+  if (climbed > 0 && climbed > CLIMBED * (first.free_energy - best.free_energy) && last.train_free_energy < best.train_free_energy) {
+    said.push(`The training went on into overfitting: epoch ${best.epoch} was the best, and is the one that is served.`);
+  }
   return said;
+}
+
+/** The epoch that was the best by the inputs held out. */
+function bestOf(gallery) {
+  return (gallery?.learning ?? []).reduce((best, epoch) => (best && best.free_energy <= epoch.free_energy ? best : epoch), null);
 }
 
 function learning(gallery) {
@@ -57,8 +67,8 @@ function learning(gallery) {
     .map(([name, kind, key]) => ({ name, kind, values: records.map((record) => [record.epoch, record[key]]).filter(([, value]) => Number.isFinite(value)) }))
     .filter((line) => line.values.length > 1);
   if (!lines.length) return [];
-  return [curves(lines, "Free energy over the epochs, of inputs that were fitted and of those that were not."),
-    h("p", { class: "small" }, "Free energy in nats over the epochs. Where the second line turns up while the first goes on down, the model begins to learn its inputs by heart.")];
+  return [curves(lines, "Free energy over the epochs, of inputs that were fitted and of those that were not.", bestOf(gallery).epoch),
+    h("p", { class: "small" }, "Free energy in nats over the epochs; the best epoch is marked. Where the second line turns up while the first goes on down, the model begins to learn its inputs by heart.")];
 }
 
 function held(e, t) {
@@ -86,7 +96,7 @@ function dimensions(model) {
   if (!values) return [];
   return [
     h("h3", {}, "What each latent dimension carries"), rates(values, model.active),
-    h("p", { class: "small" }, `Rate in nats, the most first; ${model.active} of ${values.length} are active.`),
+    h("p", { class: "small" }, `Rate in nats, the most first; ${model.active} of ${values.length} are active${model.gallery ? ", over the held-out inputs" : ""}.`),
     why("When is a dimension active?", "When its mean differs from input to input: its variance over the data is above 0.01 (Burda et al. 2016). The others say the same of every input, and cost nothing."),
   ];
 }

@@ -16,6 +16,9 @@ export function ticks(low, high, wish = 5) {
 
 const scale = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
 
+/** Room on the left for the names of these, in the units of a chart. */
+const room = (names) => 10 + 6.8 * Math.max(...names.map((name) => name.length));
+
 function frame(height, label, ...inside) {
   return s("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": label }, ...inside);
 }
@@ -57,14 +60,15 @@ export function histogram({ edges, counts }, mark = null, words = "this input") 
   const low = Math.min(edges[0], mark ?? edges[0]);
   const high = Math.max(edges.at(-1), mark ?? edges.at(-1));
   const x = scale(low, high, 6, WIDTH - 6);
-  const y = scale(0, Math.max(...counts, 1), 108, 14);
-  const bars = counts.map((count, i) => s("rect", { class: "bar", x: x(edges[i]), width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 0.5), y: y(count), height: 108 - y(count) }, s("title", {}, `${say(edges[i])} to ${say(edges[i + 1])} nats: ${count}`)));
+  const y = scale(0, Math.max(...counts, 1), 118, 24);
+  const bars = counts.map((count, i) => s("rect", { class: "bar", x: x(edges[i]), width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 0.5), y: y(count), height: 118 - y(count) }, s("title", {}, `${say(edges[i])} to ${say(edges[i + 1])} nats: ${count}`)));
   const label = `Free energies of held-out inputs, from ${say(edges[0])} to ${say(edges.at(-1))} nats${mark === null ? "" : `; this input has ${say(mark)}`}.`;
+  const left = mark !== null && x(mark) > WIDTH / 2;
   const marked = mark === null ? [] : [
-    s("line", { class: "mark", x1: x(mark), x2: x(mark), y1: 4, y2: 108 }),
-    s("text", { class: "marked", x: Math.min(WIDTH - 70, Math.max(70, x(mark))), y: 8, "text-anchor": "middle" }, words),
+    s("line", { class: "mark", x1: x(mark), x2: x(mark), y1: 4, y2: 118 }),
+    s("text", { class: "marked", x: x(mark) + (left ? -6 : 6), y: 14, "text-anchor": left ? "end" : "start" }, words),
   ];
-  return frame(126, label, ...bars, ...marked, ...axis(x, 110, low, high));
+  return frame(136, label, ...bars, ...marked, ...axis(x, 120, low, high));
 }
 
 /** Means of Q with their standard deviations, one bar a dimension, over what the prior allows. */
@@ -88,51 +92,65 @@ export function gaussians(mean, variance, order) {
   return frame(156, `Means of Q with their standard deviations, of ${order.length} latent dimensions.`, ...lines, ...parts);
 }
 
-/** Lines over the epochs: [{name, kind, values: [[epoch, value], ...]}]. */
-export function curves(lines, label) {
+/** Lines over the epochs, [{name, kind, values: [[epoch, value], ...]}], and which epoch was the best. */
+export function curves(lines, label, best = null) {
   const points = lines.flatMap((line) => line.values);
   const [left, right] = [Math.min(...points.map(([x]) => x)), Math.max(...points.map(([x]) => x))];
   // The first epochs are so much worse that all the rest would be one line.
   const heights = points.map(([, y]) => y).sort((a, b) => a - b);
   const [low, high] = [heights[0], heights[Math.min(heights.length - 1, Math.floor(heights.length * 0.93))]];
-  const x = scale(left, right, 52, WIDTH - 8);
+  const levels = ticks(low, high, 4);
+  const start = room(levels.map((tick) => say(tick)));
+  const x = scale(left, right, start, WIDTH - 8);
   const y = scale(low, high, 150, 10);
   const drawn = lines.map((line) => s("polyline", { class: `curve ${line.kind}`, points: line.values.map(([a, b]) => `${x(a).toFixed(1)},${Math.max(2, y(b)).toFixed(1)}`).join(" ") }));
   const named = lines.map((line, i) => s("g", {},
     s("line", { class: `curve ${line.kind}`, x1: WIDTH - 130, x2: WIDTH - 110, y1: 18 + 16 * i, y2: 18 + 16 * i }),
     s("text", { class: "value", x: WIDTH - 105, y: 22 + 16 * i }, line.name)));
-  const grid = ticks(low, high, 4).flatMap((tick) => [
-    s("line", { class: "axis", x1: 52, x2: WIDTH - 8, y1: y(tick), y2: y(tick) }),
-    s("text", { x: 46, y: y(tick) + 4, "text-anchor": "end" }, say(tick)),
+  const grid = levels.flatMap((tick) => [
+    s("line", { class: "axis", x1: start, x2: WIDTH - 8, y1: y(tick), y2: y(tick) }),
+    s("text", { x: start - 6, y: y(tick) + 4, "text-anchor": "end" }, say(tick)),
   ]);
-  return frame(176, label, ...grid, ...drawn, ...named, ...axis(x, 154, left, right));
+  const served = best === null ? [] : [s("line", { class: "mark", "stroke-dasharray": "4 3", x1: x(best), x2: x(best), y1: 4, y2: 152 }, s("title", {}, `epoch ${best}, the best`))];
+  return frame(176, label, ...grid, ...served, ...drawn, ...named, ...axis(x, 154, left, right));
 }
 
 /** Nats that each dimension carries, the most first. */
 export function rates(values, active) {
   const sorted = [...values].sort((a, b) => b - a);
+  const levels = ticks(0, sorted[0] || 1, 3);
+  const start = room(levels.map((tick) => say(tick)));
   const y = scale(0, sorted[0] || 1, 100, 8);
-  const step = (WIDTH - 50) / sorted.length;
-  const bars = sorted.map((value, i) => s("rect", { class: i < active ? "rate" : "bar", x: 44 + i * step, width: Math.max(0.4, step * 0.85), y: y(value), height: 100 - y(value) }, s("title", {}, `${say(value)} nats`)));
-  const grid = ticks(0, sorted[0] || 1, 3).flatMap((tick) => [
-    s("line", { class: "axis", x1: 44, x2: WIDTH - 6, y1: y(tick), y2: y(tick) }),
-    s("text", { x: 38, y: y(tick) + 4, "text-anchor": "end" }, say(tick)),
+  const step = (WIDTH - 6 - start) / sorted.length;
+  const bars = sorted.map((value, i) => s("rect", { class: i < active ? "rate" : "bar", x: start + i * step, width: Math.max(0.4, step * 0.85), y: y(value), height: 100 - y(value) }, s("title", {}, `${say(value)} nats`)));
+  const grid = levels.flatMap((tick) => [
+    s("line", { class: "axis", x1: start, x2: WIDTH - 6, y1: y(tick), y2: y(tick) }),
+    s("text", { x: start - 6, y: y(tick) + 4, "text-anchor": "end" }, say(tick)),
   ]);
   return frame(106, `Rate of each latent dimension: ${active} of ${values.length} carry something; the first has ${say(sorted[0])} nats.`, ...grid, ...bars);
 }
 
-/** Values of named columns, as bars from nothing. */
-export function bars(names, values, others = null) {
-  const all = [0, ...values, ...(others ?? [])];
-  const x = scale(Math.min(...all), Math.max(...all), 170, WIDTH - 60);
+/**
+ * Values of named columns as bars from 0, and marks where others are. With `own`, the mean and standard deviation of each
+ * column, the bars reach from the mean and in those deviations: columns have units of their own.
+ */
+export function bars(names, values, others = null, own = null) {
+  const at = own ? (value, i) => (value - own.mean[i]) / (own.std[i] || 1) : (value) => value;
+  const [places, marks] = [values.map(at), others?.map(at)];
+  const all = [0, ...places, ...(marks ?? [])];
+  const words = values.map((value, i) => (others ? `${say(value)} | ${say(others[i])}` : say(value)));
+  const end = WIDTH - room(words);
+  const x = scale(Math.min(...all), Math.max(...all), 170, end);
   const rows = names.flatMap((name, i) => {
     const top = 4 + i * 20;
     return [
-      s("text", { x: 162, y: top + 11, "text-anchor": "end" }, name.length > 24 ? `${name.slice(0, 23)}…` : name),
-      s("rect", { class: "distortion", x: Math.min(x(0), x(values[i])), width: Math.max(1, Math.abs(x(values[i]) - x(0))), y: top, height: 14 }),
-      others && s("line", { class: "mark", x1: x(others[i]), x2: x(others[i]), y1: top - 2, y2: top + 16 }),
-      s("text", { class: "value", x: WIDTH - 54, y: top + 11 }, say(values[i])),
+      s("text", { x: 162, y: top + 11, "text-anchor": "end" }, name.length > 24 ? `${name.slice(0, 23)}…` : name, s("title", {}, name)),
+      s("rect", { class: "distortion", x: Math.min(x(0), x(places[i])), width: Math.max(1, Math.abs(x(places[i]) - x(0))), y: top, height: 14 }),
+      marks && s("line", { class: "mark", x1: x(marks[i]), x2: x(marks[i]), y1: top - 2, y2: top + 16 }),
+      s("text", { class: "value", x: end + 8, y: top + 11 }, words[i]),
     ].filter(Boolean);
   });
-  return frame(8 + 20 * names.length, names.map((name, i) => `${name} ${say(values[i])}`).join(", "), ...rows);
+  const label = names.map((name, i) => `${name} ${words[i].replace(" | ", ", and marked ")}`).join("; ");
+  const bottom = 6 + 20 * names.length;
+  return frame(bottom + 18, label, ...rows, ...axis(x, bottom, Math.min(...all), Math.max(...all)));
 }

@@ -38,13 +38,14 @@ export function drawing(model, use) {
   canvas.addEventListener("pointermove", (event) => { if (last) stroke(event); });
   canvas.addEventListener("pointerup", () => {
     last = null;
-    use(read(context, width, height, channels));
+    look();
   });
   canvas.addEventListener("pointercancel", () => { last = null; });
+  const look = () => use(read(context, width, height, channels));
   clear();
   return h("div", { class: "draw" }, canvas,
-    h("div", { class: "row" }, h("label", {}, "Pen", size), h("label", {}, "Brightness", shade), h("button", { onclick: clear }, "Clear"),
-      h("button", { class: "main", onclick: () => use(read(context, width, height, channels)) }, "Look at it")));
+    h("div", { class: "row" }, h("label", {}, "Pen", size), h("label", {}, "Brightness", shade), h("button", { onclick: () => { clear(); look(); } }, "Clear"),
+      h("button", { class: "main", onclick: look }, "Look at it")));
 }
 
 function read(context, width, height, channels) {

@@ -25,7 +25,12 @@ export function glass(room, model, { take, put }) {
         if (mine !== turn) return; // something else has been put there since
         put(source.index ?? null);
         current = found;
+        start.disabled = false;
         result.replaceChildren(...shown(model, found, name ?? source.name ?? null));
+      } catch (error) {
+        const before = result.querySelector("#here");
+        if (mine === turn && before) before.textContent = "Still here: ";
+        throw error;
       } finally {
         if (mine === turn) result.setAttribute("aria-busy", "false");
       }
@@ -59,7 +64,7 @@ export function glass(room, model, { take, put }) {
   if (model.gallery) {
     tools.append(h("button", { onclick: () => open({ index: Math.floor(Math.random() * model.gallery.inputs) }) }, "Pick a held-out one"));
   }
-  const start = h("button", { onclick: () => current && take(current.mean) }, "Take it to the sliders");
+  const start = h("button", { disabled: true, onclick: () => take(current.mean) }, "Take it to the sliders");
   tools.append(start);
   room.append(
     h("p", { class: "small" }, model.images
@@ -97,7 +102,7 @@ function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, na
   const bits = of(scores, "bits_per_dim");
   const heading = [name, label].filter(Boolean).join(", ");
   return [
-    heading ? h("p", {}, "Here: ", h("strong", {}, heading)) : null,
+    heading ? h("p", {}, h("span", { id: "here" }, "Here: "), h("strong", {}, heading)) : null,
     ...views(model, x, rebuilt, scores.per_dimension[0]),
     h("h3", {}, "What it costs"),
     h("p", { class: "score" }, h("span", { id: "free-energy", "data-value": F }, say(F)), h("small", {}, " nats of free energy"),
@@ -126,9 +131,13 @@ function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, na
 function views(model, x, rebuilt, surprise) {
   if (!model.images) {
     return [
-      h("h3", {}, "The row, and (marked) what the model makes of it"), bars(model.columns, x, rebuilt),
-      h("h3", {}, "Surprise of each column, in nats"), bars(model.columns, surprise),
-      why("What is the surprise of a column?", "How improbable its value is once the latent is known, averaged over the draws. The sum over all columns is the distortion.", formula("nlog P(x_i | z)")),
+      h("h3", {}, "The row, and (marked) what the model makes of it"), bars(model.columns, x, rebuilt, model.card.data),
+      h("p", { class: "small" }, "Bars reach from the mean of each column, in its standard deviations; the numbers are in its own units."),
+      h("h3", {}, "Surprise of each column, in nats"), bars(model.columns, comparable(model, surprise)),
+      why("What is the surprise of a column?", "How improbable its value is once the latent is known, averaged over the draws.",
+        model.card.discrete ? "The sum over all columns is the distortion."
+          : "The columns are counted in their standard deviations here, so that their units do not decide; in their own units the sum over all of them is the distortion.",
+        formula(model.card.discrete ? "nlog P(x_i | z)" : "nlog P(x_i | z) − log s_i")),
     ];
   }
   const seen = model.view("The input as the model sees it");
@@ -149,6 +158,9 @@ function views(model, x, rebuilt, surprise) {
     why("What is surprise?", "How improbable a pixel is once the latent is known, and where the model leans on them, the pixels before it. The sum over all pixels is the distortion.", formula("nlog P(x_i | z)")),
   ];
 }
+
+/** Surprises of columns that can be held beside each other: a density has the unit of its column. */
+const comparable = (model, surprise) => (model.card.discrete ? surprise : surprise.map((nats, i) => nats - Math.log(model.card.data.std[i])));
 
 const exact = (value) => `p ${value < 0.001 ? "< 0.001" : `= ${value.toPrecision(2)}`}`;
 

@@ -82,7 +82,7 @@ export function map(room, model, open) {
     const context = canvas.getContext("2d");
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, width, height);
-    const size = Math.min(7, 2.4 * Math.sqrt(view.magnified));
+    const size = Math.min(7, 2.4 * (2000 / points.length) ** 0.25 * Math.sqrt(view.magnified)); // few may be larger
     context.globalAlpha = 0.85;
     points.forEach((point, i) => {
       const [x, y] = view.at(point);

@@ -100,6 +100,6 @@ export class Model {
       return { element: canvas, show: (x) => paint(canvas, x) };
     }
     const box = h("div");
-    return { element: box, show: (x, other = null) => box.replaceChildren(bars(this.columns, x, other)) };
+    return { element: box, show: (x, other = null) => box.replaceChildren(bars(this.columns, x, other, this.card.data)) };
   }
 }

@@ -8,7 +8,7 @@ export function samples(room, model, open) {
   const most = Math.min(256, model.most);
   const number = (value, attributes) => h("input", { type: "number", value, required: true, ...attributes });
   const n = number(Math.min(36, most), { min: 1, max: most });
-  const seed = number(0, { min: 0, max: 4294967295 });
+  const seed = number(0, { min: 0, max: 4294967295, class: "long" });
   const temperature = number(1, { min: 0, max: 10, step: "any" });
   const noise = h("input", { type: "checkbox" });
   const grid = h("div", { class: model.images ? "grid" : "wide", "aria-live": "polite" });

@@ -39,6 +39,7 @@ export function sliders(room, model) {
   // One request at a time, and always of the newest latent: as fast as the service is, and never behind.
   let [busy, stale] = [false, false];
   const times = [];
+  let resting = null;
   async function decode() {
     stale = true;
     if (busy) return;
@@ -50,6 +51,8 @@ export function sliders(room, model) {
         const body = { latents: [wanted] };
         if (model.images) await paintPng(view.element, await call("decode?format=png", { body, accept: "image/png" }));
         else view.show((await json("decode", { body })).outputs[0]);
+        clearTimeout(resting);
+        resting = setTimeout(() => { pace.textContent = ""; }, 1000);
         const now = performance.now();
         while (times.length && times[0] < now - 1000) times.shift();
         times.push(now);

@@ -64,7 +64,7 @@ class Subset(Dataset):
     def __init__(self, whole: Dataset, indices: NDArray[np.int64], samples: Array, which: str) -> None:
         self.source = f"{whole.source} ({which})"
         self.shape, self.columns = whole.shape, whole.columns
-        self._whole, self._indices, self._samples = whole, indices, samples
+        self.whole, self._indices, self._samples = whole, indices, samples
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -74,14 +74,14 @@ class Subset(Dataset):
             yield self._samples[start : start + rows]
 
     def labels(self) -> NDArray[np.int64] | None:
-        labels = self._whole.labels()
+        labels = self.whole.labels()
         return None if labels is None else labels[self._indices]
 
     def label_names(self) -> tuple[str, ...] | None:
-        return self._whole.label_names()
+        return self.whole.label_names()
 
     def name_of(self, index: int) -> str:
-        return self._whole.name_of(int(self._indices[index]))
+        return self.whole.name_of(int(self._indices[index]))
 
 
 def canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> Array:

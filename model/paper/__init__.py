@@ -231,7 +231,7 @@ def _extremes(subject: Subject) -> str:
     how = (
         "Each image, its reconstruction, and where the surprise sits."
         if isinstance(data, ImageData)
-        else "Of each row, the columns that cost most."
+        else "Of each row, the columns that cost most, and what they cost, counted in their standard deviations."
     )
     parts = [page.paragraph(how)]
     for heading, indices in zip(("Most surprising", "Least surprising"), subject.extremes(), strict=True):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model import noise
 from model.config import ImageData, VectorData
-from model.datasets import Dataset
+from model.datasets import Dataset, Subset
 from model.paper import page, pictures
 from model.paper.words import number
 from model.scoring import ROWS, in_batches
@@ -29,7 +29,7 @@ class Look:
     free_energy: NDArray[np.float64]
     x: Array
     rebuilt: Array  # the mean of P(x|z) at the mean of Q
-    nlog: Array  # nlog P(x_i|z) there, nats
+    nlog: Array  # nlog P(x_i|z) there, nats; of real columns with the standard deviation of each as its unit
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,18 +56,20 @@ def look(vae: VAE, dataset: Dataset, indices: Sequence[int], free_energy: NDArra
             x = to_tensor(batch, str(vae.origin.device))
             p = vae.decode(vae.encode(x).mean)
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
-    return Look(
-        _names(dataset, indices),
-        free_energy[list(indices)],
-        *(np.concatenate(arrays) for arrays in zip(*parts, strict=True)),
-    )
+    given, built, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    data = vae.config.data
+    if isinstance(data, VectorData) and vae.config.likelihood.name == "gaussian":
+        # A density has the unit of its column: metres would cost more than kilometres.
+        nlog = nlog - np.log(np.array(data.std))
+    return Look(_names(dataset, indices), free_energy[list(indices)], given, built, nlog)
 
 
 def _names(dataset: Dataset, indices: Sequence[int]) -> list[str]:
     labels, called = dataset.labels(), dataset.label_names()
+    source = dataset.whole.source if isinstance(dataset, Subset) else dataset.source
     found = []
     for index in indices:
-        name = dataset.name_of(index).removeprefix(dataset.source).lstrip("/")
+        name = dataset.name_of(index).removeprefix(source).lstrip("/")
         label = "" if labels is None else f" ({called[labels[index]] if called else labels[index]})"
         found.append(name + label)
     return found

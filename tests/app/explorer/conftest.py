@@ -4,20 +4,19 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Route, sync_playwright
 
 from tests.app.commands.test_serve import served
+from tests.app.explorer.seen import Seen
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="module")  # while playwright runs, no other test can have an event loop
+@pytest.fixture(scope="package")  # while playwright runs, no other test can have an event loop
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
@@ -27,34 +26,7 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@dataclass
-class Seen:
-    """A page, and what went on behind it."""
-
-    page: Page
-    address: str
-    requests: list[str] = field(default_factory=list)
-    #: What the browser's console said of errors, a breach of the Content-Security-Policy among them.
-    errors: list[str] = field(default_factory=list)
-
-    def ask(self, path: str, body: Any = None, **options: Any) -> httpx2.Response:
-        """The interface itself, past the page."""
-        if body is None:
-            return httpx2.get(f"{self.address}/{path}", timeout=60, **options)
-        return httpx2.post(f"{self.address}/{path}", json=body, timeout=60, **options)
-
-    def number(self, selector: str) -> float:
-        found = self.page.get_attribute(selector, "data-value")
-        assert found is not None
-        return float(found)
-
-    def under_the_glass(self) -> float:
-        """Wait for what was put there; its free energy."""
-        self.page.wait_for_selector("#under[aria-busy=false] #free-energy")
-        return self.number("#free-energy")
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def address() -> Iterator[Callable[..., str]]:
     """Where a model is served; each is started once."""
     started: dict[tuple[Any, ...], str] = {}

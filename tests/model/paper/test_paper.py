@@ -11,18 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from model import files, paper
 from model.calibration import Protocol
 from model.checkpoint import Card, Checkpoint
 from model.config import VectorData
+from model.datasets import Subset, open_dataset
 from model.detection import detect
 from model.errors import DataError
 from model.evaluation import evaluate
 from model.paper import FILES, Subject, looks
 from model.scoring import ACTIVE
 from model.training import Record
+from model.vae import VAE
 from tests.conftest import CLASSES, CONFIGS, build
 from tests.model.conftest import Memory, refusal, rows, stripes
 
@@ -247,6 +250,26 @@ class TestLooks:
         assert page.said.startswith("Sample 4: ")
         assert re.search(r"nats.*?height9", page.said)
         assert page.said.index("height") < page.said.index("age")
+
+    def test_the_unit_of_a_column_does_not_decide_what_it_costs(self) -> None:
+        """The same rows in metres and in millimetres, and a model of each."""
+        factor, samples = np.array([1, 1000, 1], np.float32), rows(30)
+        plain = VectorData(columns=("a", "b", "c"), mean=(41.0, 1.7, 70.0), std=(12.0, 0.1, 9.0))
+        small = plain.model_copy(update={"mean": (41.0, 1700.0, 70.0), "std": (12.0, 100.0, 9.0)})
+        looked = []
+        for data, given in ((plain, samples), (small, samples * factor)):
+            torch.manual_seed(0)
+            vae = VAE(CONFIGS[TABLE].model_copy(update={"data": data})).eval()
+            looked.append(looks.look(vae, Memory(given), [0, 1, 2], np.zeros(30)))
+        np.testing.assert_allclose(looked[1].x, looked[0].x * factor, rtol=1e-5)
+        np.testing.assert_allclose(looked[1].nlog, looked[0].nlog, rtol=1e-4, atol=1e-4)
+
+    def test_a_sample_of_a_part_of_a_folder_goes_by_its_name_in_it(self, tmp_path: Path) -> None:
+        for name in ("a", "b", "c"):
+            Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+        whole = open_dataset(str(tmp_path))
+        part = Subset(whole, np.array([0, 2]), whole.load()[[0, 2]], "set aside")
+        assert looks._names(part, [1, 0]) == looks._names(whole, [2, 0]) == ["c.png", "a.png"]
 
     def test_many_columns_are_left_out_and_that_is_said(self) -> None:
         assert looks._left_out(VectorData(columns=tuple(map(str, range(45))), mean=(0,) * 45, std=(1,) * 45)) == (

@@ -1,0 +1,107 @@
+"""Sliders, samples and card in a real browser, held against the interface."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.app.explorer.seen import Look, pixels, scored
+
+
+def test_sliders_show_what_decode_gives(look: Look) -> None:
+    seen = look(at="#sliders")
+    rates = seen.ask("model/gallery").json()["rate_per_dimension"]
+    first = int(np.argmax(rates))
+    dials = seen.page.locator("#sliders input[type=range]")
+    assert int(dials.first.get_attribute("data-dimension") or -1) == first
+    latent = [0.0] * len(rates)
+    latent[first] = 2.5
+    dials.first.fill("2.5")
+    seen.page.wait_for_selector(
+        f"#sliders canvas[data-shown='{json.dumps(latent).replace('.0,', ',').replace('.0]', ']').replace(' ', '')}']"
+    )
+    answer = seen.ask("decode?format=png", {"latents": [latent]})
+    np.testing.assert_array_equal(pixels(seen, "#sliders canvas"), np.asarray(Image.open(io.BytesIO(answer.content))))
+    seen.page.click("text=Copy as JSON")
+    seen.page.wait_for_selector("text=Copied")
+    copied = json.loads(seen.page.evaluate("navigator.clipboard.readText()"))
+    assert copied == {"latents": [latent]}
+    seen.page.click("text=Copy as curl")
+    expect(seen.page.locator("text=Copied")).to_have_count(2)
+    command = seen.page.evaluate("navigator.clipboard.readText()")
+    assert f"{seen.address}/decode?format=png" in command
+    for value in range(10):
+        dials.first.fill(str(value / 10))
+        seen.page.wait_for_timeout(60)
+    expect(seen.page.locator("#sliders figcaption")).to_have_text(re.compile(r"\d+ pictures in the last second"))
+    expect(seen.page.locator("#sliders figcaption")).to_have_text("")
+    seen.page.click("text=All to 0")
+    assert dials.first.input_value() == "0"
+
+
+def test_the_sliders_take_what_is_under_the_glass(look: Look) -> None:
+    seen = look()
+    seen.under_the_glass()
+    mean = seen.ask("encode", {"inputs": seen.ask("model/gallery/input?index=0").json()["inputs"]}).json()["mean"][0]
+    seen.page.click("text=Take it to the sliders")
+    seen.page.wait_for_selector("#sliders:not([hidden])")
+    dial = seen.page.locator("#sliders input[type=range]").first
+    dimension = int(dial.get_attribute("data-dimension") or -1)
+    assert float(dial.input_value()) == pytest.approx(mean[dimension], abs=0.01)
+
+
+def test_samples_are_those_of_the_seed(look: Look) -> None:
+    seen = look(at="#samples")
+    seen.page.wait_for_selector(".grid button >> nth=35")
+    seen.page.fill("#samples input >> nth=0", "5")
+    seen.page.fill("#samples input >> nth=1", "77")
+    seen.page.fill("#samples input >> nth=2", "0.8")
+    seen.page.click("#samples button.main")
+    expect(seen.page.locator(".grid button")).to_have_count(5)
+    query = "sample?n=5&seed=77&temperature=0.8"
+    outputs = seen.ask(query).json()["outputs"]
+    for i in (0, 4):
+        shown = pixels(seen, f".grid button >> nth={i} >> canvas")
+        assert np.abs(shown - np.round(255 * np.array(outputs[i]))).max() <= 1
+    with seen.page.expect_download() as download:
+        seen.page.click("#samples >> text=PNG")
+    assert Path(download.value.path()).read_bytes() == seen.ask(f"{query}&format=png").content
+    with seen.page.expect_download() as download:
+        seen.page.click("#samples >> text=npz")
+    with np.load(download.value.path()) as file:
+        np.testing.assert_allclose(file["outputs"], outputs, atol=1e-6)
+    seen.page.click(".grid button >> nth=2")
+    seen.page.wait_for_selector("#under[aria-busy=false] >> text=sample 3 of seed 77")
+    assert seen.under_the_glass() == pytest.approx(scored(seen, [outputs[2]]), rel=1e-6)
+
+
+def test_the_card_says_what_is_served_and_how_it_fares(look: Look) -> None:
+    seen = look(at="#card")
+    card = seen.ask("model").json()
+    seen.page.wait_for_selector("#card >> text=Requests a second")
+    text = seen.page.inner_text("#card")
+    for said in (card["digest"][:12], f"{card['weights']:,}", card["training"]["dataset"], card["version"], "p99, ms"):
+        assert said in text
+
+
+def test_learning_curves_and_what_is_wrong_with_a_model(look: Look, address: Callable[..., str]) -> None:
+    where = address("fashion-mnist-mlp")
+    card, gallery = (httpx2.get(f"{where}/{path}").json() for path in ("model", "model/gallery"))
+    gallery["learning"] = [
+        {"epoch": epoch, "free_energy": 100 + 5 * abs(epoch - 3), "train_free_energy": 100 - epoch}
+        for epoch in range(1, 11)
+    ]
+    gallery["active_units"] = 0
+    card["calibrations"], card["evaluation"]["scales_at_floor"] = [], 0.25
+    seen = look(at="#card", answers={"model": card, "model/gallery": gallery})
+    assert seen.page.locator("#card svg[aria-label*='over the epochs'] polyline").count() == 2
+    warned = seen.page.locator("#card .warn").all_inner_texts()
+    for said in ("collapsed", "25 %", "no calibration", "overfit"):
+        assert any(said in text for text in warned), said

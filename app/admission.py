@@ -15,11 +15,16 @@ from app.queue import Job, Queue, Ticket
 KEPT = 0.9
 
 
+def whole_wait(seconds: float) -> int:
+    """When to come again, in whole seconds, from 1 to a minute."""
+    return math.ceil(min(60.0, max(1.0, seconds)))
+
+
 class QueueFull(Exception):
-    """Too much is waiting; `retry_after` is in whole seconds, from 1 to a minute."""
+    """Too much is waiting."""
 
     def __init__(self, what: str, seconds: float) -> None:
-        self.retry_after = math.ceil(min(60.0, max(1.0, seconds)))
+        self.retry_after = whole_wait(seconds)
         super().__init__(f"{what}; come again in {self.retry_after} s")
 
 

@@ -22,7 +22,6 @@ Every answer to an error is `application/problem+json` (RFC 9457).
 
 import http
 import logging
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.admission import QueueFull
+from app.admission import QueueFull, whole_wait
 from app.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
 from app.watch import ClientLeft
 from model.errors import InputError, VAEError
@@ -99,10 +98,10 @@ class Invalid(Refusal):
 
 
 class Crowded(Refusal):
-    """Too many bytes of other requests; `retry_after` is in whole seconds, from 1 to a minute."""
+    """Too many bytes of other requests."""
 
     def __init__(self, detail: str, seconds: float) -> None:
-        self.retry_after = math.ceil(min(60.0, max(1.0, seconds)))
+        self.retry_after = whole_wait(seconds)
         super().__init__(f"{detail}; come again in {self.retry_after} s")
 
 

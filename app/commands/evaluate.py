@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -94,7 +96,10 @@ def evaluate_command(
             made = replace(made, detection=[*made.detection, compared])
     console.print(_table(made, loaded.card.name))
     for compared in made.detection:
-        console.print(_areas(compared))
+        table = _areas(compared)
+        # Where there are many sets, rather a line that is too long than numbers that are cut off.
+        least = Measurement.get(console, console.options.update(width=1000), table).minimum
+        console.print(table, width=max(console.width, least), crop=False)
     if plots is not None:
         _draw(made, found.free_energy, plots)
         console.print(f"Drew {plots}")
@@ -200,11 +205,16 @@ def _areas(detection: "Detection") -> Table:
     table = Table(
         title=Text(
             f"AUROC against {detection.inliers:,} inputs (samples={detection.samples}, refine={detection.refine})"
-        )
+        ),
+        box=box.SIMPLE_HEAD,  # narrow enough for 80 columns with all the sets that there are for images
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("score", no_wrap=True, min_width=max(len(name) for name in SCORES))
     for name, count in detection.outliers.items():
-        table.add_column(f"{name} ({count:,})", justify="right")
+        words = f"{name} ({count:,})"
+        # Whole words as far as there is room: a path has none to break at.
+        table.add_column(words, justify="right", overflow="fold", min_width=min(10, max(map(len, words.split()))))
     scores = list(dict.fromkeys(score for areas in detection.auroc.values() for score in areas))
     for score in scores:
         table.add_row(score, *(f"{areas[score]:.4f}" for areas in detection.auroc.values()))

@@ -65,7 +65,7 @@ def serve(
     card, data = loaded.card, loaded.vae.config.data
     line = (
         f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
-        f"digest {loaded.digest[:12]}) at {_address(listener)}; documentation at /docs, model card at /model"
+        f"digest {loaded.digest[:12]}) at {_address(listener)}; open it in a browser, or /docs for the interface"
     )
     # uvicorn finishes what is under way, then raises the signal again for whoever was there before it: that is us, and
     # a stop that was asked for and went well is a success.
@@ -79,8 +79,8 @@ def _serve_with_workers(settings: Settings) -> NoReturn:
 
     listener = listen(settings.host, settings.port)
     line = (
-        f"vae-server serves {settings.model} by {settings.workers} workers at {_address(listener)}; documentation at "
-        "/docs, model card at /model"
+        f"vae-server serves {settings.model} by {settings.workers} workers at {_address(listener)}; open it in a "
+        "browser, or /docs for the interface"
     )
     raise SystemExit(workers.run(settings, server_config(settings, workers.APPLICATION), listener, line))
 

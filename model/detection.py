@@ -37,6 +37,8 @@ SCORES = (
     "typicality",
     "free_energy_two_sided",
 )
+#: Those that say something only where there are several draws: of one, free energy again, and 0.
+OF_SEVERAL = ("nlog_p_x", "inference_gap")
 
 
 def auroc(inliers: Floats, outliers: Floats) -> float:
@@ -76,27 +78,28 @@ def detect(
     Raises:
         DataError: two sets have one name, or a sample cannot be read.
     """
-    inliers = _scores(score(vae, _first(dataset, most), protocol, calibration))
+    inliers = _scores(score(vae, _first(dataset, most), protocol, calibration), protocol)
     counts: dict[str, int] = {}
     areas: dict[str, dict[str, float]] = {}
     for name, batches in outlier_sets(vae.config.data, dataset, against, most):
         if name in areas:
             raise DataError(f"{name}: there is another set of outliers of this name; name the path another way")
-        scores = _scores(score(vae, batches, protocol, calibration))
+        scores = _scores(score(vae, batches, protocol, calibration), protocol)
         counts[name] = len(scores["free_energy"])
         areas[name] = {key: auroc(inliers[key], values) for key, values in scores.items()}
     return Detection(*protocol, len(inliers["free_energy"]), counts, areas)
 
 
-def _scores(parts: Iterator[Part]) -> dict[str, Floats]:
+def _scores(parts: Iterator[Part], protocol: Protocol) -> dict[str, Floats]:
     """Each score of all samples, larger meaning further out."""
+    names = [name for name in SCORES if protocol.samples > 1 or name not in OF_SEVERAL]
     columns: dict[str, list[Floats]] = {}
     for part in parts:
         verdict = part.verdict
         found = vars(part.scored.scores) | {"regret": part.scored.regret, "typicality": verdict.typicality}
         if verdict.p_values is not None:
             found["free_energy_two_sided"] = -verdict.p_values["free_energy_two_sided"]
-        for name in SCORES:
+        for name in names:
             if found.get(name) is not None:
                 columns.setdefault(name, []).append(found[name])
     return {name: np.concatenate(values) for name, values in columns.items()}

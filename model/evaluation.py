@@ -24,7 +24,7 @@ from model.detection import Detection
 from model.errors import DataError
 from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
 from model.recipe import Portion
-from model.scoring import ROWS, Part, active_units, score
+from model.scoring import ROWS, active_units, score
 from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,8 @@ WORST = 10
 @dataclass(frozen=True)
 class Report:
     """What `vae evaluate` says. `samples` counts the inputs, `draws` those of z for each; `portion` names
-    what the samples are of the data of the training, None where they are other data.
+    what the samples are of the data of the training, None where they are other data. `rate` is exact, and `distortion`
+    what is left of `free_energy`.
     """
 
     dataset: str
@@ -104,20 +105,24 @@ def evaluate(
     free_energy = np.concatenate([part.scored.scores.free_energy for part in parts])
     means = np.concatenate([part.scored.sizes.mean for part in parts])
     rates = np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0)
+    cost = float(free_energy.mean())
+    # The same draws serve every sample, so that the error of a drawn rate would not average out; for these Gaussians it
+    # is known without draws, and what is left of the free energy is surer than a drawn distortion.
+    rate = float(rates.sum())
     error = float(free_energy.std(ddof=1) / math.sqrt(len(free_energy))) if len(free_energy) > 1 else None
-    nlog_p_x = _mean(parts, "nlog_p_x")
+    nlog_p_x = float(np.concatenate([part.scored.scores.nlog_p_x for part in parts]).mean())
     unit = vae.config.data.dims * math.log(2) if vae.levels else None
     report = Report(
         dataset=dataset.source,
         samples=len(free_energy),
         draws=draws,
         seed=seed,
-        free_energy=float(free_energy.mean()),
+        free_energy=cost,
         free_energy_standard_error=error,
-        distortion=_mean(parts, "distortion"),
-        rate=_mean(parts, "rate"),
+        distortion=cost - rate,
+        rate=rate,
         nlog_p_x=nlog_p_x,
-        bits_per_dim=float(free_energy.mean()) / unit if unit else None,
+        bits_per_dim=cost / unit if unit else None,
         bits_per_dim_standard_error=error / unit if unit and error is not None else None,
         nlog_p_x_bits_per_dim=nlog_p_x / unit if unit else None,
         free_energy_percentiles={f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES},
@@ -129,10 +134,6 @@ def evaluate(
         codecs_bits_per_dim=codecs(dataset) if vae.levels == 256 else {},
     )
     return Evaluation(report, free_energy, means, rates)
-
-
-def _mean(parts: list[Part], name: str) -> float:
-    return float(np.concatenate([getattr(part.scored.scores, name) for part in parts]).mean())
 
 
 def _worst(free_energy: Floats, unit: float | None, dataset: Dataset) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Of a run: learning curves, reconstructions, samples, latents. Of a report: free 
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
     z = torch.from_numpy(noise.normal(0, (rows * columns, vae.config.latent))).to(vae.origin.device)
     drawn = vae.decode(z).mean
     if isinstance(vae.config.data, VectorData):
-        return _columns(vae.config.data, {"sample": drawn}, "Samples from the prior")
+        return _columns(vae.config.data, {"sample": drawn}, "Samples: the mean of P(x|z), z from the prior")
     figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.3), layout="constrained")
     for axes, picture in zip(figure.subplots(rows, columns).flat, drawn, strict=True):
         _show(axes, picture)
@@ -238,11 +239,11 @@ def draw_map(
     axes.set(
         xlabel="first principal axis",
         ylabel="second principal axis",
-        title=f"{len(means):,} held-out latent means ({share:.0%} of their variance)",
+        title=f"{len(means):,} means of held-out samples ({share:.0%} of their variance)",
     )
 
 
-def draw_misses(axes: Axes, names: tuple[str, ...], misses: NDArray[np.float64]) -> None:
+def draw_misses(axes: Axes, names: tuple[str, ...], misses: Sequence[float]) -> None:
     """By column, how far reconstructions are off, in standard deviations of the column."""
     axes.barh(range(len(names)), misses, color="tab:purple")
     axes.axvline(1, color="tab:gray", linewidth=1)
@@ -254,16 +255,19 @@ def draw_misses(axes: Axes, names: tuple[str, ...], misses: NDArray[np.float64])
 def _columns(data: VectorData, groups: dict[str, Tensor], title: str) -> Figure:
     """Rows of a table as lines over the columns, each in its own standard deviations."""
     names = data.columns[:40]
-    figure = Figure(figsize=(max(6.0, 0.3 * len(names)), 3.6), layout="constrained")
+    figure = Figure(figsize=(7.0, 1.6 + 0.28 * len(names)), layout="constrained")
     axes = figure.subplots()
     shift, unit = np.array(data.mean), np.array(data.std)
     for (label, values), style in zip(groups.items(), ("-", "--"), strict=False):
         standard = (values.cpu().numpy() - shift) / unit
         for index, row in enumerate(standard[:5]):
-            axes.plot(row[: len(names)], style, color=f"C{index}", label=label if index == 0 else None)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set(ylabel="standard deviations from the mean", title=title)
-    axes.legend(frameon=False)
+            axes.plot(
+                row[: len(names)], range(len(names)), style, color=f"C{index}", label=label if index == 0 else None
+            )
+    axes.set_yticks(range(len(names)), [name if len(name) <= 32 else f"{name[:31]}…" for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="standard deviations from the mean of the column", title=title)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

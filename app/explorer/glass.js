@@ -162,7 +162,7 @@ function views(model, x, rebuilt, surprise) {
 /** Surprises of columns that can be held beside each other: a density has the unit of its column. */
 const comparable = (model, surprise) => (model.card.discrete ? surprise : surprise.map((nats, i) => nats - Math.log(model.card.data.std[i])));
 
-const exact = (value) => `p ${value < 0.001 ? "< 0.001" : `= ${value.toPrecision(2)}`}`;
+const exact = (value) => `p\u00a0${value < 0.001 ? "<\u00a00.001" : `=\u00a0${value.toPrecision(2)}`}`;
 
 /** How rare such scores are, in words. */
 function verdict(model, scores) {

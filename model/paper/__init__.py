@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,12 +20,13 @@ from model import plots
 from model.checkpoint import Checkpoint
 from model.config import ImageData
 from model.datasets import Dataset
-from model.detection import SCORES, Detection
+from model.detection import Detection
 from model.errors import DataError
 from model.evaluation import Evaluation, Report
 from model.files import write_synced
 from model.paper import looks, page, pictures, words
 from model.paper.words import number
+from model.recipe import Portion
 from model.scoring import ACTIVE
 from model.training import Record
 from model.vae import to_tensor
@@ -43,6 +45,12 @@ FILES = (
     "most_surprising.png",
     "least_surprising.png",
 )
+#: What the samples have to do with the training.
+WHOSE: dict[Portion | None, str] = {
+    None: "What follows is true of the model only where they neither fitted nor chose it.",
+    "set_aside": "Its training set them aside: they neither fitted the model nor chose its epoch.",
+    "held_out": "Its training held them out: they did not fit the model, but chose its epoch.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,15 @@ class Subject:
         order = np.argsort(-self.evaluation.rates, kind="stable")
         active: np.ndarray[tuple[int], np.dtype[np.bool_]] = self.evaluation.means.var(axis=0)[order] > ACTIVE
         return active
+
+    @cached_property
+    def misses(self) -> tuple[tuple[str, ...], list[float]]:
+        """Names of columns, and how far reconstructions of each are off, in its standard deviations; none of images."""
+        vae, data = self.checkpoint.vae, self.checkpoint.vae.config.data
+        if isinstance(data, ImageData):
+            return (), []
+        judged = looks.look(vae, self.dataset, self.evenly(JUDGED), self.evaluation.free_energy)
+        return looks.misses(judged, data)
 
     def evenly(self, count: int) -> list[int]:
         """The indices of so many of the samples, or of all."""
@@ -112,12 +129,12 @@ def html(subject: Subject) -> str:
     card, report = subject.checkpoint.card, subject.report
     config = subject.checkpoint.vae.config
     under = (
-        f"{report.samples:,} samples of {report.dataset}; {report.draws} draws each, seed {report.seed}. What follows "
-        "is true of the model only where they neither fitted nor chose it.",
+        f"{report.samples:,} samples of {report.dataset}; {report.draws} draws each, seed {report.seed}. "
+        f"{WHOSE[report.portion]}",
         f"The model: {config.network.name} for {config.data.describe()}, latent {config.latent}, "
         f"{config.likelihood.name} likelihood; made {card.created}, digest {subject.checkpoint.digest[:16]}.",
     )
-    found = words.warnings(report, subject.records, card)
+    found = [*words.warnings(report, subject.records, card), *words.unlearned(*subject.misses)]
     first = _tiles(report) + "".join(page.warning(*one) for one in found)
     sections = [
         ("figures", "Figures", _figures(report)),
@@ -129,7 +146,7 @@ def html(subject: Subject) -> str:
         ("extremes", "Most and least surprising", _extremes(subject)),
     ]
     if report.detection:
-        sections.append(("detection", "Telling outliers", _detection(report.detection)))
+        sections.append(("detection", "Telling outliers", _detection(report.detection, card.anomaly_score)))
     return page.page(f"{card.name}: report on held-out data", under, sections, first)
 
 
@@ -151,7 +168,10 @@ def _learning(subject: Subject) -> str:
         return page.paragraph("The records of the training are not with this model.")
     best = min(records, key=lambda record: record.free_energy)
     said = (
-        f"Free energy by epoch; held out, it is lowest after epoch {best.epoch}, with {number(best.free_energy)} nats."
+        f"Free energy by epoch; held out, it is lowest after epoch {best.epoch}, with {number(best.free_energy)} nats. "
+        "The samples held out there chose the epoch, and are not those of this report. In training it is the mean over "
+        "an epoch's batches, with the weights of their time, and so starts higher. The first epochs may lie above the "
+        "frame."
     )
     terms = (
         "Distortion and rate of held-out samples by epoch: what is not said by the latent, and what the latent says."
@@ -168,11 +188,13 @@ def _reconstructions(subject: Subject) -> str:
     vae, free_energy = subject.checkpoint.vae, subject.evaluation.free_energy
     data = vae.config.data
     said = "Some of the samples, and the mean of P(x|z) at the mean of their Q: what passes the latent."
+    if isinstance(data, ImageData):
+        said += " Each sample stands above its reconstruction."
     seen = looks.look(vae, subject.dataset, subject.evenly(plots.SHOWN), free_energy)
     shown = page.paragraph(said) + looks.rebuilt(seen, data)
     if isinstance(data, ImageData):
         return shown
-    names, misses = looks.misses(looks.look(vae, subject.dataset, subject.evenly(JUDGED), free_energy), data)
+    names, misses = subject.misses
     off = "By column, how far reconstructions are off, in standard deviations: at 1 the column's mean would do as well."
     size = (pictures.SIZE[0], 1.2 + 0.2 * len(names))
     drawn = pictures.plot("misses", off, lambda axes: plots.draw_misses(axes, names, misses), size)
@@ -180,8 +202,13 @@ def _reconstructions(subject: Subject) -> str:
 
 
 def _samples(subject: Subject) -> str:
-    said = "Latents drawn from the prior, seed 0, and decoded: what the model takes the data to be like."
-    return page.paragraph(said) + looks.samples(subject.checkpoint.vae)
+    vae = subject.checkpoint.vae
+    said = "Latents drawn from the prior, seed 0, and decoded: what the model takes the data to be like. " + (
+        "Shown is the mean of P(x|z), without its noise."
+        if isinstance(vae.config.data, ImageData)
+        else "Each value is drawn from P(x|z), noise and all."
+    )
+    return page.paragraph(said) + looks.samples(vae)
 
 
 def _latent(subject: Subject) -> str:
@@ -229,9 +256,11 @@ def _extremes(subject: Subject) -> str:
     vae, free_energy = subject.checkpoint.vae, subject.evaluation.free_energy
     data = vae.config.data
     how = (
-        "Each image, its reconstruction, and where the surprise sits."
+        "Each image, its reconstruction, and the surprise of each pixel: nlog P(x|z), the brighter the more. Below, "
+        "the sample's name or number in the data, and its free energy."
         if isinstance(data, ImageData)
-        else "Of each row, the columns that cost most, and what they cost, counted in their standard deviations."
+        else "Of each row, the columns that surprise most: nlog P(x|z) in nats, with a column's standard deviation as "
+        "its unit, so that columns can be compared. Above, the free energy of the row, in the data's own units."
     )
     parts = [page.paragraph(how)]
     for heading, indices in zip(("Most surprising", "Least surprising"), subject.extremes(), strict=True):
@@ -240,20 +269,26 @@ def _extremes(subject: Subject) -> str:
     return "".join(parts)
 
 
-def _detection(detections: Sequence[Detection]) -> str:
+def _detection(detections: Sequence[Detection], chosen: str) -> str:
     said = (
-        "How often a score is higher for an outlier of the named set than for a sample of this data (AUROC): 1 tells "
-        "them apart, 0.5 does not. The sets fitted nothing."
+        "How often a score is higher for an outlier of the named set than for a sample of this data (AUROC): at 1 it "
+        "tells them apart, at 0.5 it does not, and at 0 it tells them apart the wrong way round, outliers having the "
+        f"lower scores. No outlier has fitted anything. The model's own score for outliers is {chosen}; it was not "
+        "chosen by this table."
     )
-    parts = [page.paragraph(said)]
+    shown = [name for name in words.SCORES if any(name in by for found in detections for by in found.auroc.values())]
+    parts = [page.paragraph(said), page.terms((name, words.SCORES[name]) for name in shown)]
     for found in detections:
         head = ["score", *(f"{name} ({count:,})" for name, count in found.outliers.items())]
         rows = [
-            [score, *(f"{areas[score]:.4f}" if score in areas else "" for areas in found.auroc.values())]
-            for score in SCORES
+            [score, *(f"{areas[score]:.3f}" if score in areas else "" for areas in found.auroc.values())]
+            for score in shown
             if any(score in areas for areas in found.auroc.values())
         ]
-        caption = f"Against {found.inliers:,} inputs; draws: {found.samples}, steps of refinement: {found.refine}"
+        draws = f"{found.samples} draw{'' if found.samples == 1 else 's'}"
+        caption = (
+            f"{found.inliers:,} samples against outliers; scores of {draws} and {found.refine} steps of refinement"
+        )
         parts.append(page.table(caption, head, rows))
     return "".join(parts)
 

@@ -12,7 +12,7 @@ from model import noise
 from model.config import ImageData, VectorData
 from model.datasets import Dataset, Subset
 from model.paper import page, pictures
-from model.paper.words import number
+from model.paper.words import number, short
 from model.scoring import ROWS, in_batches
 from model.vae import VAE, to_tensor
 
@@ -98,14 +98,14 @@ def _costliest(seen: Look, index: int, data: VectorData) -> str:
     rows = [
         (
             data.columns[i],
-            f"{seen.x[index, i]:.4g}",
-            f"{seen.rebuilt[index, i]:.4g}",
+            short(float(seen.x[index, i])),
+            short(float(seen.rebuilt[index, i])),
             number(float(seen.nlog[index, i])),
         )
         for i in order
     ]
     caption = f"Sample {seen.names[index]}: {number(seen.free_energy[index])} nats"
-    return page.table(caption, ("column", "value", "rebuilt", "nats"), rows)
+    return page.table(caption, ("column", "value", "rebuilt", "surprise, nats"), rows)
 
 
 def rebuilt(seen: Look, data: ImageData | VectorData) -> str:
@@ -119,16 +119,16 @@ def rebuilt(seen: Look, data: ImageData | VectorData) -> str:
     few = range(min(4, len(seen)))
     head = ["column", *(f"{seen.names[i]}{what}" for i in few for what in ("", ", rebuilt"))]
     rows = [
-        [name, *(f"{values[i, column]:.4g}" for i in few for values in (seen.x, seen.rebuilt))]
+        [name, *(short(float(values[i, column])) for i in few for values in (seen.x, seen.rebuilt))]
         for column, name in enumerate(data.columns[:COLUMNS])
     ]
     return page.table(f"Some samples and their reconstructions{_left_out(data)}", head, rows)
 
 
-def misses(seen: Look, data: VectorData) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def misses(seen: Look, data: VectorData) -> tuple[tuple[str, ...], list[float]]:
     """Names of columns, and by how many of its standard deviations the reconstruction of each is off."""
     off = (seen.x - seen.rebuilt).astype(np.float64) / np.array(data.std)
-    return data.columns[:COLUMNS], np.sqrt(np.square(off).mean(axis=0))[:COLUMNS]
+    return data.columns[:COLUMNS], np.sqrt(np.square(off).mean(axis=0))[:COLUMNS].tolist()
 
 
 @torch.inference_mode()
@@ -137,11 +137,16 @@ def samples(vae: VAE, count: int = 24) -> str:
     data = vae.config.data
     number_of = count if isinstance(data, ImageData) else 6
     z = torch.from_numpy(noise.normal(0, (number_of, vae.config.latent))).to(vae.origin.device)
-    drawn = vae.decode(z).mean.cpu().numpy()
+    p = vae.decode(z)
     if isinstance(data, ImageData):
+        drawn = p.mean.cpu().numpy()
         return page.samples(pictures.image(x, f"Sample {index + 1} from the prior") for index, x in enumerate(drawn))
+    # Their means would vary less than the data, and hardly at all in a column of which the latent says nothing.
+    drawn = (
+        p.sample(torch.from_numpy(noise.uniform(0, range(number_of), data.shape)).to(vae.origin.device)).cpu().numpy()
+    )
     head = ["column", *(str(index + 1) for index in range(number_of))]
-    rows = [[name, *(f"{x[column]:.4g}" for x in drawn)] for column, name in enumerate(data.columns[:COLUMNS])]
+    rows = [[name, *(short(float(x[column])) for x in drawn)] for column, name in enumerate(data.columns[:COLUMNS])]
     return page.table(f"Samples from the prior{_left_out(data)}", head, rows)
 
 

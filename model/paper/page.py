@@ -39,6 +39,8 @@ img { display: block; width: 100%; height: auto; image-rendering: pixelated; bac
 img + img { margin-top: .15rem; }
 .row img + img { margin: 0; }
 .scroll { overflow-x: auto; }
+.scroll caption span { display: block; position: sticky; left: 0; max-width: min(46rem, calc(100vw - 2rem)); }
+ul { max-width: 46rem; padding-left: 1.2rem; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .9rem; min-width: min(100%, 24rem); }
 caption { text-align: left; color: var(--quiet); padding: .25rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -48,6 +50,7 @@ tbody th { font-weight: 600; }
 .explained td.number { white-space: normal; }
 .explained th span { display: block; font-weight: 400; color: var(--quiet); }
 caption { break-after: avoid; }
+@page { margin: 15mm; }
 @media print {
   :root { color-scheme: light; --ground: #fff; --ink: #000; --quiet: #444; --line: #bbb; --raised: #fff;
     --alarm: #000; --alarmed: #fff; }
@@ -103,6 +106,13 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def terms(pairs: Iterable[tuple[str, str]]) -> str:
+    """Words and what they mean."""
+    return (
+        f"<ul>{''.join(f'<li><strong>{escape(word)}</strong>: {escape(meaning)}</li>' for word, meaning in pairs)}</ul>"
+    )
+
+
 def tiles(values: Iterable[tuple[str, str]]) -> str:
     """Names and values that stand out."""
     return f"<dl>{''.join(f'<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>' for n, v in values)}</dl>"
@@ -125,7 +135,8 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     # It can be wider than a phone: then it scrolls by itself, by keys too.
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody>"
+        "</table></div>"
     )
 
 

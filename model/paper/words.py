@@ -9,8 +9,25 @@ from model.training import Record
 
 #: The share of scales at their floor, and of the whole descent that held-out free energy climbs back, to be warned of.
 HELD_UP, CLIMBED = 0.05, 0.02
+#: Standard deviations of a column by which reconstructions are off where the model knows nothing of it.
+BLIND = 0.95
 #: Standard errors by which this data may cost more than what was held out in training.
 FAR = 5
+
+
+#: What each score is that tells outliers, by its name in the interface.
+SCORES = {
+    "typicality": "how far out a sample lies when its latent, its costs and its complexity are looked at together",
+    "free_energy": "what a sample costs",
+    "free_energy_two_sided": "how unusual that cost is, too low counting as much as too high",
+    "distortion": "what is left to say of it when its latent is known",
+    "rate": "what its latent costs",
+    "cross_entropy": "the latent under the prior: rate and entropy together",
+    "entropy": "how undecided Q is about the latent",
+    "nlog_p_x": "the importance-weighted bound",
+    "inference_gap": "what that gains over the free energy",
+    "regret": "what gradient descent on Q saves, the encoder's Q being the start",
+}
 
 
 class Figure(NamedTuple):
@@ -33,14 +50,25 @@ def number(value: float) -> str:
     return f"{value:,.2f}"
 
 
+def short(value: float) -> str:
+    """Four digits, or all before the point where there are not too many."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
 def figures(report: Report) -> list[Figure]:
     """The figures of a report, with what each means."""
+    density = (
+        ""
+        if report.bits_per_dim is not None
+        else " It is that of a density: it counts from a zero that depends on the units of the data, may be negative, "
+        "and compares samples, and models, of this data alone."
+    )
     found = [
         Figure(
             "Free energy",
             _with_error(report.free_energy, report.free_energy_standard_error, "nats"),
             "What one sample costs on average: an upper bound on nlog P(x), how improbable the model finds it. "
-            "Lower is better. ± is the standard error over the samples.",
+            f"Lower is better. ± is the standard error over the samples.{density}",
         ),
         Figure(
             "Distortion",
@@ -56,8 +84,9 @@ def figures(report: Report) -> list[Figure]:
         Figure(
             f"nlog P(x), {report.draws} draws",
             f"{number(report.nlog_p_x)} nats",
-            "The importance-weighted bound: closer to the true nlog P(x) the more draws it is made of. What it "
-            f"lies below the free energy, {number(report.free_energy - report.nlog_p_x)} nats, is due to the encoder.",
+            "The importance-weighted bound: closer to the true nlog P(x) the more draws it is made of. At "
+            f"least what it lies below the free energy, {number(report.free_energy - report.nlog_p_x)} nats, is due to "
+            "the encoder, whose Q does not fit each sample.",
         ),
     ]
     if report.bits_per_dim is not None:
@@ -66,7 +95,7 @@ def figures(report: Report) -> list[Figure]:
         found.insert(1, Figure("Bits per dimension", bits, meaning))
     for codec, cost in report.codecs_bits_per_dim.items():
         streamed = "" if codec in {"png", "webp"} else ", all of them as one stream"
-        meaning = f"What {codec} makes of the same images{streamed}: to hold the line above against."
+        meaning = f"What {codec} makes of the same images{streamed}: to hold the bits per dimension against."
         found.append(Figure(codec, f"{cost:.4f} bits per dimension", meaning))
     found.append(
         Figure(
@@ -122,10 +151,11 @@ def warnings(report: Report, records: Sequence[Record], card: Card) -> list[Alar
         found.append(
             Alarm(
                 "Training went on into overfitting",
-                f"Held-out free energy was lowest after epoch {best.epoch} of {records[-1].epoch} "
-                f"({number(best.free_energy)} nats) and rose to {number(records[-1].free_energy)}, while that in "
-                "training fell. The best epoch is what was kept; more data, a smaller network or fewer epochs would "
-                "help.",
+                f"On the samples held out to choose the epoch, free energy was lowest after epoch {best.epoch} of "
+                f"{records[-1].epoch} ({number(best.free_energy)} nats) and rose to "
+                f"{number(records[-1].free_energy)}, while that in training fell. It cost time and nothing else: the "
+                "best epoch is the one that was kept. A model that overfits later, with more data or a larger "
+                "--weight-decay, may well be better.",
             )
         )
     found += _shifted(report, card)
@@ -159,7 +189,8 @@ def _used(report: Report) -> list[Alarm]:
         return [
             Alarm(
                 "Typicality was calibrated on these very samples",
-                "They are what the training set aside, and typicality is how far a score lies from theirs: it tells "
+                "They are what the training set aside, and typicality (how far out a sample lies when its latent, its "
+                "costs and its complexity are looked at together) is measured from them: it tells "
                 "outliers from them a little better than from data that is new. All other figures hold as they are.",
             )
         ]
@@ -176,5 +207,20 @@ def _shifted(report: Report, card: Card) -> list[Alarm]:
             "This data costs more than the data that was held out in training",
             f"{number(report.free_energy)} against {number(before)} nats, more than {FAR} standard errors apart: it is "
             "not quite of the same kind, or holds samples that are not.",
+        )
+    ]
+
+
+def unlearned(names: Sequence[str], misses: Sequence[float]) -> list[Alarm]:
+    """Columns, with how far reconstructions of each are off, of which the model knows nothing."""
+    blind = [name for name, off in zip(names, misses, strict=True) if off >= BLIND]
+    if not blind:
+        return []
+    shown = ", ".join(blind[:5]) + (f" and {len(blind) - 5} more" if len(blind) > 5 else "")
+    return [
+        Alarm(
+            f"Nothing is learned of {len(blind)} of {len(names)} columns",
+            f"The mean of the column would rebuild {shown} as well. Either nothing else tells of it, so that there is "
+            "nothing to learn, or the latent is too small for it.",
         )
     ]

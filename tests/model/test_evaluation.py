@@ -46,8 +46,15 @@ class TestReport:
         made, scores = evaluate(vae, data, draws=5, seed=3), directly(vae, data.samples, 5, seed=3)
         report = made.report
         np.testing.assert_allclose(made.free_energy, scores.free_energy, rtol=1e-6)
-        for key in ("free_energy", "distortion", "rate", "nlog_p_x"):
+        for key in ("free_energy", "nlog_p_x"):
             assert getattr(report, key) == pytest.approx(getattr(scores, key).mean(), rel=1e-6), key
+        # The rate is KL(Q, N(0, I)) itself, whatever the draws; the rest of the free energy is distortion.
+        with torch.inference_mode():
+            q = vae.encode(to_tensor(data.samples))
+            exact = 0.5 * (q.mean.square() + q.scale.square() - 1 - 2 * q.scale.log()).sum(dim=1).mean()
+        assert report.rate == pytest.approx(float(exact), rel=1e-5)
+        assert report.rate == evaluate(vae, data, draws=1, seed=8).report.rate == pytest.approx(made.rates.sum())
+        assert report.distortion + report.rate == pytest.approx(report.free_energy, rel=1e-9)
         error = scores.free_energy.std(ddof=1) / math.sqrt(COUNT)
         assert report.free_energy_standard_error == pytest.approx(error, rel=1e-4)
         assert (report.samples, report.draws, report.seed, report.dataset) == (COUNT, 5, 3, "memory")

@@ -117,8 +117,8 @@ def test_a_few_wild_epochs_do_not_flatten_the_curve() -> None:
 def test_columns_are_drawn_in_their_own_standard_deviations() -> None:
     figure = plots.samples(build("table-mlp-gaussian"))
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["age", "height", "weight"]
-    assert max(np.abs(np.asarray(line.get_ydata(), np.float64)).max() for line in axes.lines) < 10
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["age", "height", "weight"]
+    assert max(np.abs(np.asarray(line.get_xdata(), np.float64)).max() for line in axes.lines) < 10
 
 
 def test_reconstructions_stand_under_their_inputs() -> None:

@@ -23,7 +23,7 @@ def test_a_file_is_scored_as_the_interface_scores_it(look: Look) -> None:
     answer = httpx2.post(f"{seen.address}/{QUERY}", content=BOOT.read_bytes(), headers=headers).json()
     assert seen.under_the_glass() == pytest.approx(answer["free_energy"][0], rel=1e-6)
     text = seen.page.inner_text("#under")
-    rare = f"p = {answer['p_values']['free_energy'][0]:.2g}"
+    rare = f"p\u00a0=\u00a0{answer['p_values']['free_energy'][0]:.2g}"
     assert rare in text
     assert rare in seen.page.text_content("#under svg .marked")  # type: ignore[operator]
     np.testing.assert_array_equal(pixels(seen, "#under canvas >> nth=0"), np.asarray(Image.open(BOOT).convert("L")))

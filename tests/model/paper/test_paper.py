@@ -164,7 +164,7 @@ def test_the_figures_are_those_of_the_report(loaded: Load) -> None:
     for percentile, value in report.free_energy_percentiles.items():
         assert f"{percentile} %" in page.said and f"{value:,.2f}" in page.said
     for areas in report.detection[0].auroc.values():
-        assert f"{areas['free_energy']:.4f}" in page.said
+        assert f"{areas['free_energy']:.3f}" in page.said
     assert loaded(GREY).digest[:16] in page.said
 
 

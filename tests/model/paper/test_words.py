@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from model import detection
 from model.checkpoint import Card, Provenance
 from model.detection import Detection
 from model.evaluation import Report, evaluate
-from model.paper.words import figures, overfits, warnings
+from model.paper import words
+from model.paper.words import figures, overfits, short, unlearned, warnings
 from model.training import Record
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import Memory, rows, stripes
@@ -139,3 +141,23 @@ def test_samples_that_the_training_has_used_are_warned_of() -> None:
         "Typicality was calibrated on these very samples"
     }
     assert titles(detection=[typical]) == usual
+
+
+def test_columns_of_which_nothing_is_learned_are_named() -> None:
+    (alarm,) = unlearned(("age", "height", "weight"), [1.02, 0.3, 0.949])
+    assert alarm.title == "Nothing is learned of 1 of 3 columns" and "rebuild age as well" in alarm.text
+    (alarm,) = unlearned(tuple("abcdefgh"), [1.0] * 8)
+    assert "a, b, c, d, e and 3 more" in alarm.text
+    assert unlearned(("age",), [0.5]) == unlearned((), []) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.00020381, "0.0002038"), (69_676.2, "69,676"), (-12_345.6, "-12,346"), (3e9, "3e+09"), (0.0, "0")],
+)
+def test_values_of_columns_are_short(value: float, said: str) -> None:
+    assert short(value) == said
+
+
+def test_every_score_has_a_meaning() -> None:
+    assert words.SCORES.keys() == set(detection.SCORES)

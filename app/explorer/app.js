@@ -17,16 +17,16 @@ async function start() {
   byId("lead").textContent = model.sentence;
 
   let take = null; // sets the sliders, once they are there
-  let mark = () => {}; // marks on the map what is under the glass
+  let mark = () => {}; // marks on the map what is under the glass: an index, or a mean of Q and a name
   let lying = null;
   const under = glass(byId("glass"), model, {
     take: (latent) => {
       show("sliders");
       take(latent);
     },
-    put: (index) => {
-      lying = index;
-      mark(index);
+    put: (...what) => {
+      lying = what;
+      mark(...what);
     },
   });
   /** Put something under the glass, and on a narrow screen bring the glass into sight. */
@@ -37,7 +37,7 @@ async function start() {
   };
 
   const rooms = {
-    map: { build: (room) => { mark = map(room, model, open); if (lying !== null) mark(lying); } },
+    map: { build: (room) => { mark = map(room, model, open); if (lying) mark(...lying); } },
     sliders: { build: (room) => { take = sliders(room, model); } },
     samples: { build: (room) => samples(room, model, open)() },
     card: { build: (room) => card(room, model) },

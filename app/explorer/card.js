@@ -26,14 +26,14 @@ export function card(room, model) {
     ]),
     h("h3", {}, "How it was trained"),
     t ? facts([
-      ["Data", t.dataset], ["Samples", t.samples.toLocaleString("en")], ["Held out to choose it", t.held_out?.toLocaleString("en")],
+      ["Data", t.dataset], ["Samples that fitted it", model.parts.fitted.toLocaleString("en")], ["That chose its epoch", model.parts.held.toLocaleString("en")], ["Set aside", model.parts.aside.toLocaleString("en")],
       ["Epochs", t.settings?.epochs && `${t.epoch} of ${t.settings.epochs}`], ["Time to the best", duration(t.seconds)], ["Machine", t.machine],
     ]) : h("p", {}, "The card says nothing of it."),
     ...learning(gallery),
     t?.command ? h("details", {}, h("summary", {}, "The command"), h("p", { class: "formula" }, t.command)) : null,
     h("h3", {}, "How well it does on data that it has not seen"),
     ...held(e, t),
-    ...(gallery?.histogram ? [h("h3", {}, "Free energies of held-out inputs"), histogram(gallery.histogram)] : []),
+    ...(gallery?.histogram ? [h("h3", {}, "Free energies of held-out inputs"), histogram(gallery.histogram), h("p", { class: "small" }, "Free energy in nats, and how many have it.")] : []),
     ...dimensions(model),
     h("h3", {}, "The service"), running);
   return watching(running, model);
@@ -63,12 +63,12 @@ function bestOf(gallery) {
 
 function learning(gallery) {
   const records = gallery?.learning ?? [];
-  const lines = [["fitted", "first", "train_free_energy"], ["held out", "second", "free_energy"]]
+  const lines = [["in training", "third", "train_free_energy"], ["held out", "first", "free_energy"]]
     .map(([name, kind, key]) => ({ name, kind, values: records.map((record) => [record.epoch, record[key]]).filter(([, value]) => Number.isFinite(value)) }))
     .filter((line) => line.values.length > 1);
   if (!lines.length) return [];
   return [curves(lines, "Free energy over the epochs, of inputs that were fitted and of those that were not.", bestOf(gallery).epoch),
-    h("p", { class: "small" }, "Free energy in nats over the epochs; the best epoch is marked. Where the second line turns up while the first goes on down, the model begins to learn its inputs by heart.")];
+    h("p", { class: "small" }, "Free energy in nats over the epochs; the best epoch is marked. In training it is the mean over an epoch, with the weights of their time, and so starts higher. Where the blue line turns up while the grey one goes on down, the model begins to learn its inputs by heart.")];
 }
 
 function held(e, t) {

@@ -39,9 +39,9 @@ export function sums({ distortion, rate, cross_entropy: cross, entropy }) {
   const edges = [0, distortion, distortion + cross, whole];
   const [low, high] = [Math.min(...edges), Math.max(...edges)];
   const x = scale(low, high, 96, WIDTH - 60);
-  const bar = (y, from, to, kind) => [
+  const bar = (y, from, to, kind, value = to - from) => [
     s("rect", { class: kind, x: x(Math.min(from, to)), width: Math.max(1, Math.abs(x(to) - x(from))), y, height: 14 }),
-    s("text", { class: "value", x: WIDTH - 52, y: y + 11 }, say(to - from)),
+    s("text", { class: "value", x: WIDTH - 52, y: y + 11 }, say(value)),
   ];
   const row = (y, text) => s("text", { x: 90, y: y + 11, "text-anchor": "end" }, text);
   const label = `Free energy ${say(whole)} nats: distortion ${say(distortion)} and rate ${say(rate)}; the rate is cross-entropy ${say(cross)} less entropy ${say(entropy)}.`;
@@ -49,25 +49,42 @@ export function sums({ distortion, rate, cross_entropy: cross, entropy }) {
     row(2, "distortion"), ...bar(2, 0, distortion, "distortion"),
     row(22, "+ rate"), ...bar(22, distortion, whole, "rate"),
     row(48, "cross-entropy"), ...bar(48, distortion, distortion + cross, "rate"),
-    row(68, "− entropy"), ...bar(68, distortion + cross, whole, "entropy"),
+    row(68, "− entropy"), ...bar(68, distortion + cross, whole, "entropy", entropy),
     s("line", { class: "mark", x1: x(whole), x2: x(whole), y1: 0, y2: 90 }),
     ...axis(x, 92, low, high),
   );
 }
 
-/** Counts of held-out scores, and where one score lies among them. */
-export function histogram({ edges, counts }, mark = null, words = "this input") {
-  const low = Math.min(edges[0], mark ?? edges[0]);
-  const high = Math.max(edges.at(-1), mark ?? edges.at(-1));
+/** Values in bins of one width, as the gallery has free energies. */
+export function binned(values, bins = 60) {
+  const low = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  const width = (high - low || 1) / bins;
+  const counts = new Array(bins).fill(0);
+  for (const value of values) counts[Math.min(bins - 1, Math.floor((value - low) / width))] += 1;
+  return { edges: Array.from({ length: bins + 1 }, (_, i) => low + i * width), counts };
+}
+
+/** Counts of held-out scores, and where one score lies among them; one that is far out is at the edge, with an arrow. */
+export function histogram({ edges, counts }, mark = null, { name = "Free energy", unit = " nats", words = "this input" } = {}) {
+  const span = edges.at(-1) - edges[0];
+  const reach = [edges[0] - span / 2, edges.at(-1) + span / 2];
+  const place = mark === null ? null : Math.min(reach[1], Math.max(reach[0], mark));
+  const low = Math.min(edges[0], place ?? edges[0]);
+  const high = Math.max(edges.at(-1), place ?? edges.at(-1));
   const x = scale(low, high, 6, WIDTH - 6);
   const y = scale(0, Math.max(...counts, 1), 118, 24);
-  const bars = counts.map((count, i) => s("rect", { class: "bar", x: x(edges[i]), width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 0.5), y: y(count), height: 118 - y(count) }, s("title", {}, `${say(edges[i])} to ${say(edges[i + 1])} nats: ${count}`)));
-  const label = `Free energies of held-out inputs, from ${say(edges[0])} to ${say(edges.at(-1))} nats${mark === null ? "" : `; this input has ${say(mark)}`}.`;
-  const left = mark !== null && x(mark) > WIDTH / 2;
-  const marked = mark === null ? [] : [
-    s("line", { class: "mark", x1: x(mark), x2: x(mark), y1: 4, y2: 118 }),
-    s("text", { class: "marked", x: x(mark) + (left ? -6 : 6), y: 14, "text-anchor": left ? "end" : "start" }, words),
-  ];
+  const bars = counts.map((count, i) => s("rect", { class: "bar", x: x(edges[i]), width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 0.5), y: y(count), height: 118 - y(count) }, s("title", {}, `${say(edges[i])} to ${say(edges[i + 1])}${unit}: ${count}`)));
+  const label = `${name} of held-out inputs, from ${say(edges[0])} to ${say(edges.at(-1))}${unit}${mark === null ? "" : `; this input has ${say(mark)}`}.`;
+  const marked = [];
+  if (mark !== null) {
+    const left = x(place) > WIDTH / 2;
+    const far = place === mark ? "" : `, far out at ${say(mark)}`;
+    const text = left ? `${words}${far}${far && " →"}` : `${far && "← "}${words}${far}`;
+    marked.push(
+      s("line", { class: "mark", x1: x(place), x2: x(place), y1: 4, y2: 118 }),
+      s("text", { class: "marked", x: x(place) + (left ? -6 : 6), y: 14, "text-anchor": left ? "end" : "start" }, text));
+  }
   return frame(136, label, ...bars, ...marked, ...axis(x, 120, low, high));
 }
 

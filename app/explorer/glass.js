@@ -3,7 +3,7 @@
 import { call, json } from "./api.js";
 import { attempt, formula, h, say, why } from "./dom.js";
 import { RAMP, paintMap } from "./pictures.js";
-import { gaussians, histogram, sums, bars } from "./charts.js";
+import { bars, binned, gaussians, histogram, sums } from "./charts.js";
 import { drawing } from "./draw.js";
 
 const FIRST = 32; // dimensions that are shown at once
@@ -23,7 +23,7 @@ export function glass(room, model, { take, put }) {
         if (source.file?.type && !source.file.type.startsWith("image/")) throw new Error(`${source.name ?? "This file"} is no picture.`);
         const found = await examine(model, source);
         if (mine !== turn) return; // something else has been put there since
-        put(source.index ?? null);
+        put(source.index ?? null, found.mean, heading(found, name ?? source.name));
         current = found;
         start.disabled = false;
         result.replaceChildren(...shown(model, found, name ?? source.name ?? null));
@@ -95,21 +95,23 @@ async function examine(model, source) {
   return { x: x[0], rebuilt: rebuilt.outputs[0], mean: q.mean[0], variance: q.variance[0], scores, label, samples };
 }
 
+const heading = ({ label }, name) => [name, label].filter(Boolean).join(", ");
+
 const of = (scores, name) => scores[name]?.[0] ?? null;
 
 function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, name) {
   const F = of(scores, "free_energy");
   const bits = of(scores, "bits_per_dim");
-  const heading = [name, label].filter(Boolean).join(", ");
   return [
-    heading ? h("p", {}, h("span", { id: "here" }, "Here: "), h("strong", {}, heading)) : null,
+    heading({ label }, name) ? h("p", {}, h("span", { id: "here" }, "Here: "), h("strong", {}, heading({ label }, name))) : null,
     ...views(model, x, rebuilt, scores.per_dimension[0]),
     h("h3", {}, "What it costs"),
     h("p", { class: "score" }, h("span", { id: "free-energy", "data-value": F }, say(F)), h("small", {}, " nats of free energy"),
       bits === null ? null : h("small", { id: "bits" }, `, ${say(bits, 3)} bits per dimension`)),
-    h("p", {}, verdict(model, scores)),
+    h("p", { id: "verdict" }, ...[verdict(model, scores)].flat()),
     sums({ distortion: of(scores, "distortion"), rate: of(scores, "rate"), cross_entropy: of(scores, "cross_entropy"), entropy: of(scores, "entropy") }),
-    table(scores),
+    h("p", { class: "small" }, samples === 1 ? "From one draw of z, as the scores on the map: the terms move with the draw more than their sum does." : `From ${samples} draws of z.`),
+    table(scores, samples),
     why("What do these words mean?",
       "Free energy is what it takes to send the input: first a latent, then what the latent does not tell of the input. It is never less than the negative logarithm of the input's probability, so the higher, the less the model expected it.",
       model.card.discrete ? null : "This model gives densities, not probabilities: its nats count from a zero that depends on the units of the data, and may be negative. They compare inputs under this model alone.",
@@ -119,10 +121,10 @@ function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, na
         h("li", {}, h("strong", {}, "Rate"), ": what the latent itself takes. ", formula("KL(Q(z|x), P(z)) = cross-entropy − entropy")),
         h("li", {}, h("strong", {}, "Cross-entropy"), ": the latent under the prior. ", formula("E_Q[nlog P(z)]")),
         h("li", {}, h("strong", {}, "Entropy"), ": how undecided Q is; it is given back. ", formula("H(Q)")),
-        h("li", {}, h("strong", {}, "nlog P(x)"), `: the same ${samples} draws, weighted by their importance, for a bound that is nearer.`),
+        samples > 1 ? h("li", {}, h("strong", {}, "nlog P(x)"), `: the same ${samples} draws, weighted by their importance, for a bound that is nearer.`) : null,
         h("li", {}, h("strong", {}, "Typicality"), ": how far out the input lies when latent, costs and complexity are looked at together. It has no unit, and 0 is usual."))),
     model.gallery ? h("h3", {}, "Beside the held-out inputs") : null,
-    model.gallery ? histogram(model.gallery.histogram, F, scores.p_values ? `this input, ${exact(scores.p_values.free_energy[0])}` : "this input") : null,
+    ...(model.gallery ? beside(model, scores) : []),
     h("h3", {}, "Where Q puts it"),
     ...latents(model, mean, variance),
   ].filter(Boolean);
@@ -132,7 +134,7 @@ function views(model, x, rebuilt, surprise) {
   if (!model.images) {
     return [
       h("h3", {}, "The row, and (marked) what the model makes of it"), bars(model.columns, x, rebuilt, model.card.data),
-      h("p", { class: "small" }, "Bars reach from the mean of each column, in its standard deviations; the numbers are in its own units."),
+      h("p", { class: "small" }, model.units),
       h("h3", {}, "Surprise of each column, in nats"), bars(model.columns, comparable(model, surprise)),
       why("What is the surprise of a column?", "How improbable its value is once the latent is known, averaged over the draws.",
         model.card.discrete ? "The sum over all columns is the distortion."
@@ -164,7 +166,21 @@ const comparable = (model, surprise) => (model.card.discrete ? surprise : surpri
 
 const exact = (value) => `p\u00a0${value < 0.001 ? "<\u00a00.001" : `=\u00a0${value.toPrecision(2)}`}`;
 
-/** How rare such scores are, in words. */
+/** The scores of held-out inputs, and this one's among them; the score for outliers first. */
+function beside(model, scores) {
+  const marked = (name) => (scores.p_values?.[name] ? `this input, ${exact(scores.p_values[name][0])}` : "this input");
+  const { typicality } = model.gallery.scores;
+  const T = of(scores, "typicality");
+  const charts = [h("figure", {}, histogram(model.gallery.histogram, of(scores, "free_energy"), { words: marked("free_energy") }), h("figcaption", {}, "Free energy, nats"))];
+  if (typicality && T !== null) {
+    const chart = h("figure", {}, histogram(binned(typicality), T, { name: "Typicality", unit: "", words: marked("typicality") }), h("figcaption", {}, "Typicality; it has no unit, and more is further out"));
+    if (model.card.anomaly_score === "typicality") charts.unshift(chart);
+    else charts.push(chart);
+  }
+  return charts;
+}
+
+/** How rare such scores are, in words; the score for outliers first. */
 function verdict(model, scores) {
   const { p_values: p, p_values_reason: reason } = scores;
   if (!p) return reason ?? "There is no calibration, so nobody can say how rare that is.";
@@ -173,15 +189,22 @@ function verdict(model, scores) {
   const share = (value) => {
     const count = Math.round(value * (n + 1)) - 1;
     if (count === 0) return "none";
-    return count === n ? "all" : `${count.toLocaleString("en")}`;
+    return count === n ? "all" : count.toLocaleString("en");
   };
-  const parts = [`${share(p.free_energy[0])} cost as much or more (${exact(p.free_energy[0])})`];
-  if (p.typicality) parts.push(`${share(p.typicality[0])} are as untypical (${exact(p.typicality[0])})`);
-  return `Of ${n.toLocaleString("en")} inputs that the model was not fitted to, ${parts.join(", and ")}.`;
+  const verb = (value, one, many) => (share(value) === "1" || share(value) === "none" ? one : many);
+  const parts = [`${share(p.free_energy[0])} ${verb(p.free_energy[0], "costs", "cost")} as much or more (${exact(p.free_energy[0])})`];
+  const T = p.typicality?.[0];
+  if (T !== undefined) {
+    const said = `${share(T)} ${verb(T, "is", "are")} as untypical (${exact(T)})`;
+    if (model.card.anomaly_score === "typicality") parts.unshift(said);
+    else parts.push(said);
+  }
+  const least = Math.min(p.free_energy[0], T ?? 1);
+  return [least < 0.01 ? h("strong", {}, "The model finds this input unusual. ") : null, `Of ${n.toLocaleString("en")} inputs that it was not fitted to, ${parts.join(", and ")}.`];
 }
 
-function table(scores) {
-  const rows = [["Distortion", "distortion"], ["Rate", "rate"], ["Cross-entropy", "cross_entropy"], ["Entropy", "entropy"], ["Standard error", "standard_error"], ["nlog P(x), closer", "nlog_p_x"], ["Typicality, no unit", "typicality"]];
+function table(scores, samples) {
+  const rows = [["Distortion", "distortion"], ["Rate", "rate"], ["Cross-entropy", "cross_entropy"], ["Entropy", "entropy"], ["Standard error", "standard_error"], ...(samples > 1 ? [["nlog P(x), closer", "nlog_p_x"]] : []), ["Typicality, no unit", "typicality"]];
   return h("details", {}, h("summary", {}, "All of it as numbers"), h("table", {}, h("tbody", {},
     ...rows.filter(([, name]) => of(scores, name) !== null).map(([text, name]) => h("tr", {}, h("th", { scope: "row" }, text), h("td", { class: "number" }, say(of(scores, name))))))));
 }

@@ -63,7 +63,7 @@ export function map(room, model, open) {
     legend.replaceChildren(h("li", {}, `${say(low)} `, band, ` ${say(high)}${name === "typicality" ? "" : " nats"}`));
   }
 
-  let [hovered, chosen, from, cursor, sheet] = [null, null, null, null, null];
+  let [hovered, chosen, guest, from, cursor, sheet] = [null, null, null, null, null, null];
   let waiting = false;
   function draw() {
     if (waiting) return;
@@ -103,6 +103,20 @@ export function map(room, model, open) {
       context.arc(x, y, size + 4, 0, 7);
       context.stroke();
     }
+    if (guest) {
+      // At the edge where it lies outside.
+      const [x, y] = view.at(guest).map((at, axis) => Math.min([width, height][axis] - 10, Math.max(10, at)));
+      for (const [colour, line] of [[getComputedStyle(canvas).backgroundColor, 7], [ink, 3]]) {
+        context.strokeStyle = colour;
+        context.lineWidth = line;
+        context.beginPath();
+        for (const way of [1, -1]) {
+          context.moveTo(x - 8, y - 8 * way);
+          context.lineTo(x + 8, y + 8 * way);
+        }
+        context.stroke();
+      }
+    }
     if (from !== null && cursor) {
       const [x, y] = view.at(points[from]);
       context.setLineDash([5, 4]);
@@ -141,10 +155,11 @@ export function map(room, model, open) {
     return [small];
   }
 
-  /** What is under the glass is one of these, or (null) something else. */
-  function mark(i) {
+  /** What is under the glass is one of these, or (null) something else, with this mean of Q and name. */
+  function mark(i, mean, name) {
     chosen = i;
-    said.textContent = i === null ? "" : `Under the glass: ${words(i)}.`;
+    guest = i === null && mean ? model.onMap(mean) : null;
+    said.textContent = i === null ? `Under the glass, and marked by a cross: ${name || "another input"}.` : `Under the glass: ${words(i)}.`;
     draw();
   }
 

@@ -32,9 +32,27 @@ export class Model {
     const what = this.images
       ? `${data.width} × ${data.height} ${data.channels === 1 ? "grey" : "colour"} images`
       : `rows of ${this.columns.length} columns`;
-    const fitted = training && training.samples - (training.held_out ?? 0) - (training.settings?.set_aside ?? 0);
-    const seen = training ? `, fitted to ${fitted.toLocaleString("en")} of ${training.dataset}` : "";
+    const seen = training ? `, fitted to ${this.parts.fitted.toLocaleString("en")} samples of ${training.dataset}` : "";
     return `A variational autoencoder of ${what}${seen}; it describes each by ${latent} numbers.`;
+  }
+
+  /** What bars of columns mean. */
+  get units() {
+    return "Bars reach from the mean of each column, in its standard deviations; the numbers are in its own units.";
+  }
+
+  /** Samples by what the training did with them. */
+  get parts() {
+    const { training: t } = this.card;
+    if (!t) return null;
+    const [held, aside] = [t.held_out ?? 0, t.settings?.set_aside ?? 0];
+    return { fitted: t.samples - held - aside, held, aside };
+  }
+
+  /** Where a mean of Q lies on the map. */
+  onMap(mean) {
+    const { origin, axes } = this.gallery.projection;
+    return axes.map((axis) => axis.reduce((sum, part, i) => sum + part * (mean[i] - origin[i]), 0));
   }
 
   /** Latent dimensions, those that carry most first; in their own order where nobody has measured that. */

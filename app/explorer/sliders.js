@@ -77,7 +77,7 @@ export function sliders(room, model) {
       h("button", { onclick: () => take(latent.map(normal)) }, "Draw from the prior"),
       copyJson, copyCurl),
     h("div", { class: "sliders" },
-      h("figure", { class: "picture" }, view.element, pace),
+      h("figure", { class: "picture" }, view.element, model.images ? null : h("p", { class: "small" }, model.units), pace),
       h("div", {}, h("div", { class: "dials" }, ...first),
         folded(`${rest.length} more that carry less`, rest),
         folded(`${inactive.length} that carry next to nothing`, inactive))));

@@ -23,14 +23,43 @@ def test_a_file_is_scored_as_the_interface_scores_it(look: Look) -> None:
     answer = httpx2.post(f"{seen.address}/{QUERY}", content=BOOT.read_bytes(), headers=headers).json()
     assert seen.under_the_glass() == pytest.approx(answer["free_energy"][0], rel=1e-6)
     text = seen.page.inner_text("#under")
-    rare = f"p\u00a0=\u00a0{answer['p_values']['free_energy'][0]:.2g}"
-    assert rare in text
-    assert rare in seen.page.text_content("#under svg .marked")  # type: ignore[operator]
+    # Free energies and typicalities, each among those of held-out inputs; first the one that tells outliers.
+    assert seen.ask("model").json()["anomaly_score"] == "typicality"
+    marked = seen.page.locator("#under svg .marked").all_text_contents()
+    for name, words in zip(("typicality", "free_energy"), marked, strict=True):
+        rare = f"p\u00a0=\u00a0{answer['p_values'][name][0]:.2g}"
+        assert rare in words
+        assert rare in text
+    entropy = seen.page.locator("#under svg:has-text('entropy') text.value").last
+    assert float(entropy.text_content() or "") == pytest.approx(answer["entropy"][0], rel=1e-3)
+    # One draw makes no bound that is nearer.
+    assert "nlog P(x), closer" not in (seen.page.text_content("#under") or "")
     np.testing.assert_array_equal(pixels(seen, "#under canvas >> nth=0"), np.asarray(Image.open(BOOT).convert("L")))
     seen.page.click("text=All of it as numbers")
     rows = dict(row.split("\t") for row in seen.page.inner_text("#under table").splitlines())
     assert float(rows["Distortion"].replace(",", "")) == pytest.approx(answer["distortion"][0], rel=1e-3)
     assert float(rows["Rate"].replace(",", "")) == pytest.approx(answer["rate"][0], rel=1e-3)
+
+
+def test_what_is_far_out_is_said_to_be_and_does_not_crush_the_rest(look: Look) -> None:
+    seen = look()
+    seen.under_the_glass()
+    before = seen.page.locator("#under svg rect.bar").first.get_attribute("width")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
+    file = io.BytesIO()
+    noise.save(file, "png")
+    seen.page.set_input_files(
+        "input[aria-label='Open a picture']", {"name": "noise.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    )
+    seen.page.wait_for_selector("#under[aria-busy=false] >> text=noise.png")
+    said = seen.page.locator("#under svg .marked").all_text_contents()
+    assert all(re.fullmatch(r"this input, p.*, far out at [\d,.]+ →", words) for words in said), said
+    assert "The model finds this input unusual. Of 5,000 inputs" in seen.page.inner_text("#verdict")
+    assert re.search(
+        r"(none|1) is as untypical \(p\u00a0<\u00a00.001\), and none costs as", seen.page.inner_text("#verdict")
+    )
+    width = seen.page.locator("#under svg rect.bar").first.get_attribute("width")
+    assert float(width or 0) > 0.6 * float(before or 1)
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])

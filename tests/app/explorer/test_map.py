@@ -1,9 +1,11 @@
 """The latent map in a real browser, by mouse and by keys."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.app.explorer.seen import BOOT, Look, Seen, pixels, scored
@@ -18,6 +20,20 @@ def place(seen: Seen, index: int) -> tuple[float, float]:
     unit = 0.94 * min(box["width"] / (high - low)[0], box["height"] / (high - low)[1])
     offset = (points[index] - (low + high) / 2) * unit
     return box["x"] + box["width"] / 2 + offset[0], box["y"] + box["height"] / 2 - offset[1]
+
+
+def lies(seen: Seen, x: Any) -> tuple[float, float]:
+    """Where on the canvas an input lies that is not of the gallery."""
+    projection = seen.ask("model/gallery").json()["projection"]
+    mean = np.array(seen.ask("encode", {"inputs": x.tolist()}).json()["mean"][0])
+    at = np.array(projection["axes"]) @ (mean - projection["origin"])
+    points = np.array(projection["coordinates"])
+    low, high = points.min(0), points.max(0)
+    box = seen.page.locator(".plane > canvas").bounding_box()
+    assert box is not None
+    unit = 0.94 * min(box["width"] / (high - low)[0], box["height"] / (high - low)[1])
+    offset = (at - (low + high) / 2) * unit
+    return box["width"] / 2 + offset[0], box["height"] / 2 - offset[1]
 
 
 def alone(seen: Seen, count: int) -> list[int]:
@@ -46,9 +62,22 @@ def test_the_map_shows_what_a_point_is_and_puts_it_under_the_glass(look: Look) -
     assert seen.under_the_glass() == pytest.approx(gallery["scores"]["free_energy"][index], rel=1e-4)
     thumbnail = pixels(seen, "#under canvas[aria-label*='as the model sees']")
     np.testing.assert_array_equal(thumbnail, np.round(255 * np.array(given[0])).astype(np.uint8))
-    # What the map says is under the glass follows whatever is put there.
+    # What the map says is under the glass follows whatever is put there, and shows where the plane has it.
+    seen.page.mouse.move(5, 5)
+    before = pixels(seen, ".plane > canvas")
     seen.page.set_input_files("input[aria-label='Open a picture']", BOOT)
-    expect(seen.page.locator("#map p[aria-live]")).to_have_text("")
+    said = "Under the glass, and marked by a cross: ankle-boot.png."
+    expect(seen.page.locator("#map p[aria-live]")).to_have_text(said)
+    seen.page.wait_for_timeout(100)
+    changed = np.argwhere(pixels(seen, ".plane > canvas") != before)
+    x, y = lies(seen, np.asarray(Image.open(BOOT).convert("L"))[None] / 255)
+    left, right = place(seen, index)
+    near_cross = np.abs(changed - (y, x)).max(axis=1) < 14
+    box = seen.page.locator(".plane > canvas").bounding_box()
+    assert box is not None
+    near_ring = np.abs(changed - (right - box["y"], left - box["x"])).max(axis=1) < 20
+    assert near_cross.sum() > 50
+    assert (near_cross | near_ring).all()
 
 
 def test_a_walk_from_one_point_to_another(look: Look) -> None:

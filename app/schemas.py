@@ -210,12 +210,15 @@ class Limits(Answer):
 class CalibratedFor(Answer):
     """Scores that have p-values, by how they are made."""
 
-    model_config = example(samples=1, refine=0, seed=0, inputs=5000)
+    model_config = example(samples=1, refine=0, seed=0, inputs=5000, typicality_inputs=2500)
 
     samples: int
     refine: int
     seed: int
     inputs: Annotated[int, Field(description="How many inputs were set aside to compare with.")]
+    typicality_inputs: Annotated[
+        int | None, Field(description="How many of them typicalities are compared with: the others have fitted it.")
+    ]
 
 
 COMPUTED = {"engine": "onnxruntime 1.32.0", "precision": "float32", "error": 7.4e-7}
@@ -248,7 +251,7 @@ class ModelCard(Answer):
         weights=422,
         discrete=True,
         anomaly_score="typicality",
-        calibrations=[{"samples": 1, "refine": 0, "seed": 0, "inputs": 5000}],
+        calibrations=[{"samples": 1, "refine": 0, "seed": 0, "inputs": 5000, "typicality_inputs": 2500}],
         training=None,
         evaluation=None,
         device="cpu",

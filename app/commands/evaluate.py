@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: What is judged of the data of the training itself.
 ONLY = {
-    "set_aside": "Judged are the {:,} samples of it that were set aside; they calibrated the scores, no more.",
-    "held_out": "Judged are the {:,} samples of it that were held out; they chose the epoch, which flatters it.",
+    "set_aside": "Judged are the {:,} samples of it that were set aside: they neither fitted it nor chose its epoch.",
+    "held_out": "Judged are the {:,} samples of it that were held out: they chose its epoch, which flatters it.",
 }
 
 

@@ -51,7 +51,7 @@ function warnings(model) {
   const [first, best, last] = [gallery?.learning?.[0], bestOf(gallery), gallery?.learning?.at(-1)];
   const climbed = best && last.free_energy - best.free_energy;
   if (climbed > 0 && climbed > CLIMBED * (first.free_energy - best.free_energy) && last.train_free_energy < best.train_free_energy) {
-    said.push(`The training went on into overfitting: epoch ${best.epoch} was the best, and is the one that is served.`);
+    said.push(`The training went on into overfitting. It cost time and nothing else: epoch ${best.epoch} was the best, and is the one that is served.`);
   }
   return said;
 }
@@ -83,6 +83,7 @@ function held(e, t) {
     h("p", {}, `${e.samples.toLocaleString("en")} samples of ${e.dataset}: free energy ${say(e.free_energy)} ± ${say(e.free_energy_standard_error)} nats`,
       e.bits_per_dim ? `, ${say(e.bits_per_dim)} ± ${say(e.bits_per_dim_standard_error)} bits per dimension` : "",
       `; nlog P(x) at most ${say(e.nlog_p_x)} nats by ${e.draws} draws.`),
+    e.portion === "held_out" ? h("p", { class: "warn" }, "These samples have chosen its best epoch, which flatters it a little.") : null,
     codecs ? h("p", { class: "small" }, `Other codecs on the same images, bits per dimension: ${codecs}.`) : null,
     detection ? h("div", { class: "wide" }, h("table", {},
       h("caption", { class: "small" }, "How often an outlier scores higher than a test sample (AUROC; 0.5 is chance)"),

@@ -67,7 +67,8 @@ export function binned(values, bins = 60) {
 
 /** Counts of held-out scores, and where one score lies among them; one that is far out is at the edge, with an arrow. */
 export function histogram({ edges, counts }, mark = null, { name = "Free energy", unit = " nats", words = "this input" } = {}) {
-  const span = edges.at(-1) - edges[0];
+  // Where all cost the same, bins have next to no width, and rounding is not far out.
+  const span = Math.max(edges.at(-1) - edges[0], 1e-3 * Math.abs(edges[0]));
   const reach = [edges[0] - span / 2, edges.at(-1) + span / 2];
   const place = mark === null ? null : Math.min(reach[1], Math.max(reach[0], mark));
   const low = Math.min(edges[0], place ?? edges[0]);

@@ -7,6 +7,8 @@ import { bars, binned, gaussians, histogram, sums } from "./charts.js";
 import { drawing } from "./draw.js";
 
 const FIRST = 32; // dimensions that are shown at once
+// Something else has been put there since: neither what this says nor how it fails is of interest any more.
+const OVERTAKEN = new DOMException("overtaken", "AbortError");
 
 /** Builds the room; returns a function that puts something under the glass: {file}, {inputs: 1 x ...} or {index}. */
 export function glass(room, model, { take, put }) {
@@ -22,14 +24,17 @@ export function glass(room, model, { take, put }) {
       try {
         if (source.file?.type && !source.file.type.startsWith("image/")) throw new Error(`${source.name ?? "This file"} is no picture.`);
         const found = await examine(model, source);
-        if (mine !== turn) return; // something else has been put there since
-        put(source.index ?? null, found.mean, heading(found, name ?? source.name));
+        const called = heading(found, name ?? source.name, source.index);
+        const parts = shown(model, found, called);
+        if (mine !== turn) throw OVERTAKEN;
+        put(source.index ?? null, found.mean, called);
         current = found;
         start.disabled = false;
-        result.replaceChildren(...shown(model, found, name ?? source.name ?? null));
+        result.replaceChildren(...parts);
       } catch (error) {
         const before = result.querySelector("#here");
-        if (mine === turn && before) before.textContent = "Still here: ";
+        if (mine !== turn) throw OVERTAKEN;
+        if (before) before.textContent = "Still here: ";
         throw error;
       } finally {
         if (mine === turn) result.setAttribute("aria-busy", "false");
@@ -95,15 +100,15 @@ async function examine(model, source) {
   return { x: x[0], rebuilt: rebuilt.outputs[0], mean: q.mean[0], variance: q.variance[0], scores, label, samples };
 }
 
-const heading = ({ label }, name) => [name, label].filter(Boolean).join(", ");
+const heading = ({ label }, name, index) => [name, label].filter(Boolean).join(", ") || `held-out input ${index}`;
 
 const of = (scores, name) => scores[name]?.[0] ?? null;
 
-function shown(model, { x, rebuilt, mean, variance, scores, label, samples }, name) {
+function shown(model, { x, rebuilt, mean, variance, scores, samples }, called) {
   const F = of(scores, "free_energy");
   const bits = of(scores, "bits_per_dim");
   return [
-    heading({ label }, name) ? h("p", {}, h("span", { id: "here" }, "Here: "), h("strong", {}, heading({ label }, name))) : null,
+    h("p", {}, h("span", { id: "here" }, "Here: "), h("strong", {}, called)),
     ...views(model, x, rebuilt, scores.per_dimension[0]),
     h("h3", {}, "What it costs"),
     h("p", { class: "score" }, h("span", { id: "free-energy", "data-value": F }, say(F)), h("small", {}, " nats of free energy"),
@@ -185,22 +190,20 @@ function verdict(model, scores) {
   const { p_values: p, p_values_reason: reason } = scores;
   if (!p) return reason ?? "There is no calibration, so nobody can say how rare that is.";
   // A p-value is (1 + how many of n) / (n + 1): the least says that there was none.
-  const n = model.protocol.inputs;
-  const share = (value) => {
-    const count = Math.round(value * (n + 1)) - 1;
-    if (count === 0) return "none";
-    return count === n ? "all" : count.toLocaleString("en");
+  const rare = (name, n, one, many) => {
+    const count = Math.round(p[name][0] * (n + 1)) - 1;
+    const who = count === 0 ? "none" : count === n ? "all" : count.toLocaleString("en");
+    return `of ${n.toLocaleString("en")} inputs that it was not fitted to, ${who} ${count < 2 ? one : many} (${exact(p[name][0])})`;
   };
-  const verb = (value, one, many) => (share(value) === "1" || share(value) === "none" ? one : many);
-  const parts = [`${share(p.free_energy[0])} ${verb(p.free_energy[0], "costs", "cost")} as much or more (${exact(p.free_energy[0])})`];
+  const parts = [rare("free_energy", model.protocol.inputs, "costs as much or more", "cost as much or more")];
   const T = p.typicality?.[0];
   if (T !== undefined) {
-    const said = `${share(T)} ${verb(T, "is", "are")} as untypical (${exact(T)})`;
+    const said = rare("typicality", model.protocol.typicality_inputs, "is as untypical", "are as untypical");
     if (model.card.anomaly_score === "typicality") parts.unshift(said);
     else parts.push(said);
   }
   const least = Math.min(p.free_energy[0], T ?? 1);
-  return [least < 0.01 ? h("strong", {}, "The model finds this input unusual. ") : null, `Of ${n.toLocaleString("en")} inputs that it was not fitted to, ${parts.join(", and ")}.`];
+  return [least < 0.01 ? h("strong", {}, "The model finds this input unusual. ") : null, `O${parts.join("; ").slice(1)}.`];
 }
 
 function table(scores, samples) {

@@ -36,7 +36,11 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
             discrete=checkpoint.vae.levels is not None,
             anomaly_score=card.anomaly_score,
             calibrations=[
-                CalibratedFor(**protocol._asdict(), inputs=len(reference.free_energy))
+                CalibratedFor(
+                    **protocol._asdict(),
+                    inputs=len(reference.free_energy),
+                    typicality_inputs=None if reference.typicality is None else len(reference.typicality),
+                )
                 for protocol, reference in references.items()
             ],
             training=card.training.model_dump(mode="json") if card.training else None,

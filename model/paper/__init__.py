@@ -33,6 +33,8 @@ from model.vae import to_tensor
 
 #: Samples on the map, samples of which columns are judged, and those that are looked at one by one.
 ON_MAP, JUDGED, EXTREMES = 4000, 1000, 8
+#: Of fewer samples nothing is said of whether a column is learned.
+FEW = 100
 #: All the pictures that there may be beside a page.
 FILES = (
     "learning_curves.png",
@@ -76,11 +78,21 @@ class Subject:
     @cached_property
     def misses(self) -> tuple[tuple[str, ...], list[float]]:
         """Names of columns, and how far reconstructions of each are off, in its standard deviations; none of images."""
-        vae, data = self.checkpoint.vae, self.checkpoint.vae.config.data
-        if isinstance(data, ImageData):
+        if isinstance(self.checkpoint.vae.config.data, ImageData):
             return (), []
-        judged = looks.look(vae, self.dataset, self.evenly(JUDGED), self.evaluation.free_energy)
-        return looks.misses(judged, data)
+        return looks.misses(self._judged, self.checkpoint.vae.config.data)
+
+    @cached_property
+    def blind(self) -> list[str]:
+        """The columns that their own mean over these samples rebuilds as well; none where too few tell."""
+        if isinstance(self.checkpoint.vae.config.data, ImageData) or self.report.samples < FEW:
+            return []
+        return looks.blind(self._judged, self.checkpoint.vae.config.data)
+
+    @cached_property
+    def _judged(self) -> looks.Look:
+        vae, picks = self.checkpoint.vae, self.evenly(JUDGED)
+        return looks.look(vae, self.dataset, picks, self.evaluation.free_energy)
 
     def evenly(self, count: int) -> list[int]:
         """The indices of so many of the samples, or of all."""
@@ -134,7 +146,7 @@ def html(subject: Subject) -> str:
         f"The model: {config.network.name} for {config.data.describe()}, latent {config.latent}, "
         f"{config.likelihood.name} likelihood; made {card.created}, digest {subject.checkpoint.digest[:16]}.",
     )
-    found = [*words.warnings(report, subject.records, card), *words.unlearned(*subject.misses)]
+    found = [*words.warnings(report, subject.records, card), *words.unlearned(subject.blind)]
     first = _tiles(report) + "".join(page.warning(*one) for one in found)
     sections = [
         ("figures", "Figures", _figures(report)),
@@ -166,12 +178,12 @@ def _learning(subject: Subject) -> str:
     records = list(subject.records)
     if not records:
         return page.paragraph("The records of the training are not with this model.")
-    best = min(records, key=lambda record: record.free_energy)
+    best, own = min(records, key=lambda record: record.free_energy), subject.report.portion == "held_out"
     said = (
         f"Free energy by epoch; held out, it is lowest after epoch {best.epoch}, with {number(best.free_energy)} nats. "
-        "The samples held out there chose the epoch, and are not those of this report. In training it is the mean over "
-        "an epoch's batches, with the weights of their time, and so starts higher. The first epochs may lie above the "
-        "frame."
+        f"The samples held out there chose the epoch, and {'are' if own else 'are not'} those of this report. In "
+        "training it is the mean over an epoch's batches, with the weights of their time, and so starts higher. The "
+        "first epochs may lie above the frame."
     )
     terms = (
         "Distortion and rate of held-out samples by epoch: what is not said by the latent, and what the latent says."
@@ -259,9 +271,13 @@ def _extremes(subject: Subject) -> str:
         "Each image, its reconstruction, and the surprise of each pixel: nlog P(x|z), the brighter the more. Below, "
         "the sample's name or number in the data, and its free energy."
         if isinstance(data, ImageData)
-        else "Of each row, the columns that surprise most: nlog P(x|z) in nats, with a column's standard deviation as "
-        "its unit, so that columns can be compared. Above, the free energy of the row, in the data's own units."
+        else "Of each row, the columns that surprise most: nlog P(x|z) in nats. Above, the free energy of the row."
     )
+    if vae.config.data.kind == "vector" and vae.config.likelihood.name == "gaussian":
+        how += (
+            " The surprise of a column has its standard deviation as unit, so that columns can be compared; the free "
+            "energy is in the data's own units."
+        )
     parts = [page.paragraph(how)]
     for heading, indices in zip(("Most surprising", "Least surprising"), subject.extremes(), strict=True):
         seen = looks.look(vae, subject.dataset, indices, free_energy)

@@ -19,6 +19,8 @@ from model.vae import VAE, to_tensor
 Array = NDArray[Any]
 #: Columns of a table that are shown, and of the costliest of a sample.
 COLUMNS, COSTLIEST = 40, 5
+#: How little better than the mean of a column the model may rebuild it, to know nothing of it.
+BLIND = 0.95
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,13 @@ def misses(seen: Look, data: VectorData) -> tuple[tuple[str, ...], list[float]]:
     """Names of columns, and by how many of its standard deviations the reconstruction of each is off."""
     off = (seen.x - seen.rebuilt).astype(np.float64) / np.array(data.std)
     return data.columns[:COLUMNS], np.sqrt(np.square(off).mean(axis=0))[:COLUMNS].tolist()
+
+
+def blind(seen: Look, data: VectorData) -> list[str]:
+    """The columns, all of them considered, that their mean over these samples rebuilds nearly as well as the model."""
+    x = seen.x.astype(np.float64)
+    off, spread = (np.sqrt(np.square(misses).mean(axis=0)) for misses in (x - seen.rebuilt, x - x.mean(axis=0)))
+    return [name for name, here in zip(data.columns, (off >= BLIND * spread) & (spread > 0), strict=True) if here]
 
 
 @torch.inference_mode()

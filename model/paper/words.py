@@ -9,8 +9,6 @@ from model.training import Record
 
 #: The share of scales at their floor, and of the whole descent that held-out free energy climbs back, to be warned of.
 HELD_UP, CLIMBED = 0.05, 0.02
-#: Standard deviations of a column by which reconstructions are off where the model knows nothing of it.
-BLIND = 0.95
 #: Standard errors by which this data may cost more than what was held out in training.
 FAR = 5
 
@@ -183,15 +181,14 @@ def _used(report: Report) -> list[Alarm]:
                 "train with --set-aside.",
             )
         ]
-    if report.portion == "set_aside" and any(
-        "typicality" in by for one in report.detection for by in one.auroc.values()
-    ):
+    areas = [by for one in report.detection for by in one.auroc.values()]
+    touched = [name for name in ("typicality", "free_energy_two_sided") if any(name in by for by in areas)]
+    if report.portion == "set_aside" and touched:
         return [
             Alarm(
-                "Typicality was calibrated on these very samples",
-                "They are what the training set aside, and typicality (how far out a sample lies when its latent, its "
-                "costs and its complexity are looked at together) is measured from them: it tells "
-                "outliers from them a little better than from data that is new. All other figures hold as they are.",
+                f"These very samples have calibrated {' and '.join(touched)}",
+                "They are what the training set aside, and such scores are measured from theirs: they tell outliers "
+                "from them a little better than from data that is new. Other figures are not touched by that.",
             )
         ]
     return []
@@ -211,16 +208,15 @@ def _shifted(report: Report, card: Card) -> list[Alarm]:
     ]
 
 
-def unlearned(names: Sequence[str], misses: Sequence[float]) -> list[Alarm]:
-    """Columns, with how far reconstructions of each are off, of which the model knows nothing."""
-    blind = [name for name, off in zip(names, misses, strict=True) if off >= BLIND]
-    if not blind:
+def unlearned(columns: Sequence[str]) -> list[Alarm]:
+    """Columns of which the model knows nothing, where there are any."""
+    if not columns:
         return []
-    shown = ", ".join(blind[:5]) + (f" and {len(blind) - 5} more" if len(blind) > 5 else "")
+    shown = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
     return [
         Alarm(
-            f"Nothing is learned of {len(blind)} of {len(names)} columns",
-            f"The mean of the column would rebuild {shown} as well. Either nothing else tells of it, so that there is "
-            "nothing to learn, or the latent is too small for it.",
+            f"Nothing is learned of {len(columns)} column{'s' if len(columns) > 1 else ''}",
+            f"Its mean over these samples would rebuild each of these as well: {shown}. Either nothing else tells of "
+            "it, so that there is nothing to learn, or the latent is too small for it.",
         )
     ]

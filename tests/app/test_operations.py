@@ -40,6 +40,8 @@ def test_the_card_says_which_scores_have_p_values(serving_calibrated: Serving) -
     client = serving_calibrated("table-mlp-gaussian")
     card = ModelCard.model_validate(client.get("/model").json())
     assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in PROTOCOLS]
+    # One half fits typicality, the other is what typicalities are compared with.
+    assert [c.typicality_inputs for c in card.calibrations] == [60] * len(PROTOCOLS)
     assert card.anomaly_score == "typicality"
     for known in card.calibrations:
         query = f"samples={known.samples}&refine={known.refine}&seed={known.seed}"

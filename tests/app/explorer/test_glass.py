@@ -9,7 +9,7 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.app.explorer.seen import BOOT, QUERY, Look, pixels, scored
 
@@ -54,9 +54,10 @@ def test_what_is_far_out_is_said_to_be_and_does_not_crush_the_rest(look: Look) -
     seen.page.wait_for_selector("#under[aria-busy=false] >> text=noise.png")
     said = seen.page.locator("#under svg .marked").all_text_contents()
     assert all(re.fullmatch(r"this input, p.*, far out at [\d,.]+ →", words) for words in said), said
-    assert "The model finds this input unusual. Of 5,000 inputs" in seen.page.inner_text("#verdict")
-    assert re.search(
-        r"(none|1) is as untypical \(p\u00a0<\u00a00.001\), and none costs as", seen.page.inner_text("#verdict")
+    told = seen.page.inner_text("#verdict").replace("\u00a0", " ")
+    assert told == (
+        "The model finds this input unusual. Of 2,500 inputs that it was not fitted to, none is as untypical "
+        "(p < 0.001); of 5,000 inputs that it was not fitted to, none costs as much or more (p < 0.001)."
     )
     width = seen.page.locator("#under svg rect.bar").first.get_attribute("width")
     assert float(width or 0) > 0.6 * float(before or 1)
@@ -111,6 +112,38 @@ def test_a_digit_that_is_drawn(look: Look) -> None:
     expect(seen.page.locator("#free-energy")).not_to_have_attribute("data-value", before)
     assert seen.under_the_glass() == pytest.approx(empty, rel=1e-6)
     assert pixels(seen, ".draw canvas").max() == pixels(seen, "#under canvas >> nth=0").max() == 0
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_comes_late_is_of_no_interest_any_more(fails: bool, look: Look) -> None:
+    seen = look()
+    seen.under_the_glass()
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.fallback()
+        else:
+            held.append(route)
+
+    seen.page.route(re.compile("reconstruct"), hold_the_first)
+    seen.page.set_input_files("input[aria-label='Open a picture']", BOOT)
+    while not held:
+        seen.page.wait_for_timeout(10)
+    (late,) = held
+    if fails:  # the late one fails, when the next has been shown
+        seen.page.click("text=Pick a held-out one")
+        seen.page.wait_for_selector("#under[aria-busy=false]")
+        late.fulfill(status=500, json={"detail": "it failed, late"})
+    else:  # the late one is answered, when the next has failed
+        seen.page.set_input_files(
+            "input[aria-label='Open a picture']", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+        )
+        seen.page.wait_for_selector("#alerts .alert")
+        late.continue_()
+    seen.page.wait_for_timeout(500)
+    assert "ankle-boot.png" not in seen.page.inner_text("#under")
+    assert seen.page.locator("#alerts .alert").count() == (0 if fails else 1)
 
 
 def test_an_alert_stays_until_the_same_succeeds(look: Look) -> None:

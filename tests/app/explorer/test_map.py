@@ -68,7 +68,8 @@ def test_the_map_shows_what_a_point_is_and_puts_it_under_the_glass(look: Look) -
     seen.page.set_input_files("input[aria-label='Open a picture']", BOOT)
     said = "Under the glass, and marked by a cross: ankle-boot.png."
     expect(seen.page.locator("#map p[aria-live]")).to_have_text(said)
-    seen.page.wait_for_timeout(100)
+    # The canvas follows in the next frame.
+    seen.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     changed = np.argwhere(pixels(seen, ".plane > canvas") != before)
     x, y = lies(seen, np.asarray(Image.open(BOOT).convert("L"))[None] / 255)
     left, right = place(seen, index)

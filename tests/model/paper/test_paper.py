@@ -264,6 +264,19 @@ class TestLooks:
         np.testing.assert_allclose(looked[1].x, looked[0].x * factor, rtol=1e-5)
         np.testing.assert_allclose(looked[1].nlog, looked[0].nlog, rtol=1e-4, atol=1e-4)
 
+    def test_a_column_is_blind_where_its_own_mean_would_do_as_well(self) -> None:
+        """Over these very samples: data that lies elsewhere is not data of which nothing was learned."""
+        x = np.random.default_rng(0).normal(50, 3, (200, 60))
+        rebuilt = x + np.random.default_rng(1).normal(0, 0.5, x.shape)
+        rebuilt[:, [0, 55]] = x[:, [0, 55]].mean(axis=0)
+        x[:, 7], rebuilt[:, 7] = 4, 4  # never varies
+        seen = looks.Look([""] * 200, np.zeros(200), x, rebuilt, x)
+        data = VectorData(columns=tuple(f"c{i}" for i in range(60)), mean=(0.0,) * 60, std=(1.0,) * 60)
+        assert looks.blind(seen, data) == ["c0", "c55"]
+
+    def test_nothing_is_said_of_columns_by_few_rows(self, loaded: Load) -> None:
+        assert subject(loaded(TABLE), TABLE).blind == []
+
     def test_a_sample_of_a_part_of_a_folder_goes_by_its_name_in_it(self, tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
             Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")

@@ -137,18 +137,20 @@ def test_samples_that_the_training_has_used_are_warned_of() -> None:
     usual = titles()
     assert titles(portion="held_out") - usual == {"These samples have chosen the model"}
     assert titles(portion="set_aside", detection=[plain]) == usual
-    assert titles(portion="set_aside", detection=[typical]) - usual == {
-        "Typicality was calibrated on these very samples"
-    }
+    assert titles(portion="set_aside", detection=[typical]) - usual == {"These very samples have calibrated typicality"}
     assert titles(detection=[typical]) == usual
+    both = replace(typical, auroc={"noise": {"typicality": 0.5}, "flips": {"free_energy_two_sided": 0.5}})
+    assert titles(portion="set_aside", detection=[both]) - usual == {
+        "These very samples have calibrated typicality and free_energy_two_sided"
+    }
 
 
 def test_columns_of_which_nothing_is_learned_are_named() -> None:
-    (alarm,) = unlearned(("age", "height", "weight"), [1.02, 0.3, 0.949])
-    assert alarm.title == "Nothing is learned of 1 of 3 columns" and "rebuild age as well" in alarm.text
-    (alarm,) = unlearned(tuple("abcdefgh"), [1.0] * 8)
-    assert "a, b, c, d, e and 3 more" in alarm.text
-    assert unlearned(("age",), [0.5]) == unlearned((), []) == []
+    (alarm,) = unlearned(["age"])
+    assert alarm.title == "Nothing is learned of 1 column" and "as well: age." in alarm.text
+    (alarm,) = unlearned(list("abcdefgh"))
+    assert alarm.title == "Nothing is learned of 8 columns" and "a, b, c, d, e and 3 more" in alarm.text
+    assert unlearned([]) == []
 
 
 @pytest.mark.parametrize(

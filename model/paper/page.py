@@ -40,7 +40,7 @@ img + img { margin-top: .15rem; }
 .row img + img { margin: 0; }
 .scroll { overflow-x: auto; }
 .scroll caption span { display: block; position: sticky; left: 0; max-width: min(46rem, calc(100vw - 2rem)); }
-ul { max-width: 46rem; padding-left: 1.2rem; margin: .5rem 0; }
+.terms { max-width: 46rem; padding-left: 1.2rem; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .9rem; min-width: min(100%, 24rem); }
 caption { text-align: left; color: var(--quiet); padding: .25rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -108,9 +108,8 @@ def paragraph(text: str) -> str:
 
 def terms(pairs: Iterable[tuple[str, str]]) -> str:
     """Words and what they mean."""
-    return (
-        f"<ul>{''.join(f'<li><strong>{escape(word)}</strong>: {escape(meaning)}</li>' for word, meaning in pairs)}</ul>"
-    )
+    items = "".join(f"<li><strong>{escape(word)}</strong>: {escape(meaning)}</li>" for word, meaning in pairs)
+    return f'<ul class="terms">{items}</ul>'
 
 
 def tiles(values: Iterable[tuple[str, str]]) -> str:

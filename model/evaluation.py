@@ -35,9 +35,9 @@ WORST = 10
 
 @dataclass(frozen=True)
 class Report:
-    """What `vae evaluate` says. `samples` counts the inputs, `draws` those of z for each; `portion` names
-    what the samples are of the data of the training, None where they are other data. `rate` is exact, and `distortion`
-    what is left of `free_energy`.
+    """What `vae evaluate` says. `samples` counts the inputs, `draws` those of z for each; `portion` says which part of
+    the data of the training the samples are, None where they are other data. `rate` is exact, and `distortion` what is
+    left of `free_energy`.
     """
 
     dataset: str

@@ -1,7 +1,8 @@
 """Data with structure, small enough to train on in a second, and models whose answers are known."""
 
 import math
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import noise
+from model import checkpoint, noise
 from model.calibration import Scored
+from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Provenance
 from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
 from model.errors import VAEError
@@ -26,6 +28,8 @@ from tests.conftest import GREY
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 DIMS, LATENT = 6, 3
+#: The model whose folder is spoiled.
+SAVED = "grey-mlp-discretized"
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -35,6 +39,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(saved: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A saved model to spoil."""
+    shutil.copytree(saved(SAVED), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def reseal(folder: Path, **changed: bytes) -> None:
+    """Replace files and make the digests fit: what a stranger's folder may hold."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
+    places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION, "gallery": GALLERY}
+    files |= {places[key]: data for key, data in changed.items()}
+    for name, data in {**files, SUMS: checkpoint._sums(files)}.items():
+        (folder / name).write_bytes(data)
+
+
+def provenance(**changes: Any) -> Provenance:
+    """Where some model comes from."""
+    plain: dict[str, Any] = {
+        "dataset": "x.npy",
+        "dataset_sha256": "0" * 64,
+        "samples": 10,
+        "held_out": 1,
+        "command": "vae train x.npy",
+        "settings": {},
+        "epoch": 2,
+        "seconds": 1.5,
+        "machine": "a machine",
+        "versions": {"torch": "2"},
+        "held_out_scores": {},
+    }
+    return Provenance(**plain | changes)
 
 
 class Memory(Dataset):

@@ -20,7 +20,7 @@ from model.recipe import (
     judges,
     unseen,
 )
-from tests.model.conftest import Memory, refusal, rows, stripes
+from tests.model.conftest import Memory, provenance, refusal, rows, stripes
 
 
 def plan(dataset: Memory, **wishes: Any) -> tuple[Recipe, Split]:
@@ -132,18 +132,11 @@ class TestJudges:
 
     def trained(self, data: Memory, **settings: Any) -> Provenance:
         recipe, _ = plan(data, settings={"epochs": 1, **settings})
-        return Provenance(
-            dataset=recipe.dataset,
+        return provenance(
             dataset_sha256=recipe.dataset_sha256,
             samples=recipe.samples,
             held_out=recipe.settings.held_out,
-            command="",
             settings=recipe.settings.model_dump(),
-            epoch=1,
-            seconds=1.0,
-            machine="",
-            versions={},
-            held_out_scores={},
         )
 
     def test_of_the_data_of_the_training_what_was_set_aside(self) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from model import detection
-from model.checkpoint import Card, Provenance
+from model.checkpoint import Card
 from model.detection import Detection
 from model.evaluation import Report, evaluate
 from model.paper import words
 from model.paper.words import figures, overfits, short, unlearned, warnings
 from model.training import Record
 from tests.conftest import CONFIGS, build
-from tests.model.conftest import Memory, rows, stripes
+from tests.model.conftest import Memory, provenance, rows, stripes
 
 CARD = Card(name="x", created="2024-01-01")
 RECORD = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
@@ -27,19 +27,7 @@ def report(name: str, **changes: Any) -> Report:
 
 def trained(free_energy: float | None) -> Card:
     """The card of a model that had this on the data held out in training."""
-    training = Provenance(
-        dataset="x.npy",
-        dataset_sha256="0" * 64,
-        samples=10,
-        held_out=1,
-        command="vae train x.npy",
-        settings={},
-        epoch=2,
-        seconds=1.5,
-        machine="a machine",
-        versions={},
-        held_out_scores={"free_energy": free_energy},
-    )
+    training = provenance(held_out_scores={"free_energy": free_energy})
     return CARD.model_copy(update={"training": training})
 
 

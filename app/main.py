@@ -18,22 +18,23 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import errors, openapi
-from app.bodies import Bodies, Room
-from app.devices import choose_device, give_back_memory, set_threads
-from app.engine import Engine
-from app.frame import Frame
-from app.keys import Keys, read_keys
-from app.lifecycle import end_when_stuck, signals
-from app.metrics import Metrics
-from app.routes.free_energy import FREE_ENERGY
-from app.routes.gallery import GALLERY, GALLERY_INPUT
-from app.routes.latents import DECODE, ENCODE, RECONSTRUCT, SAMPLE
-from app.routes.operations import LIVE, METRICS, MODEL, READY, RELOAD
-from app.runtime import Runtime
-from app.service import Process, Service
+from app.api import openapi
+from app.api import problems as errors
+from app.api.bodies import Bodies, Room
+from app.api.gallery import GALLERY, GALLERY_INPUT
+from app.api.keys import Keys, read_keys
+from app.api.latents import DECODE, ENCODE, RECONSTRUCT, SAMPLE
+from app.api.model import LIVE, METRICS, MODEL, READY, RELOAD
+from app.api.scores import FREE_ENERGY
+from app.api.state import Process, Service
+from app.inference.backends import Runtime
+from app.inference.devices import choose_device, give_back_memory, set_threads
+from app.inference.engine import Engine
+from app.middleware.frame import Frame
+from app.observability.metrics import Metrics
+from app.observability.tracing import Traces
+from app.server.signals import end_when_stuck, signals
 from app.settings import ADMIN_KEYS, API_KEYS, Settings
-from app.tracing import Traces
 from app.version import VERSION
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -145,7 +146,11 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     if origins:
         app.frame.origins = True
         app.entrance = CORSMiddleware(
-            app.frame, origins, ["GET", "POST"], ["*"], expose_headers=["X-Model-Digest", "X-Request-ID", "Retry-After"]
+            app.frame,
+            origins,
+            ["GET", "POST"],
+            ["*"],
+            expose_headers=["X-Model-Digest", "X-Request-ID", "Retry-After"],
         )
     # First in the table: the documentation's routes, which FastAPI has put there, can wait.
     app.router.routes[:0] = [operation.route() for operation in OPERATIONS]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app import logs
+from app.observability import logs
 from model.config import explain
 from model.errors import ConfigError
 
@@ -15,7 +15,7 @@ PrecisionName = Literal["float32", "bfloat16"]
 PREFIX = "VAE_"
 #: Keys of clients, and of administrators; or with _FILE behind it, where they are. No settings: nothing shows them.
 API_KEYS, ADMIN_KEYS = "VAE_API_KEYS", "VAE_ADMIN_KEYS"
-#: Read by `app.keys`, and by `model.datasets`.
+#: Read by `app.api.keys`, and by `model.datasets`.
 ELSEWHERE = frozenset({"VAE_DATA", *(name + end for name in (API_KEYS, ADMIN_KEYS) for end in ("", "_FILE"))})
 
 

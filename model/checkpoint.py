@@ -22,13 +22,14 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from model import calibration, files, gallery
-from model.calibration import Calibration
-from model.complexity import measures
+from model import files, gallery
 from model.config import Frozen, ModelConfig, explain
 from model.errors import CalibrationError, CheckpointError
 from model.gallery import Gallery, OnDisk
-from model.typicality import LATENT_COMPONENTS
+from model.scoring import calibration
+from model.scoring.calibration import Calibration
+from model.scoring.complexity import measures
+from model.scoring.typicality import LATENT_COMPONENTS
 from model.vae import VAE
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "SHA256SUMS"

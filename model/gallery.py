@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from model.calibration import Calibration, Protocol
 from model.config import Finite, Frozen, ImageData, ModelConfig
 from model.errors import CheckpointError, DataError
 from model.projection import Plane
-from model.scoring import Part, active_units, in_batches, score
+from model.scoring.calibration import Calibration, Protocol
+from model.scoring.score import Part, active_units, in_batches, score
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -40,7 +40,7 @@ ALWAYS = SCORES[:5]
 
 
 class Epoch(Frozen):
-    """One epoch of the training, as `model.training.Record` says."""
+    """One epoch of the training, as `model.training.loop.Record` says."""
 
     epoch: int
     free_energy: Finite

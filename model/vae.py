@@ -1,6 +1,6 @@
 """The variational autoencoder: a prior, an encoder that returns Q(z|x), a decoder that returns P(x|z).
 
-Nothing here is an objective: `model.free_energy` takes these distributions and scores them.
+Nothing here is an objective: `model.scoring.free_energy` takes these distributions and scores them.
 """
 
 from typing import Any

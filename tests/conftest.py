@@ -19,8 +19,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from app.main import create_app  # noqa: E402
 from app.settings import Settings  # noqa: E402
-from model import gallery, scoring  # noqa: E402
-from model.calibration import Calibration, Protocol  # noqa: E402
+from model import gallery  # noqa: E402
 from model.checkpoint import Card, Checkpoint, load, save, save_calibration, save_gallery  # noqa: E402
 from model.config import (  # noqa: E402
     BernoulliLikelihood,
@@ -32,6 +31,8 @@ from model.config import (  # noqa: E402
     ModelConfig,
     VectorData,
 )
+from model.scoring import score as scoring  # noqa: E402
+from model.scoring.calibration import Calibration, Protocol  # noqa: E402
 from model.vae import VAE  # noqa: E402
 
 GREY = ImageData(height=8, width=8)

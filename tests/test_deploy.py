@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.app.commands.test_serve import served
+from tests.app.cli.test_serve import served
 from tests.containers import COMPOSE, free_port, run
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ def port() -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number: int = free.getsockname()[1]
-    command = [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", str(number)]
+    command = [sys.executable, "-c", "from app.cli.main import main; main()", "serve", "--port", str(number)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
@@ -52,7 +52,7 @@ def folder(port: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_blocks_to_run() -> None:
     assert len(BLOCKS) == 5
-    assert README.index("make serve") < README.index("curl") < README.index("## The files")
+    assert README.index("make serve") < README.index("curl")
 
 
 def picture(path: Path) -> Image.Image:
@@ -88,7 +88,7 @@ def test_the_commands_of_the_console_blocks_exist() -> None:
             assert f"\n{target[1]}:" in makefile
         if command := re.match(r"\$ .venv/bin/vae (\S+)", line):
             said = subprocess.run(
-                [sys.executable, "-c", "from app.cli import main; main()", command[1], "--help"],
+                [sys.executable, "-c", "from app.cli.main import main; main()", command[1], "--help"],
                 capture_output=True,
                 text=True,
                 check=True,

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.calibration import Protocol
 from model.checkpoint import PRETRAINED, WEIGHTS, load
 from model.datasets import GARMENTS, Dataset, open_dataset
 from model.errors import DataError
-from model.evaluation import evaluate
-from model.recipe import Split
-from model.scoring import score
+from model.report.evaluation import evaluate
+from model.scoring.calibration import Protocol
+from model.scoring.score import score
+from model.training.config import Split
 
 MODELS = ("fashion-mnist", "fashion-mnist-mlp")
 every = pytest.mark.parametrize("name", MODELS)

@@ -7,9 +7,9 @@ import numpy as np
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.codecs.expect import Expect, Floats
-from app.codecs.pictures import FORMATS, Pixels, from_picture
-from app.errors import Invalid, Malformed, TooLarge
+from app.api.problems import Invalid, Malformed, TooLarge
+from app.codecs.images import FORMATS, Pixels, from_picture
+from app.codecs.spec import Expect, Floats
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.errors import NotAcceptable
+from app.api.problems import NotAcceptable
 
 MEDIA = {"json": "application/json", "npz": "application/x-npz", "png": "image/png"}
 

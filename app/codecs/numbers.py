@@ -12,9 +12,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.codecs.expect import Expect, Floats
-from app.codecs.pictures import from_base64
-from app.errors import Invalid, Malformed
+from app.api.problems import Invalid, Malformed
+from app.codecs.images import from_base64
+from app.codecs.spec import Expect, Floats
 
 try:
     import simdjson

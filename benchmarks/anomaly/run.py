@@ -23,7 +23,7 @@ from sklearn.datasets import load_breast_cancer
 
 from model import machine
 from model.datasets import open_dataset
-from model.detection import auroc
+from model.scoring.detection import auroc
 
 HERE = Path(__file__).parent
 SPLITS = 5

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.engine import Calls
-from app.runtime import Runtime
+from app.inference.backends import Runtime
+from app.inference.engine import Calls
 from model import checkpoint
 
 ROWS = (1, 8, 64, 128, 256)

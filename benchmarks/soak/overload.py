@@ -160,7 +160,7 @@ def serving(model: str, core: int, queue_seconds: float) -> Iterator[tuple[int, 
     """Port and process of a service on this core."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from app.cli import main; main()", "serve", model, "--port", str(port)]
+    command = [sys.executable, "-c", "from app.cli.main import main; main()", "serve", model, "--port", str(port)]
     environ = {**os.environ, "VAE_LOG_LEVEL": "error", "VAE_GRACE": "0", "VAE_QUEUE_SECONDS": str(queue_seconds)}
     command = ["taskset", "-c", str(core), *command, "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as service:

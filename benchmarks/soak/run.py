@@ -27,8 +27,8 @@ import numpy as np
 
 from app.version import VERSION
 from model import checkpoint, machine, noise
-from model.free_energy import estimate
 from model.likelihoods import Gaussian
+from model.scoring.free_energy import estimate
 from model.vae import VAE, to_tensor
 
 HERE = Path(__file__).parent
@@ -289,7 +289,15 @@ def main() -> int:
     known = Known.of(checkpoint.load(Path(options.model)).vae)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from app.cli import main; main()", "serve", options.model, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        "from app.cli.main import main; main()",
+        "serve",
+        options.model,
+        "--port",
+        str(port),
+    ]
     environ = {**os.environ, "VAE_LOG_LEVEL": "error", "VAE_GRACE": "0"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as service:
         assert service.stdout is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from app.commands.serve import server_config
+from app.cli.serve import server_config
 from app.main import Application, create_app
 from app.settings import Settings
 from model.checkpoint import Checkpoint

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 
-from app import workers
-from app.batcher import Call
-from app.engine import Calls
+from app.inference.batcher import Call
+from app.inference.engine import Calls
+from app.server import workers
 
 
 def application() -> FastAPI:
-    """As `app.workers.application`, with faults in /encode."""
+    """As `app.server.workers.application`, with faults in /encode."""
     whole, born = Calls.table, time.time()
 
     def table(self: Calls) -> dict[str, Call]:

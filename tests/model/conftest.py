@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import checkpoint, noise
-from model.calibration import Scored
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Provenance
 from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
 from model.errors import VAEError
-from model.free_energy import FreeEnergy
 from model.likelihoods import Gaussian
-from model.training import Training, TrainingSettings
-from model.typicality import Sizes
+from model.scoring.calibration import Scored
+from model.scoring.free_energy import FreeEnergy
+from model.scoring.typicality import Sizes
+from model.training.loop import Training, TrainingSettings
 from model.vae import VAE
 from tests.conftest import GREY
 

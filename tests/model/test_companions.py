@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from model import checkpoint, files
-from model.calibration import Calibration, to_bytes
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Card, load, save, save_card
 from model.errors import CheckpointError
+from model.scoring.calibration import Calibration, to_bytes
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import SAVED, flipped, refusal, reseal
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from model import checkpoint, gallery, scoring
-from model.calibration import Calibration, Protocol
+from model import checkpoint, gallery
 from model.checkpoint import Checkpoint
 from model.errors import CheckpointError, DataError
-from model.evaluation import evaluate
 from model.gallery import OnDisk, from_bytes, make, rejudge, to_bytes
-from model.training import Record
+from model.report.evaluation import evaluate
+from model.scoring import score as scoring
+from model.scoring.calibration import Calibration, Protocol
+from model.training.loop import Record
 from model.vae import to_tensor
 from tests.conftest import CLASSES, CONFIGS, LEARNING, build, reference
 from tests.model.conftest import Array, Memory, flipped, refusal

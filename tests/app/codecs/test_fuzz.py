@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs.expect import Expect, expect_inputs, expect_latents
-from app.codecs.pictures import FORMATS
-from app.codecs.rows import read_rows
-from app.errors import Refusal
+from app.api.problems import Refusal
+from app.codecs.decode import read_rows
+from app.codecs.images import FORMATS
+from app.codecs.spec import Expect, expect_inputs, expect_latents
 from model.config import ImageData, VectorData
 
 COUNT = 100_000

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from app.api.problems import Invalid, Malformed, TooLarge, UnsupportedMedia
+from app.codecs.decode import read_rows
 from app.codecs.multipart import from_multipart
-from app.codecs.rows import read_rows
-from app.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
-from tests.app.codecs.test_pictures import GREY, picture
+from tests.app.codecs.test_images import GREY, picture
 
 TYPE = "multipart/form-data; boundary=xyz"
 

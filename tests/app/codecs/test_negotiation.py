@@ -2,8 +2,8 @@
 
 import pytest
 
+from app.api.problems import NotAcceptable
 from app.codecs.negotiation import choose
-from app.errors import NotAcceptable
 
 ALL = ("json", "npz", "png")
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.problems import Invalid, Malformed, Refusal, TooLarge
 from app.codecs import numbers
-from app.codecs.expect import Expect, expect_inputs, expect_latents
 from app.codecs.numbers import from_json, from_npy
-from app.errors import Invalid, Malformed, Refusal, TooLarge
+from app.codecs.spec import Expect, expect_inputs, expect_latents
 from model.config import ImageData, VectorData
 
 GREY = expect_inputs(ImageData(height=4, width=5), max_rows=8, max_pixels=100)

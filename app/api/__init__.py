@@ -1,0 +1,1 @@
+"""The interface that HTTP clients call: routers, schemas, dependencies, errors as problem+json."""

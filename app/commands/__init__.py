@@ -1,1 +1,0 @@
-"""The commands of `vae`, one module each."""

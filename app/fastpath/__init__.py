@@ -1,0 +1,1 @@
+"""An optional shortcut past ASGI that calls the same endpoint functions."""

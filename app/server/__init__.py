@@ -1,0 +1,1 @@
+"""The server process: uvicorn, workers, signals, limits of connections."""

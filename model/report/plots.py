@@ -1,0 +1,282 @@
+"""Pictures of a run and of a report, drawn with matplotlib (the `train` extra), each a PNG in a folder.
+
+Of a run: learning curves, reconstructions, samples, latents. Of a report: free energies, rate per dimension.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import files, noise
+from model.config import VectorData
+from model.projection import Plane
+from model.report.evaluation import Report
+from model.training.config import Split
+from model.training.loop import Record
+from model.training.run import Run
+from model.vae import VAE, to_tensor
+
+Array = NDArray[Any]
+SHOWN = 16
+#: Names of columns and labels stand as they are: a dollar is no formula.
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 120,
+    "text.parse_math": False,
+}
+
+
+def draw_run(run: Run, split: Split) -> None:
+    """Draw all pictures of a run into its folder, of the averaged weights as they are now.
+
+    Raises:
+        OSError: one cannot be written; it names which.
+    """
+    folder = run.folder / "plots"
+    folder.mkdir(exist_ok=True)
+    vae = run.training.average
+    with mpl.rc_context(STYLE), torch.inference_mode():
+        _save(learning_curves(run.records), folder / "learning_curves.png")
+        shown = to_tensor(split.held_out[:SHOWN], run.recipe.settings.device)
+        _save(reconstructions(vae, shown), folder / "reconstructions.png")
+        _save(samples(vae), folder / "samples.png")
+        few = to_tensor(split.held_out[:4000], run.recipe.settings.device)
+        means = torch.cat([vae.encode(part).mean for part in torch.split(few, 256)]).cpu().numpy()
+        labels = None if split.held_out_labels is None else split.held_out_labels[:4000]
+        _save(latent_map(means, labels), folder / "latents.png")
+
+
+def draw_report(report: Report, free_energy: NDArray[np.float64], folder: Path) -> None:
+    """Draw what a report says: the spread of free energies, and the rate of each latent dimension."""
+    with mpl.rc_context(STYLE):
+        _save(free_energies(report, free_energy), folder / "free_energy.png")
+        _save(rates(report), folder / "rate_per_dimension.png")
+
+
+def free_energies(report: Report, free_energy: NDArray[np.float64]) -> Figure:
+    """A histogram with percentiles, and how many samples cost more than a given free energy, which shows the tail."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_spread(left, report, free_energy)
+    draw_tail(right, free_energy)
+    return figure
+
+
+def draw_spread(axes: Axes, report: Report, free_energy: NDArray[np.float64]) -> None:
+    """A histogram with percentiles."""
+    axes.hist(free_energy, bins=min(80, max(10, len(free_energy) // 20)), color="tab:blue")
+    for percentile in ("5", "50", "95"):
+        value = report.free_energy_percentiles[percentile]
+        axes.axvline(value, color="tab:gray", linewidth=1)
+        axes.annotate(f"{percentile} %", (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
+    # Room above the bars for what the lines are called.
+    axes.set_ylim(top=1.18 * axes.get_ylim()[1])
+    axes.set(xlabel="free energy (nats per sample)", ylabel="samples", title=f"{report.samples:,} held-out samples")
+
+
+def draw_tail(axes: Axes, free_energy: NDArray[np.float64]) -> None:
+    """How many samples cost more than a given free energy."""
+    ordered = np.sort(free_energy)[::-1]
+    axes.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color="tab:blue")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="free energy (nats per sample)", ylabel="share that costs as much or more", title="The tail")
+
+
+def rates(report: Report, active: NDArray[np.bool_] | None = None) -> Figure:
+    """The rate of each latent dimension in falling order; what carries nothing lies at zero."""
+    figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+    draw_rates(figure.subplots(), report, active)
+    return figure
+
+
+def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = None) -> None:
+    """The same on these axes; with `active`, in the same order, inactive dimensions have a colour of their own."""
+    here = np.ones(report.latent, bool) if active is None else active
+    places, heights = np.arange(1, report.latent + 1), np.array(report.rate_per_dimension)
+    axes.bar(places, heights, width=1.0, color=np.where(here, "tab:green", "tab:red"), label="active")
+    if not here.all():
+        # Most of them have bars of no height.
+        axes.plot(places[~here], heights[~here], "x", color="tab:red", markersize=3, label="inactive", clip_on=False)
+    if active is not None:
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], frameon=False)
+    axes.set(
+        xlabel="latent dimension, by rate",
+        ylabel="rate (nats)",
+        title=f"{report.active_units} of {report.latent} dimensions active; {sum(report.rate_per_dimension):.1f} nats",
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def learning_curves(records: list[Record]) -> Figure:
+    """Free energy in training and on held-out samples, and the two terms of the latter, by epoch, in nats."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_course(left, records)
+    draw_terms(right, records)
+    return figure
+
+
+def draw_course(axes: Axes, records: list[Record]) -> None:
+    """Free energy in training and on held-out samples."""
+    epochs = [record.epoch for record in records]
+    axes.plot(epochs, [record.train_free_energy for record in records], label="in training", color="tab:gray")
+    axes.plot(epochs, [record.free_energy for record in records], label="held out", color="tab:blue")
+    values = np.array([(record.train_free_energy, record.free_energy) for record in records])
+    # The first epochs lie so far above the rest that they would flatten all that is worth seeing.
+    low, high = values.min(), np.quantile(values, 0.9)
+    axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
+    axes.set(xlabel="epoch", ylabel="free energy (nats per sample)", title="Free energy")
+    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_terms(axes: Axes, records: list[Record]) -> None:
+    """Distortion and rate on held-out samples."""
+    epochs = [record.epoch for record in records]
+    axes.plot(epochs, [record.distortion for record in records], color="tab:orange")
+    axes.set_ylabel("distortion (nats per sample)", color="tab:orange")
+    twin = axes.twinx()
+    twin.plot(epochs, [record.rate for record in records], color="tab:green")
+    twin.set_ylabel("rate (nats per sample)", color="tab:green")
+    twin.spines["right"].set_visible(True)
+    axes.set(xlabel="epoch", title="Its two terms, held out")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def reconstructions(
+    vae: VAE,
+    x: Float[Tensor, "batch *data"],
+    title: str = "Held-out inputs (above) and their reconstructions (below)",
+) -> Figure:
+    """Held-out samples above the mean of P(x|z) at the mean of their Q."""
+    rebuilt = vae.decode(vae.encode(x).mean).mean
+    if isinstance(vae.config.data, VectorData):
+        return _columns(vae.config.data, {"input": x, "reconstruction": rebuilt}, "Held-out rows and reconstructions")
+    figure = Figure(figsize=(max(4.0, len(x) * 0.62), 1.75), layout="constrained")
+    grid = figure.subplots(2, len(x), squeeze=False)
+    for column, (above, below) in enumerate(zip(x, rebuilt, strict=True)):
+        _show(grid[0, column], above)
+        _show(grid[1, column], below)
+    figure.suptitle(title)
+    return figure
+
+
+def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
+    """The mean of P(x|z) for z from the prior, seed 0."""
+    z = torch.from_numpy(noise.normal(0, (rows * columns, vae.config.latent))).to(vae.origin.device)
+    drawn = vae.decode(z).mean
+    if isinstance(vae.config.data, VectorData):
+        return _columns(vae.config.data, {"sample": drawn}, "Samples: the mean of P(x|z), z from the prior")
+    figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.3), layout="constrained")
+    for axes, picture in zip(figure.subplots(rows, columns).flat, drawn, strict=True):
+        _show(axes, picture)
+    figure.suptitle("Samples: the mean of P(x|z), z from the prior")
+    return figure
+
+
+def principal_plane(means: Array) -> tuple[Array, float]:
+    """Latent means projected on their first two principal axes (n x 2), and the share of variance these hold."""
+    plane = Plane.fit(means)
+    return plane(means), float(plane.explained.sum())
+
+
+def latent_map(
+    means: Array,
+    labels: NDArray[np.int64] | None,
+    names: tuple[str, ...] | None = None,
+    free_energy: NDArray[np.float64] | None = None,
+) -> Figure:
+    """Held-out latent means on their first two principal axes, coloured by label where there are labels, else by free
+    energy where that is given.
+    """
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    draw_map(figure.subplots(), means, labels, names, free_energy)
+    return figure
+
+
+def draw_map(
+    axes: Axes,
+    means: Array,
+    labels: NDArray[np.int64] | None,
+    names: tuple[str, ...] | None = None,
+    free_energy: NDArray[np.float64] | None = None,
+) -> None:
+    """The same on these axes."""
+    plane, share = principal_plane(means)
+    size = float(np.clip(6000 / len(plane), 4, 20))
+    if labels is not None:
+        for index, label in enumerate(np.unique(labels)[:20]):
+            here = plane[labels == label]
+            colour = mpl.colormaps["tab20"](2 * index % 20 + index // 10)
+            called = names[label] if names else str(label)
+            axes.scatter(here[:, 0], here[:, 1], s=size, linewidths=0, color=colour, label=called, rasterized=True)
+        axes.legend(title="label", markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    elif free_energy is not None:
+        # A few wild ones would leave a single colour to all the rest.
+        low, high = np.percentile(free_energy, (1, 99))
+        points = axes.scatter(
+            plane[:, 0], plane[:, 1], s=size, linewidths=0, c=free_energy, vmin=low, vmax=high, rasterized=True
+        )
+        axes.figure.colorbar(points, ax=axes, label="free energy (nats)", extend="both")
+    else:
+        axes.scatter(plane[:, 0], plane[:, 1], s=size, linewidths=0, rasterized=True)
+    axes.set(
+        xlabel="first principal axis",
+        ylabel="second principal axis",
+        title=f"{len(means):,} means of held-out samples ({share:.0%} of their variance)",
+    )
+
+
+def draw_misses(axes: Axes, names: tuple[str, ...], misses: Sequence[float]) -> None:
+    """By column, how far reconstructions are off, in standard deviations of the column."""
+    axes.barh(range(len(names)), misses, color="tab:purple")
+    axes.axvline(1, color="tab:gray", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="root mean square error (standard deviations)", title="How well columns are rebuilt")
+
+
+def _columns(data: VectorData, groups: dict[str, Tensor], title: str) -> Figure:
+    """Rows of a table as lines over the columns, each in its own standard deviations."""
+    names = data.columns[:40]
+    figure = Figure(figsize=(7.0, 1.6 + 0.28 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    shift, unit = np.array(data.mean), np.array(data.std)
+    for (label, values), style in zip(groups.items(), ("-", "--"), strict=False):
+        standard = (values.cpu().numpy() - shift) / unit
+        for index, row in enumerate(standard[:5]):
+            axes.plot(
+                row[: len(names)], range(len(names)), style, color=f"C{index}", label=label if index == 0 else None
+            )
+    axes.set_yticks(range(len(names)), [name if len(name) <= 32 else f"{name[:31]}…" for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="standard deviations from the mean of the column", title=title)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _show(axes: Axes, picture: Float[Tensor, "channels h w"]) -> None:
+    axes.imshow(picture.permute(1, 2, 0).cpu().numpy().squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.axis("off")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    files.write_whole(path, picture.getvalue())

@@ -1,0 +1,1 @@
+"""Scores of inputs: free energy, refinement, typicality, calibration, detection."""

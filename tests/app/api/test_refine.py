@@ -1,0 +1,164 @@
+"""`/free-energy?refine=S` over HTTP: Q fitted to each input before it is scored."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from app.inference import batcher
+from model.checkpoint import Checkpoint
+from model.scoring.calibration import Protocol
+from model.scoring.score import score_batch
+from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
+from tests.conftest import build, client_of
+
+Serving = Callable[[str], TestClient]
+TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
+GREY = "grey-mlp-discretized"
+
+
+def scores(client: TestClient, x: np.ndarray[Any, Any], query: str) -> dict[str, Any]:
+    """The answer for these inputs, lists as arrays."""
+    response = client.post(f"/free-energy?{query}", **npy(x))
+    assert response.status_code == 200, response.text
+    return {key: np.array(value) if isinstance(value, list) else value for key, value in response.json().items()}
+
+
+@every
+def test_scores_are_those_of_the_library_for_the_same_samples_steps_and_seed(serving: Serving, name: str) -> None:
+    x = inputs(name, 7)
+    expected, _ = score_batch(build(name), inside(name, x), Protocol(6, 8, 3))
+    answer = scores(serving(name), x, "samples=6&refine=8&seed=3")
+    assert (answer["samples"], answer["refine"], answer["seed"]) == (6, 8, 3)
+    for key in TERMS:
+        np.testing.assert_allclose(answer[key], getattr(expected.scores, key), rtol=1e-4, atol=1e-3, err_msg=key)
+    assert expected.regret is not None
+    np.testing.assert_allclose(
+        answer["regret"], expected.regret, rtol=1e-4, atol=1e-4 * expected.scores.free_energy.max()
+    )
+
+
+@every
+def test_regret_is_what_the_refined_q_saves_on_the_same_draws(serving: Serving, name: str) -> None:
+    x = inputs(name, 12)
+    before = scores(serving(name), x, "samples=8&seed=1")
+    after = scores(serving(name), x, "samples=8&seed=1&refine=12")
+    assert before["regret"] is None
+    assert before["refine"] == 0
+    np.testing.assert_allclose(after["regret"], before["free_energy"] - after["free_energy"], rtol=1e-5, atol=1e-3)
+    # The draws that score are not those that judged, so a row may lose a little.
+    assert (after["regret"] >= -4 * np.hypot(before["standard_error"], after["standard_error"])).all()
+    assert after["regret"].mean() > 0
+
+
+@every
+def test_the_terms_of_a_refined_q_add_up(serving: Serving, name: str) -> None:
+    answer = scores(serving(name), inputs(name, 5), "samples=5&refine=4")
+    np.testing.assert_allclose(answer["free_energy"], answer["distortion"] + answer["rate"], rtol=1e-12)
+    np.testing.assert_allclose(answer["rate"], answer["cross_entropy"] - answer["entropy"], rtol=1e-12)
+    np.testing.assert_allclose(answer["inference_gap"], answer["free_energy"] - answer["nlog_p_x"], atol=1e-9)
+
+
+@every
+def test_a_refined_score_is_the_same_in_any_company(serving: Serving, name: str) -> None:
+    x = inputs(name, 20)
+    together = scores(serving(name), x, "samples=6&seed=9&refine=10")
+    for i in (0, 13):
+        alone = scores(serving(name), x[i : i + 1], "samples=6&seed=9&refine=10")
+        for key in TERMS:
+            close(alone[key], together[key][i : i + 1], 1e-4)
+        assert alone["regret"] == pytest.approx(together["regret"][i], abs=1e-4 * abs(together["free_energy"][i]))
+    other = scores(serving(name), x[:1], "samples=6&seed=9&refine=11")
+    assert other["free_energy"] != together["free_energy"][0]
+
+
+@pytest.mark.parametrize("name", [GREY, "table-mlp-gaussian"])
+def test_requests_with_other_steps_and_seeds_at_the_same_time_change_nothing(serving: Serving, name: str) -> None:
+    client, x = serving(name), inputs(name, 8)
+    queries = [f"samples={1 + i % 3}&refine={2 * i}&seed={i}" for i in range(8)]
+    alone = [scores(client, x[i : i + 1], query) for i, query in enumerate(queries)]
+
+    async def all_at_once() -> list[dict[str, Any]]:
+        calls = (asyncio.to_thread(scores, client, x[i : i + 1], query) for i, query in enumerate(queries))
+        return await asyncio.gather(*calls)
+
+    for expected, found in zip(alone, asyncio.run(all_at_once()), strict=True):
+        for key in TERMS:
+            np.testing.assert_allclose(found[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
+
+
+@every
+def test_the_map_of_a_refined_q_adds_up_to_its_distortion(serving: Serving, name: str) -> None:
+    x = inputs(name, 3)
+    answer = scores(serving(name), x, "samples=4&refine=6&per_dimension=true")
+    assert answer["per_dimension"].shape == x.shape
+    close(answer["per_dimension"].reshape(3, -1).sum(1), answer["distortion"])
+    plain = scores(serving(name), x, "samples=4&per_dimension=true")
+    assert not np.array_equal(plain["per_dimension"], answer["per_dimension"])
+
+
+@pytest.mark.parametrize("name", IMAGES[:1])
+def test_the_map_of_a_refined_q_comes_as_a_picture(serving: Serving, name: str) -> None:
+    response = serving(name).post("/free-energy?refine=2&per_dimension=true&format=png", **npy(inputs(name, 1)))
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/png"
+
+
+def test_npz_holds_regret_only_where_q_was_refined(grey: TestClient) -> None:
+    x = inputs(GREY, 2)
+    with_regret = npz(grey.post("/free-energy?refine=3&format=npz", **npy(x)).content)
+    close(with_regret["regret"], scores(grey, x, "refine=3")["regret"], 1e-4)
+    assert with_regret["refine"] == 3
+    assert "regret" not in npz(grey.post("/free-energy?format=npz", **npy(x)).content)
+
+
+def test_steps_count_as_work(grey: TestClient) -> None:
+    x = inputs(GREY, 20)
+    assert grey.post("/free-energy?samples=10&refine=9", **npy(x)).status_code == 200
+    refused = grey.post("/free-energy?samples=10&refine=10", **npy(x))
+    assert refused.status_code == 413
+    detail = refused.json()["detail"]
+    assert "rows x query.samples x (1 + query.refine) of 2,200 is more than the 2,000" in detail
+
+
+@pytest.mark.parametrize("steps", ["-1", "1001", "1.5", "x", ""])
+def test_steps_that_are_no_number_of_steps_are_refused(grey: TestClient, steps: str) -> None:
+    refused = grey.post(f"/free-energy?refine={steps}", **npy(inputs(GREY, 1)))
+    assert refused.status_code == 422
+    assert [error["place"] for error in refused.json()["errors"]] == ["query.refine"]
+
+
+def test_a_deadline_in_the_midst_of_a_refinement_is_a_504_and_the_worker_lives_on(
+    loaded: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, calls = 0.0, 0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late, perf_counter=time.perf_counter)
+    monkeypatch.setattr(batcher, "time", clock)
+    with client_of(loaded(GREY)) as client:
+        engine = client.app.state.service.engine  # type: ignore[attr-defined]
+        step = engine.calls["descend"]
+
+        def slow(*arrays: Any) -> Any:
+            nonlocal late, calls
+            calls += 1
+            late = 1000.0 if calls == 3 else 0.0
+            return step(*arrays)
+
+        engine.calls["descend"] = slow
+        refused = client.post("/free-energy?refine=500", **npy(inputs(GREY, 1)))
+        assert refused.status_code == 504
+        assert "in time" in refused.json()["detail"]
+        assert calls == 3
+        late = 0.0
+        assert client.get("/health/ready").status_code == 200
+        assert engine.batcher.waiting == 0
+        close(
+            scores(client, inputs(GREY, 1), "refine=5")["free_energy"],
+            score_batch(build(GREY), inside(GREY, inputs(GREY, 1)), Protocol(1, 5, 0))[0].scores.free_energy,
+            1e-4,
+        )

@@ -1,0 +1,207 @@
+"""Every refusal over HTTP is a problem that names the place and the remedy, and costs nobody else anything."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+
+GOOD = {"inputs": np.full((1, 8, 8), 0.5).tolist()}
+BOOT = (Path(__file__).parents[3] / "examples/ankle-boot.png").read_bytes()
+JSON = {"Content-Type": "application/json"}
+
+
+def png(size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "PNG")
+    return file.getvalue()
+
+
+def pickled() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([{"a": 1}]), allow_pickle=True)
+    return file.getvalue()
+
+
+def check(response: Any, status: int, said: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert len(response.headers["x-model-digest"]) == 64
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert body["type"].startswith("urn:vae-server:problem:")
+    assert body["title"]
+    assert said in body["detail"]
+    assert "Traceback" not in response.text
+    return body
+
+
+CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
+    ("POST", "/encode", {"content": b"{", "headers": JSON}, 400, "not JSON"),
+    ("POST", "/encode", {"content": BOOT[:300], "headers": {"Content-Type": "image/png"}}, 400, "truncated"),
+    ("POST", "/encode", {"content": png((8, 8)), "headers": {"Content-Type": "image/gif"}}, 400, "but it is PNG"),
+    ("POST", "/encode", {"content": png((101, 100)), "headers": {"Content-Type": "image/png"}}, 413, "10,000"),
+    ("POST", "/encode?strict=1", {"content": png((9, 8)), "headers": {"Content-Type": "image/png"}}, 422, "strict"),
+    ("POST", "/encode", {"content": pickled(), "headers": {"Content-Type": "application/x-npy"}}, 422, "pickled"),
+    ("POST", "/encode", {"json": {"inputs": []}}, 422, "inputs: is empty"),
+    ("POST", "/encode", {"json": {"inputs": np.zeros((65, 8, 8)).tolist()}}, 413, "65 rows"),
+    ("POST", "/encode", {"json": {**GOOD, "more": 1}}, 422, "body.more: is not known"),
+    ("POST", "/encode", {"json": {"inputs": np.zeros((1, 8, 7)).tolist()}}, 422, "inputs[0][0]: has 7 entries"),
+    ("POST", "/encode", {"data": {"inputs": "1"}}, 415, "application/json"),
+    ("POST", "/encode", {"content": b"{}"}, 415, "application/json"),
+    ("POST", "/encode", {"json": GOOD, "headers": {"Content-Encoding": "gzip"}}, 415, "gzip"),
+    ("POST", "/encode", {"json": GOOD, "headers": {"Accept": "text/html"}}, 406, "application/x-npz"),
+    ("POST", "/encode?format=png", {"json": GOOD}, 406, "it comes as json, npz"),
+    ("POST", "/encode?format=xml", {"json": GOOD}, 422, "query.format"),
+    ("POST", "/free-energy?format=png", {"json": GOOD}, 406, "per_dimension=true"),
+    ("POST", "/encode/", {"json": GOOD}, 404, "there is nothing at /encode/"),
+    ("POST", "/encode?foo=1", {"json": GOOD}, 422, "query.foo: is not known here; known are strict, format"),
+    ("POST", "/encode?strict=maybe", {"json": GOOD}, 422, "query.strict"),
+    ("POST", "/encode?strict=1&strict=0", {"json": GOOD}, 422, "more than once"),
+    ("POST", "/decode", {"json": {"latents": [[1, 2, 3]]}}, 422, "latents[0]: has 3 entries instead of 4"),
+    ("POST", "/decode", {"json": {"latents": [[1, 2, 3, 1e9]]}}, 422, "latents[0][3]"),
+    ("POST", "/decode", {"content": png((8, 8)), "headers": {"Content-Type": "image/png"}}, 415, "application/x-npy"),
+    ("POST", "/free-energy?samples=0", {"json": GOOD}, 422, "query.samples"),
+    ("POST", "/free-energy?samples=x", {"json": GOOD}, 422, "query.samples"),
+    ("POST", "/free-energy?seed=-1", {"json": GOOD}, 422, "query.seed"),
+    ("GET", "/sample?n=0", {}, 422, "query.n"),
+    ("GET", "/sample?n=65", {}, 413, "query.n of 65 is more than the 64"),
+    ("GET", "/sample?temperature=nan", {}, 422, "query.temperature"),
+    ("GET", "/sample?temperature=-1", {}, 422, "query.temperature"),
+    ("GET", "/model?x=1", {}, 422, "query.x: is not known here"),
+    ("GET", "/nothing", {}, 404, "/docs"),
+    ("GET", "/encode", {}, 405, "it takes POST"),
+    ("DELETE", "/sample", {}, 405, "it takes GET, HEAD"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "request_", "status", "said"), CASES, ids=[f"{c[1]}-{c[4]}" for c in CASES])
+def test_refused(grey: TestClient, method: str, path: str, request_: dict[str, Any], status: int, said: str) -> None:
+    check(grey.request(method, path, **request_), status, said)
+
+
+def test_a_validation_problem_lists_every_place(grey: TestClient) -> None:
+    body = check(grey.get("/sample?n=0&temperature=99&x=1"), 422, "query.n")
+    assert {error["place"] for error in body["errors"]} == {"query.n", "query.temperature", "query.x"}
+    body = check(grey.post("/encode", json={"inputs": [[["a"]]]}), 422, "inputs[0]")
+    assert [error["place"] for error in body["errors"]] == ["inputs[0]"]
+
+
+def test_a_large_body_is_refused_by_its_announcement(grey: TestClient) -> None:
+    check(grey.post("/encode", content=b" " * (2 << 20), headers=JSON), 413, "1,048,576 bytes")
+
+
+def test_a_large_body_without_announcement_is_refused_while_it_is_read(grey: TestClient) -> None:
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(32):
+            sent += 1
+            yield b" " * 65536
+
+    check(grey.post("/encode", content=chunks(), headers=JSON), 413, "1,048,576 bytes")
+
+
+@pytest.mark.parametrize("length", ["-1", "many", "1.5"])
+def test_a_length_that_is_no_number(grey: TestClient, length: str) -> None:
+    check(grey.post("/encode", content=b"{}", headers={**JSON, "Content-Length": length}), 400, "not a number")
+
+
+Service = Callable[..., TestClient]
+
+
+@pytest.fixture
+def service(loaded: Callable[[str], Checkpoint]) -> Iterator[Service]:
+    """A client of a service of its own, for tests that break it."""
+    clients: list[TestClient] = []
+
+    def start(**settings: Any) -> TestClient:
+        app = create_app(Settings(threads=1, **settings), loaded("grey-mlp-discretized"))
+        clients.append(TestClient(app, raise_server_exceptions=False))
+        clients[-1].__enter__()
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def state(client: TestClient) -> Any:
+    return client.app.state.service  # type: ignore[attr-defined]
+
+
+def test_a_failing_model_is_a_500_and_the_service_goes_on(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = service()
+    calls = state(client).engine.calls
+    good = calls["encode"]
+
+    def failing(x: Any) -> Any:
+        raise RuntimeError("secret detail of the device")
+
+    calls["encode"] = failing
+    check(client.post("/encode", json=GOOD), 500, "the model failed on this request")
+    calls["encode"] = good
+    assert client.post("/encode", json=GOOD).status_code == 200
+
+
+def test_outputs_that_are_not_finite_are_a_500_and_never_invalid_json(service: Service) -> None:
+    client = service(engine="torch")
+    engine = state(client).engine
+    engine.vae.decoder.layers[-1].bias[0] = float("nan")
+    try:
+        check(client.get("/sample"), 500, "not finite")
+    finally:
+        engine.vae.decoder.layers[-1].bias[0] = 0.0
+
+
+def test_an_error_nobody_thought_of_is_a_problem_without_its_trace(service: Service) -> None:
+    client = service()
+    state(client).engine.encode = None
+    response = client.post("/encode", json=GOOD)
+    check(response, 500, "its log has the cause")
+    assert "NoneType" not in response.text
+
+
+def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.inference.admission import QueueFull
+
+    client = service()
+
+    async def full(*_: Any, **__: Any) -> Any:
+        raise QueueFull("1000 rows are waiting", 7)
+
+    monkeypatch.setattr(state(client).engine.batcher, "run", full)
+    response = client.post("/encode", json=GOOD)
+    check(response, 429, "come again in 7 s")
+    assert response.headers["retry-after"] == "7"
+
+
+def test_past_the_deadline_is_a_504(service: Service) -> None:
+    check(service(deadline=1e-9).post("/encode", json=GOOD), 504, "in time")
+
+
+def test_a_dead_worker_turns_readiness_and_work_into_503_while_alive_stays(service: Service) -> None:
+    client = service()
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    state(client).engine.stop(5)
+    check(client.get("/health/ready"), 503, "restart")
+    check(client.post("/encode", json=GOOD), 503, "elsewhere")
+    assert client.get("/health/live").json() == {"status": "alive"}
+    assert "vae_ready 0.0" in client.get("/metrics").text
+
+
+def test_json_stays_json_with_odd_values(grey: TestClient) -> None:
+    for bad in (b'{"inputs": "\\ud800"}', b'{"inputs": [[[1e400]]]}', b'{"inputs": [[[-0.0, 123456789012345678901]]]}'):
+        response = grey.post("/encode", content=bad, headers=JSON)
+        assert response.status_code in {400, 422}
+        json.loads(response.text)

@@ -1,0 +1,144 @@
+"""Another model in the place of the one that is served, without an end to the service."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from app.settings import Settings
+from model.checkpoint import Card, load, save
+from tests.app.sockets import Held, Running, body, head, read, until
+from tests.conftest import build
+from tests.model.conftest import flipped
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model that may be changed."""
+    save(tmp_path / "model", build("grey-mlp-discretized"), Card(name="first", created="2024-01-01"))
+    return tmp_path / "model"
+
+
+def change(folder: Path, name: str = "grey-mlp-discretized", seed: int = 1) -> str:
+    """Put another model there, and return its digest."""
+    save(folder, build(name, seed), Card(name="second", created="2024-01-02"))
+    return load(folder).digest
+
+
+def client_for(folder: Path, **settings: object) -> TestClient:
+    app = create_app(Settings(model=str(folder), threads=1, **settings))  # type: ignore[arg-type]
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_the_new_model_answers_from_then_on(folder: Path) -> None:
+    before = load(folder).digest
+    with client_for(folder, reload=True) as client:
+        first = client.get("/sample?format=json")
+        assert first.headers["x-model-digest"] == before
+        after = change(folder)
+        old = client.app.frame.service  # type: ignore[attr-defined]
+        assert client.get("/sample").headers["x-model-digest"] == before
+        reloaded = client.post("/model/reload")
+        assert reloaded.json() == {"name": "second", "digest": after, "before": before}
+        second = client.get("/sample?format=json")
+        assert second.headers["x-model-digest"] == after
+        assert second.json() != first.json()
+        assert client.get("/model").json()["digest"] == after
+        infos = [line for line in client.get("/metrics").text.splitlines() if line.startswith("vae_model_info{")]
+        assert len(infos) == 1 and after in infos[0]
+        assert not old.engine.batcher.alive
+        assert not old.engine.batcher._thread.is_alive()
+
+
+def test_one_of_another_kind_is_taken_whole(folder: Path) -> None:
+    with client_for(folder, reload=True) as client:
+        assert client.post("/encode", json={"inputs": [[40, 1.7, 70]]}).status_code == 422
+        change(folder, "table-mlp-gaussian")
+        assert client.post("/model/reload").status_code == 200
+        assert client.post("/encode", json={"inputs": [[40, 1.7, 70]]}).status_code == 200
+        schema = client.get("/openapi.json").json()["paths"]["/encode"]["post"]["requestBody"]["content"]
+        assert "image/png" not in schema
+
+
+@pytest.mark.parametrize("broken", ["truncated", "flipped", "a pipe", "missing", "not finite"])
+def test_a_broken_model_leaves_the_old_one_serving_and_says_why(folder: Path, broken: str) -> None:
+    before = load(folder).digest
+    with client_for(folder, reload=True) as client:
+        answer = client.get("/sample").content
+        if broken == "truncated":
+            weights = folder / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-10])
+        elif broken == "flipped":
+            weights = folder / "model.safetensors"
+            weights.write_bytes(flipped(weights.read_bytes(), 3000))
+        elif broken == "a pipe":
+            (folder / "card.json").unlink()
+            os.mkfifo(folder / "card.json")
+        elif broken == "missing":
+            folder.rename(folder.with_name("elsewhere"))
+        else:
+            vae = build("grey-mlp-discretized")
+            next(vae.encoder.parameters()).fill_(3e38)
+            save(folder, vae, Card(name="broken", created="2024-01-02"))
+        for _ in range(2):
+            refused = client.post("/model/reload")
+            assert refused.status_code == 500, refused.text
+            said = {"a pipe": "card.json", "missing": "model", "not finite": "not finite"}
+            assert said.get(broken, "model.safetensors") in refused.json()["detail"]
+            assert refused.json()["title"] == "Model failed"
+            assert refused.headers["x-model-digest"] == before
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/sample").content == answer
+
+
+def test_it_is_refused_unless_the_settings_allow_it(folder: Path) -> None:
+    with client_for(folder) as client:
+        refused = client.post("/model/reload")
+        assert refused.status_code == 403
+        assert "VAE_RELOAD" in refused.json()["detail"]
+
+
+def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[..., Running], folder: Path) -> None:
+    service = running(model=str(folder), reload=True)
+    held = Held(service)
+    old = service.app.frame.service
+    with service.connect() as first, service.connect() as second:
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        after = change(folder)
+        second.sendall(head(b"", method="POST", path="/model/reload"))
+        status, headers, _ = read(second)
+        assert status == 200
+        assert headers["x-model-digest"] != after, "it was asked of the old one"
+        second.sendall(head(body()) + body())
+        status, headers, new = read(second)
+        assert (status, headers["x-model-digest"]) == (200, after)
+        assert old.engine.batcher.alive
+        held.release.set()
+        status, headers, answer = read(first)
+        assert (status, headers["x-model-digest"]) == (200, old.digest.decode())
+        assert answer != new
+        until(lambda: not old.engine.batcher.alive)
+        first.sendall(head(body()) + body())
+        assert read(first)[2] == new
+
+
+def test_sighup_asks_for_it_too(folder: Path) -> None:
+    import httpx2
+
+    from tests.app.cli.test_serve import served
+
+    with served(folder) as (address, process):
+        after = change(folder)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: httpx2.get(f"{address}/sample").headers["x-model-digest"] == after)
+        (folder / "config.json").write_text("{}")
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any("the old one is served on" in line for line in lines)
+        assert httpx2.get(f"{address}/sample").headers["x-model-digest"] == after

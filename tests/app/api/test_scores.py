@@ -1,0 +1,108 @@
+"""`/free-energy` over HTTP."""
+
+import io
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from model import noise
+from model.scoring.free_energy import estimate
+from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
+from tests.conftest import CONFIGS, build
+
+Serving = Callable[[str], TestClient]
+TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
+
+
+@every
+def test_scores_are_those_of_the_estimator_for_the_same_seed(serving: Serving, name: str) -> None:
+    x = inputs(name, 7)
+    vae = build(name)
+    draws = torch.from_numpy(noise.normal(3, (6, vae.config.latent)))
+    expected = estimate(vae, inside(name, x), vae.encode(inside(name, x)), draws)
+    answer = serving(name).post("/free-energy?samples=6&seed=3", **npy(x)).json()
+    for key in TERMS:
+        close(answer[key], getattr(expected, key))
+    close(answer["standard_error"], expected.standard_error, 1e-3)
+    close(answer["effective_sample_size"], expected.effective_sample_size, 1e-3)
+
+
+@every
+def test_the_terms_add_up(serving: Serving, name: str) -> None:
+    answer = {
+        k: np.array(v) for k, v in serving(name).post("/free-energy?samples=5", **npy(inputs(name, 9))).json().items()
+    }
+    np.testing.assert_allclose(answer["free_energy"], answer["distortion"] + answer["rate"], rtol=1e-12)
+    np.testing.assert_allclose(answer["rate"], answer["cross_entropy"] - answer["entropy"], rtol=1e-12)
+    np.testing.assert_allclose(answer["inference_gap"], answer["free_energy"] - answer["nlog_p_x"], atol=1e-9)
+    assert (answer["inference_gap"] >= -1e-9).all()
+    assert (answer["effective_sample_size"] >= 1 - 1e-9).all()
+    assert (answer["effective_sample_size"] <= 5 + 1e-9).all()
+    if CONFIGS[name].likelihood.name == "gaussian":
+        assert answer["bits_per_dim"] == np.array(None)
+    else:
+        bits = answer["free_energy"] / (CONFIGS[name].data.dims * math.log(2))
+        np.testing.assert_allclose(answer["bits_per_dim"], bits, rtol=1e-12)
+
+
+def test_one_draw_has_no_standard_error_and_no_gap(grey: TestClient) -> None:
+    answer = grey.post("/free-energy", **npy(inputs("grey-mlp-discretized", 2))).json()
+    assert answer["samples"] == 1
+    assert answer["standard_error"] is None
+    assert answer["inference_gap"] == [0, 0]
+    assert answer["effective_sample_size"] == [1, 1]
+    assert "standard_error" not in npz(
+        grey.post("/free-energy?format=npz", **npy(inputs("grey-mlp-discretized", 2))).content
+    )
+
+
+@every
+def test_a_score_is_the_same_in_any_company(serving: Serving, name: str) -> None:
+    client = serving(name)
+    x = inputs(name, 20)
+    together = client.post("/free-energy?samples=40&seed=9", **npy(x)).json()
+    for i in (0, 13):
+        alone = client.post("/free-energy?samples=40&seed=9", **npy(x[i : i + 1])).json()
+        for key in TERMS:
+            close(alone[key], together[key][i : i + 1])
+    other = client.post("/free-energy?samples=40&seed=10", **npy(x[:1])).json()
+    assert other["free_energy"] != together["free_energy"][:1]
+
+
+@every
+def test_the_map_adds_up_to_the_distortion(serving: Serving, name: str) -> None:
+    x = inputs(name, 3)
+    answer = serving(name).post("/free-energy?samples=4&per_dimension=true", **npy(x)).json()
+    surprise = np.array(answer["per_dimension"])
+    assert surprise.shape == x.shape
+    close(surprise.reshape(3, -1).sum(1), answer["distortion"])
+    assert "per_dimension" not in serving(name).post("/free-energy", **npy(x)).json()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_map_as_a_picture_is_brightest_where_it_is_most_surprising(serving: Serving, name: str) -> None:
+    x = inputs(name, 1)
+    client = serving(name)
+    surprise = np.array(client.post("/free-energy?per_dimension=true", **npy(x)).json()["per_dimension"])[0]
+    grey = surprise.mean(axis=-1) if surprise.ndim == 3 else surprise
+    response = client.post("/free-energy?per_dimension=true&format=png", **npy(x))
+    picture = np.asarray(Image.open(io.BytesIO(response.content)))
+    assert picture.shape == x.shape[1:3]
+    assert picture.ravel()[grey.argmax()] == picture.max()
+    order = np.argsort(grey.ravel())
+    assert (np.diff(picture.ravel()[order].astype(int)) >= 0).all()
+    assert client.post("/free-energy?format=png", **npy(x)).status_code == 406
+
+
+def test_work_is_bounded_before_it_is_done(grey: TestClient) -> None:
+    x = inputs("grey-mlp-discretized", 20)
+    assert grey.post("/free-energy?samples=100", **npy(x)).status_code == 200
+    refused = grey.post("/free-energy?samples=101", **npy(x))
+    assert refused.status_code == 413
+    assert "2,020 is more than the 2,000" in refused.json()["detail"]
+    assert grey.post("/free-energy?samples=201", **npy(x)).status_code == 413

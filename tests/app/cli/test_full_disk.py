@@ -1,0 +1,260 @@
+"""A disk that is full: one line that names the place and the remedy, nothing lost, and the same command goes on."""
+
+import io
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+
+from app.cli import main as cli
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from tests.app.cli.conftest import SMALL, squares
+from tests.conftest import reference
+
+PAGE = os.sysconf("SC_PAGESIZE")
+TABLE = "table-mlp-gaussian"
+
+
+class Disk:
+    """A small disk of its own, and what takes its room away."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ballast = root / "ballast"
+
+    @property
+    def pages(self) -> int:
+        """How many are free."""
+        about = os.statvfs(self.root)
+        return about.f_bavail * about.f_frsize // PAGE
+
+    def leave(self, pages: int) -> None:
+        """Have so many pages free, and no more."""
+        self.ballast.write_bytes(b"")
+        with self.ballast.open("wb") as file:
+            for _ in range(self.pages - pages):
+                file.write(bytes(PAGE))
+        assert self.pages == pages
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A tmpfs, where this machine lets us mount one."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(root)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield Disk(root)
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+@pytest.fixture
+def vae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str | None]:
+    """Run the command as its process does: None where it ended well, and else the one line that it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> str | None:
+        said = io.StringIO()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["vae", *map(str, arguments)])
+            patched.setattr(sys, "stdout", io.StringIO())
+            patched.setattr(sys, "stderr", said)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        assert ended.value.code in {None, 0, 1}
+        return line(said.getvalue()) if ended.value.code else None
+
+    return run
+
+
+def line(said: str) -> str:
+    """What a command says when it fails: one line."""
+    assert said.startswith("vae: ") and len(said.splitlines()) == 1, said
+    return said.rstrip()
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int | None], None]]:
+    """Refuse to write files of more bytes than this, as a quota does; works wherever there is no disk to mount."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def to(most: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual if most is None else (most, usual[1]))
+
+    yield to
+    to(None)
+
+
+def train(data: Path, out: Path) -> tuple[object, ...]:
+    return ("train", data, "--out", out, "--set-aside", "100", *SMALL)
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """What a training ends with: its weights, those of its state, and the calibration."""
+    with safetensors.safe_open(run / "state.safetensors", framework="pt") as file:
+        state = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
+    return {"digest": checkpoint.load(run).digest, "state": state}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Files that were begun and not ended."""
+    return [str(path) for path in folder.rglob(".*")]
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "squares.npy"
+    np.save(path, squares(300))
+    return path
+
+
+def sweep(disk: Disk, run: Path, command: tuple[object, ...], vae: Callable[..., str | None]) -> set[str]:
+    """Repeat a training with no room at first and a little more each time, until it ends well; where it failed."""
+    places, room = set[str](), 0
+    while room < 400:
+        disk.leave(room)
+        said = vae(*command)
+        assert not leftovers(run)
+        if said is None:
+            return places
+        assert "No space left on device" in said and "make room" in said and "repeat the command" in said
+        places.add(Path(said.split(": ")[1]).name)
+        if places - {run.name, "checkpoint"} or (run / "checkpoint").exists():
+            checkpoint.load(run)
+        for picture in run.glob("plots/*"):
+            assert picture.read_bytes().endswith(b"IEND\xaeB\x60\x82")
+        room = disk.pages + 6
+    raise AssertionError("it never ends")
+
+
+def test_training_goes_on_however_often_the_disk_was_full(
+    disk: Disk, data: Path, tmp_path: Path, vae: Callable[..., str | None]
+) -> None:
+    assert vae(*train(data, tmp_path / "whole")) is None
+    run = disk.root / "run"
+    assert sweep(disk, run, train(data, run), vae) >= {"checkpoint", "state.safetensors"}
+    assert outcome(run) == outcome(tmp_path / "whole")
+    # What an ended run writes anew when its command is repeated: with no room the table fails, and then the pictures.
+    shutil.rmtree(run / "plots")
+    assert sweep(disk, run, train(data, run), vae) >= {"metrics.csv", "plots"}
+    assert outcome(run) == outcome(tmp_path / "whole")
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint", "metrics.csv", "plots", "state.safetensors"]
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate", "report", "pictures", "score", "flag"])
+def test_what_is_there_stays_and_what_is_new_comes_when_there_is_room(
+    command: str, disk: Disk, tmp_path: Path, calibrated: Callable[[str], Checkpoint], vae: Callable[..., str | None]
+) -> None:
+    model, out = disk.root / "model", disk.root / "out"
+    shutil.copytree(calibrated(TABLE).folder, model)
+    np.save(tmp_path / "rows.npy", reference(TABLE, 150, seed=3))
+    rows = tmp_path / "rows.npy"
+    evaluate = ("evaluate", model, rows, "--samples", "2", "--detection", "0")
+    commands = {
+        "calibrate": ("calibrate", model, rows, "--samples", "2"),
+        "evaluate": (*evaluate, "--save"),
+        "report": (*evaluate, "--out", out / "file"),
+        "pictures": (*evaluate, "--plots", out),
+        "score": ("score", model, rows, "--out", out / "file"),
+        "flag": ("score", model, rows, "--out", out / "file", "--flag", "0.1"),
+    }
+    out.mkdir()
+    for name in ("file", "free_energy.png"):
+        (out / name).write_bytes(b"what was there before")
+    before = {folder: held(folder) for folder in (model, out)}
+    failures = 0
+    for room in (*range(40), 400):
+        disk.leave(room)
+        said = vae(*commands[command])
+        assert not leftovers(disk.root)
+        if said is None:
+            break
+        failures += 1
+        place = model if command in {"calibrate", "evaluate"} else out
+        assert "No space left on device" in said and "make room" in said and str(place) in said
+        now = {folder: held(folder) for folder in (model, out)}
+        if command == "pictures":  # there are two: the first may have been drawn
+            assert {name: whole for name, whole in now[out].items() if not whole.startswith(b"\x89PNG")}.items() <= (
+                before[out].items()
+            )
+        else:
+            assert now == before
+    assert failures > 0 and said is None
+    checkpoint.load(model)
+    assert {folder: held(folder) for folder in (model, out)} != before
+
+
+def test_a_limit_on_files_is_told_alike(
+    data: Path,
+    tmp_path: Path,
+    vae: Callable[..., str | None],
+    limit: Callable[[int | None], None],
+) -> None:
+    assert vae(*train(data, tmp_path / "whole")) is None
+    run = tmp_path / "run"
+    weights, state = (
+        (tmp_path / "whole" / name).stat().st_size for name in ("checkpoint/model.safetensors", "state.safetensors")
+    )
+    for most, place in ((weights - 1, "checkpoint"), (state // 2, "state.safetensors")):
+        limit(most)
+        said = vae(*train(data, run))
+        limit(None)
+        assert said is not None and "File too large" in said and str(run / place) in said
+        assert not leftovers(run)
+    assert vae(*train(data, run)) is None
+    assert outcome(run) == outcome(tmp_path / "whole")
+
+    before = held(run)
+    limit(256)
+    commands = {
+        "calibrate": ("calibrate", run, data, "--samples", "2"),
+        "evaluate": ("evaluate", run, data, "--samples", "2", "--detection", "0", "--save"),
+        "score": ("score", run, data, "--out", tmp_path / "scores.csv"),
+    }
+    for command in commands.values():
+        said = vae(*command)
+        assert said is not None and "File too large" in said and "make room" in said
+    limit(None)
+    assert held(run) == before
+    assert not (tmp_path / "scores.csv").exists()
+    assert not leftovers(tmp_path)
+
+
+def test_a_process_says_it_so_too(data: Path, tmp_path: Path) -> None:
+    first = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    ended = process(first, *train(data, tmp_path / "run"), stdout=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert f"{tmp_path / 'run' / 'checkpoint'}: cannot be saved (File too large)" in line(ended.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_under_what_is_printed_is_one_line(data: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = process("", *train(data, tmp_path / "run"), stdout=full)
+    assert ended.returncode == 1
+    assert "standard output: No space left on device" in line(ended.stderr)
+
+
+def process(before: str, *arguments: object, stdout: Any) -> "subprocess.CompletedProcess[str]":
+    code = f"{before}import sys; sys.modules['matplotlib'] = None; from app.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=120)

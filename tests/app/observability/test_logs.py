@@ -1,0 +1,91 @@
+"""The log, and what goes into it of a request."""
+
+import json
+import logging
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.api.request import name_of
+from app.observability.logs import HUMAN, Lines
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+from tests.conftest import client_of
+
+
+def test_a_record_is_one_json_object() -> None:
+    try:
+        raise ValueError('with "quotes"\nand lines')
+    except ValueError as error:
+        record = logging.LogRecord("vae", logging.ERROR, __file__, 1, "%s failed", ("it",), (type(error), error, None))
+    record.fields = {"id": "a1", "rows": 3}
+    line = Lines().format(record)
+    assert "\n" not in line
+    said = json.loads(line)
+    assert said["time"].endswith("+00:00")
+    assert 'with "quotes"' in said.pop("error")
+    del said["time"]
+    assert said == {"level": "error", "logger": "vae", "message": "it failed", "id": "a1", "rows": 3}
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_the_settings_choose_the_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.Logger("root of a test")
+    monkeypatch.setattr(logging, "root", root)
+    Settings.load(log_format=form, log_level="warning").configure_logging()
+    formatter = root.handlers[0].formatter
+    assert root.level == logging.WARNING
+    assert isinstance(formatter, Lines) if form == "json" else formatter is not None and formatter._fmt == HUMAN
+
+
+def test_a_request_is_one_line_with_its_name_and_what_it_took(
+    loaded: Callable[[str], Checkpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(loaded("table-mlp-gaussian")) as client, caplog.at_level("INFO", "vae.access"):
+        answer = client.post("/encode", json={"inputs": [[40, 1.7, 70]] * 3}, headers={"X-Request-ID": "mine-1"})
+        assert answer.headers["x-request-id"] == "mine-1"
+        client.get("/nowhere")
+        client.get("/sample?n=2")
+    encode, nowhere, sample = (record.fields for record in caplog.records if record.name == "vae.access")  # type: ignore[attr-defined]
+    assert encode["id"] == "mine-1"
+    assert (encode["method"], encode["path"], encode["route"], encode["status"]) == ("POST", "/encode", "/encode", 200)
+    assert encode["rows"] == 3
+    assert 0 <= encode["queued"] < encode["milliseconds"]
+    assert 0 < encode["computed"] < encode["milliseconds"]
+    assert (nowhere["route"], nowhere["status"]) == ("other", 404)
+    assert "rows" not in nowhere
+    assert sample["rows"] == 2
+    assert "mine-1" in caplog.text and "rows=3" in caplog.text
+
+
+def test_names_that_could_forge_a_line_are_replaced_and_no_two_are_alike() -> None:
+    assert name_of(b"a/B_1.2:3=4@5-6+7") == b"a/B_1.2:3=4@5-6+7"
+    for bad in (None, b"", b"a b", b"a\r\nb", b"\xff", b"x" * 129, b'"'):
+        assert name_of(bad) != bad
+        assert name_of(bad) != name_of(bad)
+
+
+def test_pages_and_answers_say_what_browsers_must_not_do(grey: TestClient) -> None:
+    page, answer = grey.get("/docs"), grey.get("/sample")
+    assert page.headers["x-content-type-options"] == answer.headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-frame-options"] == "DENY"
+    assert "content-security-policy" not in answer.headers
+
+
+def test_other_origins_may_call_where_the_settings_say_so(loaded: Callable[[str], Checkpoint]) -> None:
+    here, asked = {"Origin": "https://here.example"}, {"Access-Control-Request-Method": "POST"}
+    with client_of(loaded("table-mlp-gaussian")) as client:
+        assert "access-control-allow-origin" not in client.get("/sample", headers=here).headers
+        assert client.options("/encode", headers=here | asked).status_code == 405
+    with client_of(loaded("table-mlp-gaussian"), cors_origins="https://here.example, https://there.example") as client:
+        answer = client.get("/sample", headers=here)
+        assert answer.headers["access-control-allow-origin"] == "https://here.example"
+        assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+        assert "x-model-digest" in answer.headers
+        allowed = client.options("/encode", headers=here | asked | {"Access-Control-Request-Headers": "authorization"})
+        assert allowed.status_code == 200
+        assert "POST" in allowed.headers["access-control-allow-methods"]
+        other = client.get("/sample", headers={"Origin": "https://elsewhere.example"})
+        assert "access-control-allow-origin" not in other.headers

@@ -1,0 +1,260 @@
+"""What a client may take, over real sockets: time, room, size, and how far ahead of answers it may be."""
+
+import contextlib
+import gc
+import io
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.fastpath.exchange import Exchange
+from app.fastpath.protocol import AHEAD, Protocol
+from app.inference.queue import Job
+from tests.app.sockets import Held, Running, body, head, read, until
+
+
+def test_a_body_that_is_announced_too_large_is_refused_before_it_is_here(running: Callable[..., Running]) -> None:
+    service = running(max_body_bytes=1024)
+    large = bytes(5000)
+    with service.connect() as connection:
+        connection.sendall(head(large))
+        assert read(connection)[0] == 413
+        connection.sendall(large)  # of which nothing is kept
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+
+
+def test_a_slow_body(running: Callable[..., Running]) -> None:
+    service = running(body_timeout=0.2)
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body()[:20])
+        status, _, answer = read(connection)
+        assert status == 408
+        assert "0.2 s" in json.loads(answer)["detail"]
+
+
+def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_sooner_one(
+    running: Callable[..., Running],
+) -> None:
+    service = running(deadline=1.0)
+    held = Held(service)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        started = time.monotonic()
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        second.sendall(head(body(), "X-Request-Timeout: 0.2") + body())
+        status, _, answer = read(second)
+        assert status == 504
+        assert json.loads(answer)["title"] == "Deadline passed"
+        assert time.monotonic() - started < 1.0, "the sooner deadline did not come first"
+        assert held.batcher.waiting == 0
+        third.sendall(head(body(), "X-Request-Timeout: 600") + body())  # no later than the service's own
+        assert read(first)[0] == read(third)[0] == 504
+        held.release.set()
+        first.sendall(head(body()) + body())
+        assert read(first)[0] == 200
+        assert held.seen == [1, 1], "expired work was computed"
+        until(lambda: service.metric("vae_requests_expired_total") == 3)
+
+
+@pytest.mark.parametrize("timeout", ["soon", "-1", "1e3", "nan", "inf", "0x10", ""])
+def test_a_timeout_that_is_no_number_of_seconds(running: Callable[..., Running], timeout: str) -> None:
+    with running().connect() as connection:
+        connection.sendall(head(body(), f"X-Request-Timeout: {timeout}") + body())
+        status, _, answer = read(connection)
+        assert status == 422
+        assert json.loads(answer)["errors"][0]["place"] == "headers.x-request-timeout"
+
+
+def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Running]) -> None:
+    service = running(queue_rows=3)
+    held = Held(service)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        several = io.BytesIO()
+        np.save(several, np.zeros((3, 8, 8), np.float32))
+        second.sendall(head(several.getvalue()) + several.getvalue())
+        until(lambda: held.batcher.waiting == 3)
+        third.sendall(head(bytes(100_000)))  # and no body yet
+        status, headers, answer = read(third)
+        assert status == 429
+        assert 1 <= int(headers["retry-after"]) <= 60
+        assert json.loads(answer)["title"] == "Overloaded"
+        assert service.metric("vae_requests_rejected_total") == 1
+        held.release.set()
+        assert read(first)[0] == read(second)[0] == 200
+        third.sendall(bytes(100_000) + head(body()) + body())
+        assert read(third)[0] == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
+def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Running], chunked: bool) -> None:
+    service = running(queue_bytes=300_000)
+    room = service.app.frame.process.bodies.room
+    large = io.BytesIO()
+    np.save(large, np.zeros((1000, 8, 8), np.float32))
+    content = large.getvalue()
+    start = head(content)
+    if chunked:
+        start = start.replace(f"Content-Length: {len(content)}".encode(), b"Transfer-Encoding: chunked")
+        start += b"%x\r\n" % len(content)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        first.sendall(start + content[:200_000])
+        until(lambda: room.taken >= 200_000)
+        second.sendall(start + content[:200_000])
+        status, headers, _ = read(second)
+        assert (status, headers["retry-after"]) == (429, "60")
+        third.sendall(head(body()) + body())  # small ones are let in
+        assert read(third)[0] == 200
+        first.sendall(content[200_000:] + (b"\r\n0\r\n\r\n" if chunked else b""))
+        assert read(first)[0] == 200
+        until(lambda: room.taken == 0)
+        third.sendall(start + content[:100_000])
+        until(lambda: room.taken > 0)
+    until(lambda: room.taken == 0)
+
+
+def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Running]) -> None:
+    service = running(deadline=0.001)
+    held = Held(service)
+
+    def all_of_them() -> list[Any]:
+        return [found for found in gc.get_objects() if type(found) in {Exchange, Protocol, Job}]
+
+    def alive() -> list[Any]:
+        return [found for found in all_of_them() if id(found) not in before]
+
+    gc.collect()
+    others = all_of_them()  # of other tests
+    before = {id(found) for found in others}
+    gc.disable()  # which would find what is left in circles, some day
+    try:
+        for content, status in ((b"junk", 400), (body(2), 422), (body(), 504)):
+            with service.connect() as connection:
+                connection.sendall(head(content) + content)
+                assert read(connection)[0] == status
+                assert any(type(found) is Protocol for found in alive())
+            if status != 504:
+                until(lambda: not alive())
+        held.release.set()
+        until(lambda: not alive())
+    finally:
+        gc.enable()
+        held.release.set()
+
+
+def test_a_body_that_nobody_reads_is_not_kept(running: Callable[..., Running]) -> None:
+    service = running()
+    kept: list[Exchange] = []
+    with service.connect() as connection, pytest.MonkeyPatch.context() as patch:
+        start = Protocol._start
+
+        def noted(protocol: Protocol, exchange: Exchange) -> None:
+            kept.append(exchange)
+            start(protocol, exchange)
+
+        patch.setattr(Protocol, "_start", noted)
+        for path, method in (("/health/live", "GET"), ("/encode", "POST")):
+            connection.sendall(head(b"", method=method, path=path).replace(b"Length: 0", b"Length: 100000000"))
+            connection.sendall(bytes(100_000))
+            assert read(connection)[0] == (200 if method == "GET" else 413)
+            connection.sendall(bytes(100_000))
+            time.sleep(0.1)
+            assert kept[-1]._parts == []
+            connection.close()
+            connection = service.connect()  # noqa: PLW2901
+        connection.close()
+
+
+def test_heads_have_a_size_and_a_time(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.fastpath.protocol.HEAD_SECONDS", 0.3)
+    service = running()
+    with service.connect() as silent, service.connect() as slow, service.connect() as large:
+        started = time.monotonic()
+        for byte in head(body())[:20]:
+            slow.sendall(bytes([byte]))
+            time.sleep(0.01)
+        assert slow.recv(1) == b""
+        assert silent.recv(1) == b""
+        assert time.monotonic() - started < 5
+        large.sendall(b"GET /model HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                large.sendall(b"a: b\r\n" * 100)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = large.recv(65536)
+        assert not answer or answer.startswith(b"HTTP/1.1 400")
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+
+
+def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
+    service = running(keep_alive=1)
+    with service.connect() as used, service.connect() as early:
+        started = time.monotonic()
+        used.sendall(head(body()) + body())
+        assert read(used)[0] == 200
+        early.sendall(head(b"").replace(b"Length: 0", b"Length: 100000000"))
+        assert read(early)[0] == 413
+        early.sendall(b"some of it")
+        time.sleep(0.5)
+        used.sendall(head(body()) + body())
+        assert read(used)[0] == 200
+        assert early.recv(1) == b""
+        assert used.recv(1) == b""
+        assert 1.4 < time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
+def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], path: str) -> None:
+    service = running()
+    held = Held(service)
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        connection.settimeout(0.2)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            for _ in range(200):
+                connection.sendall(head(b"", method="GET", path=path) * 1000)
+        # Refused, or not read any more: that depends on how much of it came in one piece.
+        assert all(len(one.pipeline) <= AHEAD for one in list(service.server.server_state.connections))  # type: ignore[union-attr]
+    held.release.set()
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+
+
+def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
+    service = running()
+    for length, status in ((f"{len(body())}  ", 200), ("0" * 5000 + str(len(body())), 200), ("9" * 5000, 413)):
+        with service.connect() as connection:
+            start = head(b"").replace(b"Length: 0", f"Length: {length}".encode())
+            connection.sendall(start + body())
+            found = connection.recv(65536)
+            # The parser itself refuses what is no number for it.
+            assert found.startswith((b"HTTP/1.1 %d" % status, b"HTTP/1.1 400")), found
+
+
+def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
+    service = running(hang_timeout=0.2)
+    held = Held(service)
+    with service.connect() as first, service.connect() as second:
+        first.sendall(head(body()) + body())
+        assert held.entered.wait(20)
+        until(lambda: service.app.state.service.stuck)
+        for path in ("/health/ready", "/health/live"):
+            second.sendall(head(b"", method="GET", path=path))
+            status, _, answer = read(second)
+            assert status == 503
+            assert "hangs" in json.loads(answer)["detail"]
+        held.release.set()
+        assert read(first)[0] == 200
+        second.sendall(head(b"", method="GET", path="/health/ready"))
+        assert read(second)[0] == 200

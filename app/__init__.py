@@ -1,1 +1,5 @@
-"""The service: HTTP around `model`, and the command line."""
+"""The service: a trained variational autoencoder behind HTTP, and its command line."""
+
+from importlib.metadata import version
+
+__version__ = version("vae-server")

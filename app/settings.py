@@ -28,6 +28,10 @@ class Settings(BaseSettings):
         "fashion-mnist"
     )
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    http: Annotated[
+        Literal["fast", "standard"],
+        Field(description="fast, with a shortcut past ASGI for small requests; or standard, uvicorn's own protocol."),
+    ] = "fast"
     port: Annotated[int, Field(description="Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
     device: Annotated[str, Field(description="auto, cpu or cuda; auto takes cuda where there is one.")] = "auto"
     workers: Annotated[int, Field(description="Processes that serve, each with a model of its own.", ge=1)] = 1

@@ -1,120 +1,132 @@
-"""Reading the bodies of requests, within limits on each and on all together, before they can fill memory."""
+"""Request bodies: reading them within limits on size and time, and a byte budget for all of them together."""
 
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from app.api.problems import BodyTooSlow, Crowded, Malformed, TooLarge
-from app.api.watch import ClientLeft, Watch
+from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
+from app.codecs.errors import Malformed
 
-#: Bytes up to which a body has room in any case: of these there are no more than connections.
-SMALL = 1 << 14
-#: Digits of a length that is far beyond any limit.
-DIGITS = 18
-#: Seconds over which it is told how fast room is freed: what was freed so long ago counts a third.
-MEMORY = 5.0
+#: Bytes of a body that need no budget: there are never more such bodies than connections.
+UNBUDGETED_BYTES = 1 << 14
+#: Decimal digits of a Content-Length beyond any limit.
+MAX_LENGTH_DIGITS = 18
+#: Seconds over which the rate of freed bytes is averaged: bytes freed so long ago count a third.
+RATE_SECONDS = 5.0
 
 
-class Room:
-    """For all bodies that are being read or worked on.
+class ByteBudget:
+    """Byte budget shared by the bodies of all requests in progress.
 
     Args:
-        most: bytes that may be taken; a body that finds all of it free is let in whatever its size.
+        limit: bytes that may be acquired; a body that finds the whole budget free is admitted whatever its size.
     """
 
-    def __init__(self, most: int) -> None:
-        self.taken = 0
-        self._most = most
-        self._seen = time.monotonic()
+    def __init__(self, limit: int) -> None:
+        self.acquired = 0
+        self._limit = limit
+        self._updated = time.monotonic()
         self._freed = 0.0
 
-    def take(self, size: int) -> int:
-        """Take room for so many bytes.
-
-        Returns: what is to be freed when the request is over.
+    def acquire(self, size: int) -> None:
+        """Take bytes of the budget.
 
         Raises:
-            Crowded: there is not enough; it says when there will be.
+            Overloaded: too few are free; it says when there will be enough.
         """
-        if size <= SMALL:
-            return 0
-        if self.taken and self.taken + size > self._most:
-            self.free(0)
-            seconds = self.taken / max(self._freed / MEMORY, 1.0)
-            raise Crowded(f"{self.taken:,} bytes of other requests are being worked on", seconds)
-        self.taken += size
-        return size
+        if self.acquired and self.acquired + size > self._limit:
+            self.release(0)
+            seconds = self.acquired / max(self._freed / RATE_SECONDS, 1.0)
+            raise Overloaded(f"{self.acquired:,} bytes of other requests are in progress", seconds)
+        self.acquired += size
 
-    def free(self, size: int) -> None:
-        """Give back what was taken."""
+    def release(self, size: int) -> None:
+        """Give acquired bytes back."""
         now = time.monotonic()
-        self._freed = self._freed * math.exp((self._seen - now) / MEMORY) + size
-        self._seen = now
-        self.taken -= size
+        self._freed = self._freed * math.exp((self._updated - now) / RATE_SECONDS) + size
+        self._updated = now
+        self.acquired -= size
 
 
 @dataclass(frozen=True)
-class Bodies:
-    """What bodies may be."""
+class BodyLimits:
+    """Limits on request bodies."""
 
-    max_bytes: int  # of one
-    timeout: float  # seconds from the head to the last byte of one
-    room: Room
-    watch: Watch = field(default_factory=Watch)
+    max_bytes: int  # of one body
+    timeout: float  # seconds from the head of a request to the last byte of its body
+    budget: ByteBudget
 
-    def too_large(self) -> TooLarge:
-        """The refusal of one, made as soon as its size is announced or has arrived."""
-        return TooLarge(
-            f"the body is larger than the {self.max_bytes:,} bytes that one request may have; send fewer rows"
+
+class Body:
+    """The body of one request, and the bytes that it takes of the shared budget until `close`."""
+
+    __slots__ = ("_acquired", "_limits", "_request")
+
+    def __init__(self, request: Request, limits: BodyLimits) -> None:
+        self._request = request
+        self._limits = limits
+        self._acquired = 0
+
+    async def read(self) -> bytes:
+        """All bytes of the body.
+
+        A server that holds the whole body already hands it over as `scope["vae.body"]`, which spares a task switch.
+
+        Raises:
+            LimitExceeded, BodyTooSlow, Overloaded: see `BodyLimits` and `ByteBudget`.
+            Malformed: the Content-Length is not a number.
+            ClientLeft: the connection closed before the body was complete.
+        """
+        limits = self._limits
+        if _content_length(self._request) > limits.max_bytes:
+            raise self._too_large()
+        if (whole := self._request.scope.get("vae.body")) is not None:
+            self._count(len(whole))
+            body: bytes = whole
+            return body
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(limits.timeout):
+                async for chunk in self._request.stream():
+                    size += len(chunk)
+                    self._count(size)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise BodyTooSlow(
+                f"the body did not arrive within {limits.timeout:g} s; send it faster, or send less"
+            ) from None
+        except ClientDisconnect:
+            raise ClientLeft("the client left before its body was complete") from None
+        return b"".join(chunks)
+
+    def _count(self, size: int) -> None:
+        """Hold the received size against the limits. Bytes are budgeted on arrival: announcing a body costs nothing."""
+        if size > self._limits.max_bytes:
+            raise self._too_large()
+        if size > max(UNBUDGETED_BYTES, self._acquired):
+            step = max(size - self._acquired, UNBUDGETED_BYTES + 1)
+            self._limits.budget.acquire(step)
+            self._acquired += step
+
+    def _too_large(self) -> LimitExceeded:
+        return LimitExceeded(
+            f"the body is larger than the {self._limits.max_bytes:,} bytes that one request may have; send fewer rows"
         )
 
-    def too_slow(self) -> BodyTooSlow:
-        """The refusal of one whose time is up."""
-        return BodyTooSlow(f"the body did not arrive within {self.timeout:g} s; send it faster, or less of it")
+    def close(self) -> None:
+        """Give the budget back, when the request is over."""
+        if self._acquired:
+            self._limits.budget.release(self._acquired)
+            self._acquired = 0
 
 
-async def read_body(request: Request, bodies: Bodies, take: Callable[[int], None]) -> bytes:
-    """All bytes of the body, as ASGI brings it.
-
-    Args:
-        take: is told of room that is to be taken for it.
-
-    Raises:
-        TooLarge, BodyTooSlow, Crowded: see `Bodies`.
-        Malformed: what is announced is no number.
-        ClientLeft: it did, before its body was here.
-    """
+def _content_length(request: Request) -> int:
     announced = request.headers.get("content-length", "0").strip()
     if not announced.isdecimal():
         raise Malformed(f"Content-Length '{announced:.40}' is not a number")
-    announced = announced.lstrip("0")
-    if len(announced) > DIGITS or int(announced or 0) > bodies.max_bytes:
-        raise bodies.too_large()
-    parts: list[bytes] = []
-    size, taken, more = 0, 0, True
-    entry = bodies.watch.over_body(bodies.timeout)
-    try:
-        while more:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft("the client left before its body was here")
-            part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size > bodies.max_bytes:
-                raise bodies.too_large()
-            if size > max(SMALL, taken):  # counted when it is here: to announce a body costs nothing
-                step = max(size - taken, SMALL + 1)
-                take(step)
-                taken += step
-            parts.append(part)
-    except asyncio.CancelledError:
-        if not entry.recalled():
-            raise
-        raise bodies.too_slow() from None
-    finally:
-        bodies.watch.forget(entry)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    digits = announced.lstrip("0")
+    return 10**MAX_LENGTH_DIGITS if len(digits) > MAX_LENGTH_DIGITS else int(digits or 0)

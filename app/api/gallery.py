@@ -3,88 +3,118 @@
 import asyncio
 import io
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import orjson
+from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from app.api.operation import Operation
-from app.api.problems import Absent, Invalid
-from app.api.request import Request
-from app.api.schemas_gallery import Gallery, GalleryInput, GalleryInputQuery, GalleryQuery
-from app.api.state import Kept, Service
+from app.api.dependencies import Arrays, CurrentModel
+from app.api.errors import NotFound
+from app.api.openapi import MODEL_ERRORS, describe
+from app.api.schemas import Gallery as GalleryAnswer
+from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
+from app.api.state import CachedResponse, ServedModel
 from app.codecs import negotiation
+from app.codecs.encode import to_public_layout
+from app.codecs.errors import Invalid
+from app.inference.devices import give_back_memory
 from model.config import ImageData, VectorData
-from model.gallery import Gallery as Held
-from model.gallery import OnDisk
+from model.gallery import Gallery
 from model.vae import to_tensor
 
 #: The longest side of a thumbnail, in pixels.
-THUMBNAIL = 32
+THUMBNAIL_PIXELS = 32
+GALLERY_ERRORS = (*MODEL_ERRORS, 404)
+router = APIRouter(tags=["model"])
 
 
-async def gallery(request: Request, service: Service, query: GalleryQuery) -> Response:
-    offers = ("json", "png") if service.images else ("json",)
-    form = negotiation.choose(request.header(b"accept") or "", query.format, offers)
-    found, data = _found(service), service.engine.vae.config.data
-    write = {"json": _json, "png": _sheet}[form]
-    return await service.keep(
-        request, f"gallery.{form}", lambda: Kept(write(found.whole, data), negotiation.MEDIA[form])
-    )
+@router.get("/model/gallery", **describe(GalleryAnswer, "json", "png", cacheable=True, errors=GALLERY_ERRORS))
+async def gallery(params: Annotated[GalleryParams, Query()], request: Request, model: CurrentModel) -> Response:
+    """Held-out inputs to look at.
+
+    Inputs that neither fitted nor chose the model: the plane along which the means of their Q vary most, where each
+    lies on it, labels and scores; of all inputs that were set aside the histogram of free energies and the rate of each
+    dimension; and the learning curves. As png their thumbnails, on one sheet.
+    """
+    available = ("json", "png") if model.is_image else ("json",)
+    format = negotiation.choose(request.headers.get("accept", ""), params.format, available)
+    held_out, data = _gallery_of(model), model.engine.vae.config.data
+    name = f"gallery.{format}"
+    cached = model.cached_responses.get(name)
+    if cached is None:
+        write = {"json": _json, "png": _thumbnail_sheet}[format]
+        body = await asyncio.to_thread(lambda: write(held_out.whole, data))
+        cached = model.cached_responses[name] = CachedResponse(body, negotiation.MEDIA_TYPES[format])
+        give_back_memory()
+    # The same address has another response where another model is served: clients may keep it, but have to ask.
+    headers = {"ETag": cached.etag, "Cache-Control": "no-cache"}
+    tags = request.headers.get("if-none-match", "").split(",")
+    if cached.etag in [tag.strip().removeprefix("W/") for tag in tags]:
+        return Response(status_code=304, headers=headers)
+    return Response(cached.body, headers=headers, media_type=cached.media_type)
 
 
-async def gallery_input(request: Request, service: Service, query: GalleryInputQuery) -> Response:
-    form = service.form(request, query.format, pictures=True)
-    on_disk, index = _found(service), query.index
-    if index >= len(on_disk):
-        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(on_disk) - 1}")
-    found = await asyncio.to_thread(lambda: on_disk.whole)
+@router.get("/model/gallery/input", **describe(GalleryInput, "json", "npz", "png", errors=GALLERY_ERRORS))
+async def gallery_input(
+    params: Annotated[GalleryInputParams, Query()], model: CurrentModel, arrays: Arrays
+) -> Response:
+    """One input of the gallery.
+
+    The input itself, mean and variance of its Q, its label and its scores.
+    """
+    format = arrays.choose_format(params.format, images=True)
+    held_out, index = _gallery_of(model), params.index
+    if index >= len(held_out):
+        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(held_out) - 1}")
+    gallery = await asyncio.to_thread(lambda: held_out.whole)
     row = slice(index, index + 1)
-    x = to_tensor(found.inputs[row]).numpy()
-    label = None if found.labels is None else int(found.labels[index])
-    answer = {
-        "inputs": service.outside(x),
-        "mean": found.mean[row],
-        "variance": found.variance[row],
+    x = to_tensor(gallery.inputs[row]).numpy()
+    label = None if gallery.labels is None else int(gallery.labels[index])
+    names = gallery.label_names
+    fields = {
+        "inputs": to_public_layout(x, model.engine.vae.config.data),
+        "mean": gallery.mean[row],
+        "variance": gallery.variance[row],
         "label": label,
-        "label_name": found.label_names[label] if found.label_names is not None and label is not None else None,
-        "scores": {name: numbers[row] for name, numbers in found.scores.items()},
+        "label_name": names[label] if names is not None and label is not None else None,
+        "scores": {name: numbers[row] for name, numbers in gallery.scores.items()},
     }
-    return await service.answer(request, form, answer, x if service.images else None)
+    return await arrays.respond(format, fields, x if model.is_image else None)
 
 
-def _found(service: Service) -> OnDisk:
-    found = service.engine.checkpoint.gallery
-    if found is None:
-        raise Absent("this model has no gallery; make one with vae gallery MODEL DATA")
-    return found
+def _gallery_of(model: ServedModel) -> Any:
+    held_out = model.engine.checkpoint.gallery
+    if held_out is None:
+        raise NotFound("this model has no gallery; make one with vae gallery MODEL DATA")
+    return held_out
 
 
-def _json(found: Held, data: ImageData | VectorData) -> bytes:
-    plane = found.plane
+def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
+    plane = gallery.plane
     thumbnails = None
     if isinstance(data, ImageData):
         width, height = _size(data)
-        thumbnails = {"columns": _columns(len(found)), "width": width, "height": height}
+        thumbnails = {"columns": _columns(len(gallery)), "width": width, "height": height}
     answer = {
-        "inputs": len(found),
+        "inputs": len(gallery),
         "projection": {
             "method": "pca",
             "explained": plane.explained,
-            "coordinates": found.coordinates,
+            "coordinates": gallery.coordinates,
             "origin": plane.origin,
             "axes": plane.axes,
         },
-        "labels": found.labels,
-        "label_names": found.label_names,
-        "scores": found.scores,
-        "rate_per_dimension": found.rate_per_dimension,
-        "active_units": found.active_units,
-        "histogram": {"edges": found.edges, "counts": found.counts},
-        "learning": [epoch.model_dump() for epoch in found.learning],
+        "labels": gallery.labels,
+        "label_names": gallery.label_names,
+        "scores": gallery.scores,
+        "rate_per_dimension": gallery.rate_per_dimension,
+        "active_units": gallery.active_units,
+        "histogram": {"edges": gallery.edges, "counts": gallery.counts},
+        "learning": [epoch.model_dump() for epoch in gallery.learning],
         "thumbnails": thumbnails,
     }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -96,17 +126,17 @@ def _columns(count: int) -> int:
 
 def _size(data: ImageData) -> tuple[int, int]:
     """Width and height of a thumbnail: as the image's own where that is small enough."""
-    scale = min(1.0, THUMBNAIL / max(data.width, data.height))
+    scale = min(1.0, THUMBNAIL_PIXELS / max(data.width, data.height))
     return max(1, round(data.width * scale)), max(1, round(data.height * scale))
 
 
-def _sheet(found: Held, data: ImageData | VectorData) -> bytes:
+def _thumbnail_sheet(gallery: Gallery, data: ImageData | VectorData) -> bytes:
     """All thumbnails as one picture."""
     assert isinstance(data, ImageData)
     width, height = _size(data)
-    columns = _columns(len(found))
-    sheet = Image.new("L" if data.channels == 1 else "RGB", (columns * width, math.ceil(len(found) / columns) * height))
-    for index, sample in enumerate(found.inputs):
+    columns = _columns(len(gallery))
+    sheet = Image.new("L" if data.channels == 1 else "RGB", (columns * width, math.ceil(len(gallery) / columns) * height))
+    for index, sample in enumerate(gallery.inputs):
         picture = Image.fromarray(_pixels(sample)).resize((width, height), Image.Resampling.BOX)
         sheet.paste(picture, (index % columns * width, index // columns * height))
     file = io.BytesIO()
@@ -118,30 +148,3 @@ def _pixels(sample: NDArray[Any]) -> NDArray[np.uint8]:
     """One image as Pillow takes it."""
     inside = sample if sample.dtype == np.uint8 else np.rint(sample * 255).astype(np.uint8)
     return np.ascontiguousarray(inside[0] if len(inside) == 1 else inside.transpose(1, 2, 0))
-
-
-GALLERY = Operation(
-    "GET",
-    "/model/gallery",
-    "Held-out inputs to look at",
-    "Inputs that neither fitted nor chose the model: the plane along which the means of their Q vary most, where each "
-    "lies on it, labels and scores; and of all that were set aside the histogram of free energies and the rate of each "
-    "dimension; and how the training went. As png their thumbnails, on one sheet.",
-    GalleryQuery,
-    gallery,
-    Gallery,
-    forms=("json", "png"),
-    kept=True,
-    problems=(404,),
-)
-GALLERY_INPUT = Operation(
-    "GET",
-    "/model/gallery/input",
-    "One of these inputs",
-    "The input itself, mean and variance of its Q, its label and its scores.",
-    GalleryInputQuery,
-    gallery_input,
-    GalleryInput,
-    forms=("json", "npz", "png"),
-    problems=(404,),
-)

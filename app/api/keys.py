@@ -1,94 +1,113 @@
-"""Who may call: keys that clients send as `Authorization: Bearer KEY`."""
+"""API keys: who may call, by `Authorization: Bearer KEY`."""
 
 import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from app.api.problems import Forbidden, Unauthorized
+from fastapi import Depends
+from fastapi.params import Depends as Dependency
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.api.errors import Forbidden, Unauthorized
 from model.errors import ConfigError
 
-Access = Literal["everybody", "users", "administrators"]
-#: What a key may be (RFC 6750, 2.1), and how long so that nobody guesses it.
+Access = Literal["public", "user", "admin"]
+#: The form of a key (RFC 6750, 2.1), long enough not to be guessed.
 KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
+BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="A key from the operator of the service.")
 
 
 class Keys:
-    """Those that were given out; of each, only a digest is kept.
+    """The valid keys; only a digest of each is kept.
 
     Args:
-        users: may use the model; without any, everybody may.
-        administrators: may do that, and read metrics; without any of either kind, everybody may.
+        users: keys that may use the model; without any, everybody may.
+        administrators: keys that may also reload the model and read metrics; without any key of either kind,
+            everybody may.
     """
 
     def __init__(self, users: Iterable[str] = (), administrators: Iterable[str] = ()) -> None:
         self._users = [_digest(key) for key in users]
         self._administrators = [_digest(key) for key in administrators]
 
-    def guards(self, access: Access) -> bool:
-        """Whether a key is needed for this."""
-        return access != "everybody" and bool(self._users or (access == "administrators" and self._administrators))
+    def requires_key(self, access: Access) -> bool:
+        """True if a call with this access needs a key."""
+        return access != "public" and bool(self._users or (access == "admin" and self._administrators))
 
-    def check(self, access: Access, authorization: str) -> None:
-        """Let a request pass, or not.
+    def dependencies(self, access: Access) -> list[Dependency]:
+        """The FastAPI dependencies that guard a router with this access; none where no key is needed."""
+        return [Depends(self._guard(access))] if self.requires_key(access) else []
+
+    def _guard(self, access: Access) -> Callable[[HTTPAuthorizationCredentials | None], Awaitable[None]]:
+        async def require_key(
+            credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+        ) -> None:
+            self.check(access, credentials.credentials if credentials else "")
+
+        return require_key
+
+    def check(self, access: Access, key: str) -> None:
+        """Hold a key against the valid ones.
 
         Args:
-            access: who may have what it asks for.
-            authorization: its header of that name.
+            access: what the call needs.
+            key: the key of the request; empty where it has none.
 
         Raises:
-            Unauthorized: it has no key that was given out.
-            Forbidden: its key is one of a user, who may not have this.
+            Unauthorized: the key is missing or not valid.
+            Forbidden: the key is a user's, and the call is for administrators.
         """
-        if not self.guards(access):
+        if not self.requires_key(access):
             return
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("this needs a key; send the header 'Authorization: Bearer KEY'")
-        given = _digest(key.strip())
-        administrator, user = _among(self._administrators, given), _among(self._users, given)
-        if not administrator and not user:
-            raise Unauthorized("this key was not given out, or is no longer valid; ask whoever runs the service")
-        if access == "administrators" and not administrator:
-            raise Forbidden("this is for administrators; send one of their keys, which VAE_ADMIN_KEYS sets")
+        if not key.strip():
+            raise Unauthorized("this call needs a key; send the header 'Authorization: Bearer KEY'")
+        digest = _digest(key.strip())
+        is_admin, is_user = _contains_digest(self._administrators, digest), _contains_digest(self._users, digest)
+        if not is_admin and not is_user:
+            raise Unauthorized("the key is not valid, or no longer; ask the operator of the service for one")
+        if access == "admin" and not is_admin:
+            raise Forbidden("this call is for administrators; send one of the keys that VAE_ADMIN_KEYS sets")
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _among(known: list[bytes], given: bytes) -> bool:
-    """In a time that does not tell how much of a key is right, nor which comes near."""
-    return sum(hmac.compare_digest(one, given) for one in known) > 0
+def _contains_digest(digests: list[bytes], digest: bytes) -> bool:
+    """Constant-time membership test: the response time reveals nothing about a key."""
+    return sum(hmac.compare_digest(known, digest) for known in digests) > 0
 
 
 def read_keys(name: str) -> list[str]:
-    """Keys from the environment: from the variable of this name, commas between them, or from the file that NAME_FILE
-    names, one a line; blank lines and those that begin with # do not count.
+    """Read keys from the environment.
+
+    The variable of this name holds them separated by commas; or the file that NAME_FILE names holds one a line, where
+    blank lines and lines that begin with # do not count.
 
     Raises:
-        ConfigError: a file that cannot be read or is empty, or something that is no key. No message shows a key.
+        ConfigError: a file cannot be read or is empty, or a key is malformed. No message shows a key.
     """
-    found, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE")
-    keys, where = [key.strip() for key in found.split(",") if key.strip()], name
+    value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE")
+    keys, source = [key.strip() for key in value.split(",") if key.strip()], name
     if file is not None:
         if keys:
             raise ConfigError(f"{name} and {name}_FILE are both set; set one of them")
-        where = file
+        source = file
         try:
             lines = [line.strip() for line in Path(file).read_text().splitlines()]
         except (OSError, UnicodeError) as error:
-            raise ConfigError(f"{name}_FILE: {file} cannot be read ({error}); give the name of a text file") from error
+            raise ConfigError(f"{name}_FILE: {file} cannot be read ({error}); name a text file") from error
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
-            raise ConfigError(f"{name}_FILE: {file} holds no key; write one a line, or unset the variable")
+            raise ConfigError(f"{name}_FILE: {file} holds no keys; write one a line, or unset the variable")
     for index, key in enumerate(keys):
         if not KEY.fullmatch(key):
             raise ConfigError(
-                f"{where}: key {index + 1} is none; a key is 16 to 512 letters, digits and . _ ~ + / -, as made by "
-                "`openssl rand -hex 32`"
+                f"{source}: key {index + 1} is malformed; a key is 16 to 512 letters, digits and . _ ~ + / -, as made "
+                "by `openssl rand -hex 32`"
             )
     return keys

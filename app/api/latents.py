@@ -1,104 +1,82 @@
 """`/encode`, `/decode`, `/sample`, `/reconstruct`."""
 
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.api.operation import Operation
-from app.api.request import Request
+from app.api.dependencies import Arrays, Context, CurrentModel, Inputs, Latents, ensure_within
+from app.api.openapi import describe
 from app.api.schemas import (
     Decoded,
-    DecodeQuery,
+    DecodeParams,
     Encoded,
-    EncodeQuery,
+    EncodeParams,
     Reconstructed,
-    ReconstructQuery,
+    ReconstructParams,
     Sampled,
-    SampleQuery,
+    SampleParams,
 )
-from app.api.state import Service
 
-PICTURES = ("json", "npz", "png")
-
-
-async def encode(request: Request, service: Service, query: EncodeQuery) -> Response:
-    form = service.form(request, query.format, pictures=False)
-    x = await service.inputs(request, strict=query.strict)
-    mean, variance = await request.work(service.watch, service.engine.encode(x, request.context))
-    return await service.answer(request, form, {"mean": mean, "variance": variance})
+router = APIRouter(tags=["model"])
 
 
-async def decode(request: Request, service: Service, query: DecodeQuery) -> Response:
-    form = service.form(request, query.format, pictures=True)
-    z = await service.latents(request)
-    seed = query.seed if query.noise else None
-    x = await request.work(service.watch, service.engine.decode(z, request.context, noise_seed=seed))
-    return await service.answer(request, form, {"outputs": service.outputs(x)}, x)
+@router.post("/encode", **describe(Encoded, "json", "npz", body="inputs"))
+async def encode(
+    params: Annotated[EncodeParams, Query()], model: CurrentModel, inputs: Inputs, context: Context, arrays: Arrays
+) -> Response:
+    """Inputs to latent means and variances.
+
+    The parameters of Q(z|x), a Gaussian with independent dimensions, for each input.
+    """
+    format = arrays.choose_format(params.format)
+    x = await inputs.read(strict=params.strict)
+    mean, variance = await model.engine.encode(x, context)
+    return await arrays.respond(format, {"mean": mean, "variance": variance})
 
 
-async def sample(request: Request, service: Service, query: SampleQuery) -> Response:
-    form = service.form(request, query.format, pictures=True)
-    service.limit("query.n", query.n, service.settings.max_rows)
-    service.begin(request)
-    request.rows = query.n
-    drawn = service.engine.sample(query.n, query.seed, query.temperature, request.context, noisy=query.noise)
-    z, x = await request.work(service.watch, drawn)
-    return await service.answer(request, form, {"outputs": service.outputs(x), "latents": z}, x)
+@router.post("/decode", **describe(Decoded, "json", "npz", "png", body="latents"))
+async def decode(
+    params: Annotated[DecodeParams, Query()], model: CurrentModel, latents: Latents, context: Context, arrays: Arrays
+) -> Response:
+    """Latents to data.
+
+    The mean of P(x|z) for each latent, or with `noise=true` a draw from it.
+    """
+    format = arrays.choose_format(params.format, images=True)
+    z = await latents.read()
+    x = await model.engine.decode(z, context, noise_seed=params.seed if params.noise else None)
+    return await arrays.respond(format, {"outputs": model.to_public(x)}, x)
 
 
-async def reconstruct(request: Request, service: Service, query: ReconstructQuery) -> Response:
-    form = service.form(request, query.format, pictures=True)
-    x = await service.inputs(request, strict=query.strict)
-    rebuilt = await request.work(service.watch, service.engine.reconstruct(x, request.context))
-    answer = {"outputs": service.outputs(rebuilt)}
-    if query.inputs:
-        answer["inputs"] = service.outside(x)
-    return await service.answer(request, form, answer, rebuilt)
+@router.get("/sample", **describe(Sampled, "json", "npz", "png"))
+async def sample(
+    params: Annotated[SampleParams, Query()], model: CurrentModel, context: Context, arrays: Arrays
+) -> Response:
+    """Samples from the prior.
+
+    z ~ N(0, temperature^2 I), decoded. Row i takes the i-th draw of the seed's stream: the first n samples of a larger
+    request are the same.
+    """
+    format = arrays.choose_format(params.format, images=True)
+    ensure_within("query.n", params.n, model.settings.max_rows)
+    context.rows = params.n
+    z, x = await model.engine.sample(params.n, params.seed, params.temperature, context, noisy=params.noise)
+    return await arrays.respond(format, {"outputs": model.to_public(x), "latents": z}, x)
 
 
-ENCODE = Operation(
-    "POST",
-    "/encode",
-    "Inputs to latent means and variances",
-    "The parameters of Q(z|x), a Gaussian with independent dimensions, for each input.",
-    EncodeQuery,
-    encode,
-    Encoded,
-    body="inputs",
-    forms=("json", "npz"),
-    deadline=True,
-)
-DECODE = Operation(
-    "POST",
-    "/decode",
-    "Latents to data",
-    "The mean of P(x|z) for each latent, or with `noise=true` a draw from it.",
-    DecodeQuery,
-    decode,
-    Decoded,
-    body="latents",
-    forms=PICTURES,
-    deadline=True,
-)
-SAMPLE = Operation(
-    "GET",
-    "/sample",
-    "Samples from the prior",
-    "z ~ N(0, temperature^2 I), decoded. Row i takes the i-th draw of the seed's stream: the first n samples of a "
-    "larger request are the same.",
-    SampleQuery,
-    sample,
-    Sampled,
-    forms=PICTURES,
-    deadline=True,
-)
-RECONSTRUCT = Operation(
-    "POST",
-    "/reconstruct",
-    "Inputs through the latent and back",
-    "The mean of P(x|z) at the mean of Q(z|x), for each input.",
-    ReconstructQuery,
-    reconstruct,
-    Reconstructed,
-    body="inputs",
-    forms=PICTURES,
-    deadline=True,
-)
+@router.post("/reconstruct", **describe(Reconstructed, "json", "npz", "png", body="inputs"))
+async def reconstruct(
+    params: Annotated[ReconstructParams, Query()], model: CurrentModel, inputs: Inputs, context: Context, arrays: Arrays
+) -> Response:
+    """Inputs through the latent and back.
+
+    The mean of P(x|z) at the mean of Q(z|x), for each input.
+    """
+    format = arrays.choose_format(params.format, images=True)
+    x = await inputs.read(strict=params.strict)
+    reconstruction = await model.engine.reconstruct(x, context)
+    fields = {"outputs": model.to_public(reconstruction)}
+    if params.inputs:
+        fields["inputs"] = model.to_public(x)
+    return await arrays.respond(format, fields, reconstruction)

@@ -1,142 +1,76 @@
-"""What an operator calls: the card, health, metrics."""
+"""`/model`: the model card, and loading the model again."""
 
 from dataclasses import asdict
+from typing import Annotated
 
-import orjson
 import torch
-from starlette.responses import Response
+from fastapi import APIRouter, Query, Request
 
-from app.api.operation import Operation
-from app.api.problems import Forbidden, Invalid, Unavailable
-from app.api.request import Request
-from app.api.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery, Reloaded
-from app.api.state import Service
-from app.observability import metrics
-from app.version import VERSION
+from app import __version__
+from app.api.dependencies import CurrentModel
+from app.api.errors import Forbidden
+from app.api.openapi import MODEL_ERRORS, describe
+from app.api.schemas import CalibratedFor, Computed, Limits, ModelCard, NoParams, Reloaded
+from app.api.state import state_of
+from app.codecs.errors import Invalid
 from model.config import ImageData
 from model.images import CONVERSION
 
+router = APIRouter(tags=["model"])
+reload_router = APIRouter(tags=["operations"])
 
-async def card(request: Request, service: Service, query: NoQuery) -> Response:
-    checkpoint = service.engine.checkpoint
+
+@router.get("/model", **describe(ModelCard, "json", errors=MODEL_ERRORS))
+async def model_card(params: Annotated[NoParams, Query()], model: CurrentModel) -> ModelCard:
+    """The model card.
+
+    What is served, and its limits.
+    """
+    checkpoint = model.engine.checkpoint
     config, card = checkpoint.vae.config, checkpoint.card
     references = checkpoint.calibration.references if checkpoint.calibration else {}
-    limits = {name: getattr(service.settings, name) for name in Limits.model_fields}
-    return _json(
-        ModelCard(
-            name=card.name,
-            digest=checkpoint.digest,
-            created=card.created,
-            data=config.data.model_dump(mode="json"),
-            conversion=CONVERSION if isinstance(config.data, ImageData) else None,
-            latent=config.latent,
-            network=config.network.model_dump(mode="json"),
-            likelihood=config.likelihood.model_dump(mode="json"),
-            weights=sum(weight.numel() for weight in checkpoint.vae.parameters()),
-            discrete=checkpoint.vae.levels is not None,
-            anomaly_score=card.anomaly_score,
-            calibrations=[
-                CalibratedFor(
-                    **protocol._asdict(),
-                    inputs=len(reference.free_energy),
-                    typicality_inputs=None if reference.typicality is None else len(reference.typicality),
-                )
-                for protocol, reference in references.items()
-            ],
-            training=card.training.model_dump(mode="json") if card.training else None,
-            evaluation=card.evaluation,
-            device=str(checkpoint.vae.origin.device),
-            threads=torch.get_num_threads(),
-            computed={name: Computed(**asdict(made)) for name, made in service.engine.runtime.made.items()},
-            limits=Limits(**limits),
-            version=VERSION,
-        )
+    limits = {name: getattr(model.settings, name) for name in Limits.model_fields}
+    return ModelCard(
+        name=card.name,
+        digest=checkpoint.digest,
+        created=card.created,
+        data=config.data.model_dump(mode="json"),
+        conversion=CONVERSION if isinstance(config.data, ImageData) else None,
+        latent=config.latent,
+        network=config.network.model_dump(mode="json"),
+        likelihood=config.likelihood.model_dump(mode="json"),
+        weights=sum(weight.numel() for weight in checkpoint.vae.parameters()),
+        discrete=checkpoint.vae.levels is not None,
+        anomaly_score=card.anomaly_score,
+        calibrations=[
+            CalibratedFor(
+                **protocol._asdict(),
+                inputs=len(reference.free_energy),
+                typicality_inputs=None if reference.typicality is None else len(reference.typicality),
+            )
+            for protocol, reference in references.items()
+        ],
+        training=card.training.model_dump(mode="json") if card.training else None,
+        evaluation=card.evaluation,
+        device=str(checkpoint.vae.origin.device),
+        threads=torch.get_num_threads(),
+        computed={name: Computed(**asdict(made)) for name, made in model.engine.runtime.made.items()},
+        limits=Limits(**limits),
+        version=__version__,
     )
 
 
-HANGS = "a call of the model hangs; restart the service"
+@reload_router.post("/model/reload", **describe(Reloaded, "json", errors=(403, 500)))
+async def reload(params: Annotated[NoParams, Query()], request: Request, model: CurrentModel) -> Reloaded:
+    """Load the model again.
 
-
-async def reload(request: Request, service: Service, query: NoQuery) -> Response:
-    if not service.settings.reload:
-        raise Forbidden("this service does not load models anew when asked over HTTP; VAE_RELOAD=true would allow it")
-    if service.settings.workers > 1:
+    From where the service has it: loaded beside the model that is served, tried, and put in its place. If that fails,
+    the previous model stays. Only where VAE_RELOAD is set.
+    """
+    if not model.settings.reload:
+        raise Forbidden("this service does not reload models over HTTP; VAE_RELOAD=true would allow it")
+    if model.settings.workers > 1:
         raise Invalid("each worker has a model of its own; send SIGHUP to the service, which replaces them one by one")
-    assert service.process.reload is not None
-    renewed = await service.process.reload()
-    checkpoint = renewed.engine.checkpoint
-    return _json(Reloaded(name=checkpoint.card.name, digest=checkpoint.digest, before=service.digest.decode()))
-
-
-async def live(request: Request, service: Service, query: NoQuery) -> Response:
-    if service.stuck:
-        raise Unavailable(HANGS)
-    return _json(Health(status="alive"))
-
-
-async def ready(request: Request, service: Service, query: NoQuery) -> Response:
-    if service.process.draining:
-        raise Unavailable("the service is about to stop; send work elsewhere")
-    if service.stuck:
-        raise Unavailable(HANGS)
-    if not service.ready:
-        raise Unavailable("the model's worker has died; restart the service")
-    return _json(Health(status="ready"))
-
-
-async def scrape(request: Request, service: Service, query: NoQuery) -> Response:
-    return Response(service.process.metrics.render(), media_type=metrics.MEDIA_TYPE)
-
-
-def _json(answer: Answer) -> Response:
-    return Response(orjson.dumps(answer.model_dump(mode="json")), media_type="application/json")
-
-
-MODEL = Operation("GET", "/model", "The model card", "What is served, and its limits.", NoQuery, card, ModelCard)
-RELOAD = Operation(
-    "POST",
-    "/model/reload",
-    "Load the model anew",
-    "From where the service has it: loaded beside the one that is served, tried, and taken in its place. Where that "
-    "fails the old one stays. Only where VAE_RELOAD is set.",
-    NoQuery,
-    reload,
-    Reloaded,
-    tag="operations",
-    access="administrators",
-    problems=(403, 500),
-)
-LIVE = Operation(
-    "GET",
-    "/health/live",
-    "Alive",
-    "The process answers, and its model does not hang.",
-    NoQuery,
-    live,
-    Health,
-    tag="operations",
-    access="everybody",
-)
-READY = Operation(
-    "GET",
-    "/health/ready",
-    "Ready",
-    "The model is loaded, warm and answering.",
-    NoQuery,
-    ready,
-    Health,
-    tag="operations",
-    access="everybody",
-)
-METRICS = Operation(
-    "GET",
-    "/metrics",
-    "Metrics",
-    "For Prometheus.",
-    NoQuery,
-    scrape,
-    None,
-    forms=("text",),
-    tag="operations",
-    access="administrators",
-)
+    reloaded = await state_of(request).reload()
+    checkpoint = reloaded.engine.checkpoint
+    return Reloaded(name=checkpoint.card.name, digest=checkpoint.digest, before=model.digest.decode())

@@ -1,129 +1,163 @@
-"""The OpenAPI document, from the operations and the pydantic models that serve them."""
+"""The OpenAPI document: FastAPI makes it, and `document` adds what only the loaded model knows."""
 
 import base64
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
-from app.api.operation import Operation
 from app.api.problems import PROBLEM, STATUS
-from app.api.schemas import Problem, Query
-from app.api.state import Service
+from app.api.schemas import Problem
+from app.api.state import ServedModel
 from app.codecs.images import FORMATS, to_png
-from app.codecs.negotiation import MEDIA
-from app.version import VERSION
+from app.codecs.negotiation import MEDIA_TYPES
 from model.config import ImageData
 
 Json = dict[str, Any]
-REF = "#/components/schemas/{model}"
-BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
+REF = "#/components/schemas/{name}"
+BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
 INTRODUCTION = """A trained variational autoencoder behind HTTP: encode, decode, sample, and score by free energy.
 
-Every array has the batch first. Answers come as JSON, or as `application/x-npz` and images as `image/png`, by `Accept`
-or `?format=`. Errors are `application/problem+json` and name the place and the remedy. `X-Model-Digest` on every answer
-tells which model gave it."""
-KEY = {"key": {"type": "http", "scheme": "bearer", "description": "A key that whoever runs the service gave out."}}
-TIMEOUT = {
-    "name": "X-Request-Timeout",
-    "in": "header",
-    "required": False,
-    "description": "Seconds after which the answer is of no use: 504, where the service's own deadline is not sooner.",
-    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 999_999_999},
+Every array has the batch first. Responses come as JSON, or as `application/x-npz` and images as `image/png`, by `Accept`
+or `?format=`. Errors are `application/problem+json` and name the place and the remedy. `X-Model-Digest` on every
+response names the model that gave it."""
+HEADERS: Json = {
+    "X-Model-Digest": {"description": "SHA-256 of the model.", "schema": {"type": "string"}},
+    "X-Request-ID": {"description": "The client's own, or one that the service gave.", "schema": {"type": "string"}},
 }
-#: The errors that any call with a body or parameters can meet, and those of calls that have neither.
-OF_WORK = (406, 413, 422, 429, 500, 503, 504)
-OF_BODY = (400, 408, 415)
+RETRY_AFTER: Json = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+#: Statuses that any call of the model can have, and those of calls that read a body.
+MODEL_ERRORS, BODY_ERRORS = (406, 413, 422, 429, 500, 503, 504), (400, 408, 415)
 EXAMPLES = {
     400: "the body is not JSON: unexpected end of data: line 1 column 12 (char 11)",
-    401: "this needs a key; send the header 'Authorization: Bearer KEY'",
-    403: "this is for administrators; send one of their keys, which VAE_ADMIN_KEYS sets",
+    401: "this call needs a key; send the header 'Authorization: Bearer KEY'",
+    403: "this call is for administrators; send one of the keys that VAE_ADMIN_KEYS sets",
     404: "this model has no gallery; make one with vae gallery MODEL DATA",
-    406: "Accept: text/html leaves no form of this answer; it comes as application/json, application/x-npz",
-    408: "the body did not arrive within 30 s; send it faster, or less of it",
+    406: "cannot respond with text/html; available: application/json, application/x-npz",
+    408: "the body did not arrive within 30 s; send it faster, or send less",
     413: "inputs: 2,000 rows are more than the 1,024 that one request may have",
     415: "Content-Type 'text/plain' is not read here; send one of application/json, application/x-npy",
     422: "inputs[3][0][7]: is 1.5; it must be a number from 0 to 1",
-    429: "262144 rows are waiting for the model; come again in 3 s",
+    429: "the queue is full (16,384 rows); retry after 3 s",
     500: "the model failed on this request: it put out values that are not finite numbers",
     503: "the service is stopping or its worker has died; send the request elsewhere",
-    504: "the model did not get to this request in time; ask for less or come again",
+    504: "the model did not get to this request in time; ask for less or retry later",
 }
 
 
-def document(service: Service, operations: Sequence[Operation[Any]]) -> Json:
-    """OpenAPI 3.1, with examples that the served model answers."""
-    answers = {operation.answer for operation in operations if operation.answer}
-    kinds: list[type[BaseModel]] = [*sorted(answers, key=lambda kind: kind.__name__), Problem]
-    _, schemas = models_json_schema([(kind, "serialization") for kind in kinds], ref_template=REF)
-    paths: dict[str, Json] = {}
-    for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, service)
-    keys = {"securitySchemes": KEY} if service.keys.guards("administrators") else {}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "vae-server", "version": VERSION, "description": INTRODUCTION},
-        # From where this document lies: a proxy may have put it below a path of its own.
-        "servers": [{"url": "."}],
-        "paths": paths,
-        "components": {"schemas": schemas["$defs"], **keys},
+def describe(
+    answer: type[BaseModel] | None,
+    *formats: Literal["json", "npz", "png"],
+    body: Literal["inputs", "latents"] | None = None,
+    cacheable: bool = False,
+    errors: tuple[int, ...] = MODEL_ERRORS,
+) -> Json:
+    """Arguments of a route's decorator that document its body, formats and errors.
+
+    Args:
+        answer: the JSON form of the response.
+        formats: of the response; png is documented for models of images alone.
+        body: the rows that the call reads from its body.
+        cacheable: clients may keep the response, and revalidate it by its ETag.
+        errors: statuses of problems.
+    """
+    content = {MEDIA_TYPES[form]: {"schema": {**BINARY, "contentMediaType": MEDIA_TYPES[form]}} for form in formats}
+    content.pop(MEDIA_TYPES["json"], None)  # FastAPI documents it from the model of the response
+    responses: Json = {200: {"content": content}} if content else {}
+    if cacheable:
+        etag = {"description": "Of this response; for If-None-Match.", "schema": {"type": "string"}}
+        responses.setdefault(200, {})["headers"] = {"ETag": etag}
+        responses[304] = {"description": "The response that If-None-Match names is still current."}
+    statuses = {*errors, 422, 503, *(BODY_ERRORS if body else ())}
+    responses |= {status: _problem(status) for status in sorted(statuses)}
+    described: Json = {"response_model": answer, "responses": responses}
+    if body:
+        described["openapi_extra"] = {"requestBody": {"required": True, "content": {body: {}}}}
+    return described
+
+
+def _problem(status: int) -> Json:
+    title = dict(STATUS.values())[status]
+    example = {
+        "type": f"urn:vae-server:problem:{title.lower().replace(' ', '-')}",
+        "title": title,
+        "status": status,
+        "detail": EXAMPLES[status],
     }
+    content = {PROBLEM: {"schema": {"$ref": REF.format(name="Problem")}, "example": example}}
+    return {"description": title, "content": content, **({"headers": RETRY_AFTER} if status == 429 else {})}
 
 
-def _operation(operation: Operation[Any], service: Service) -> Json:
-    says: Json = {
-        "operationId": operation.path.strip("/").replace("/", "_").replace("-", "_"),
-        "tags": [operation.tag],
-        "summary": operation.summary,
-        "description": operation.description,
-        "responses": _responses(operation, service),
-    }
-    parameters = _parameters(operation.query)
-    if operation.deadline:
-        parameters.append(TIMEOUT)
-    if parameters:
-        says["parameters"] = parameters
-    if service.keys.guards(operation.access):
-        says["security"] = [{"key": []}]
-    if operation.body:
-        says["requestBody"] = {"required": True, "content": _bodies(operation.body, service)}
-    return says
+def document(app: FastAPI, model: ServedModel) -> Json:
+    """OpenAPI 3.1 for this model: the shapes and examples of its rows, and the formats that it has."""
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=INTRODUCTION,
+        routes=app.routes,
+        # Relative to where this document lies: a proxy may have put it below a path of its own.
+        servers=[{"url": "."}],
+    )
+    schemas = schema["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema(ref_template=REF.replace("name", "model"))
+    schemas |= schemas["Problem"].pop("$defs", {})
+    for path, item in schema["paths"].items():
+        for operation in item.values():
+            _complete(operation, path, model)
+    return schema
 
 
-def _parameters(query: type[Query]) -> list[Json]:
-    schema = query.model_json_schema()
-    found = []
-    for name, says in schema.get("properties", {}).items():
-        description = says.pop("description", "")
-        # An optional parameter is left out, never sent as null.
-        field = says["anyOf"][0] if "anyOf" in says else {k: v for k, v in says.items() if k != "title"}
-        found.append({"name": name, "in": "query", "required": False, "description": description, "schema": field})
-    return found
+def _complete(operation: Json, path: str, model: ServedModel) -> None:
+    """Fill one operation in."""
+    operation["operationId"] = path.strip("/").replace("/", "_").replace("-", "_")
+    operation["summary"], _, operation["description"] = operation["description"].partition("\n\n")
+    for parameter in operation.get("parameters", []):
+        _without_null(parameter)
+    if "requestBody" in operation:
+        (name,) = operation["requestBody"]["content"]
+        operation["requestBody"]["content"] = _bodies(name, model)
+    responses = operation["responses"]
+    if "security" in operation:
+        responses["401"] = _problem(401)
+        if "operations" in operation["tags"]:
+            responses["403"] = _problem(403)
+    if not model.is_image:
+        responses["200"].get("content", {}).pop(MEDIA_TYPES["png"], None)
+    for response in responses.values():
+        response["headers"] = {**HEADERS, **response.get("headers", {})}
 
 
-def _bodies(name: str, service: Service) -> dict[str, Json]:
-    config = service.engine.vae.config
-    limits = {"minItems": 1, "maxItems": service.settings.max_rows}
-    image = isinstance(config.data, ImageData)
+def _without_null(parameter: Json) -> None:
+    """An optional parameter is left out, never sent as null."""
+    schema = parameter["schema"]
+    schema.pop("title", None)
+    if "anyOf" in schema:
+        parameter["schema"] = next(option for option in schema["anyOf"] if option.get("type") != "null")
+
+
+def _bodies(name: str, model: ServedModel) -> dict[str, Json]:
+    """The content types of a request body of these rows, with an example that the model answers."""
+    config = model.engine.vae.config
+    limits = {"minItems": 1, "maxItems": model.settings.max_rows}
     if name == "latents":
         rows: Json = _nested((config.latent,), limits, {"type": "number"})
         example: Any = [[0.0] * config.latent]
-    elif image:
+    elif isinstance(config.data, ImageData):
         pixel = {"type": "number", "minimum": 0, "maximum": 1}
         encoded = {"type": "array", **limits, "items": {"type": "string", "contentEncoding": "base64"}}
         rows = {"oneOf": [encoded, _nested(config.data.public_shape, limits, pixel)]}
         example = [base64.b64encode(to_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()]
     else:
         rows = _nested(config.data.shape, limits, {"type": "number"})
-        example = [list(getattr(config.data, "mean", ()))]
+        example = [list(config.data.mean)]
     schema = {"type": "object", "properties": {name: rows}, "required": [name], "additionalProperties": False}
     content: dict[str, Json] = {
         "application/json": {"schema": schema, "example": {name: example}},
         "application/x-npy": {"schema": {**BINARY, "description": f"One array, {name} first; numpy.save writes it."}},
     }
-    if name == "inputs" and image:
+    if name == "inputs" and model.is_image:
         content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in FORMATS}
         parts = {"inputs": {"type": "array", **limits, "items": BINARY}}
         content["multipart/form-data"] = {"schema": {"type": "object", "properties": parts, "required": ["inputs"]}}
@@ -136,47 +170,3 @@ def _nested(shape: tuple[int, ...], limits: Json, leaf: Json) -> Json:
     for size in reversed(shape):
         inner = {"type": "array", "minItems": size, "maxItems": size, "items": inner}
     return {"type": "array", **limits, "items": inner}
-
-
-def _responses(operation: Operation[Any], service: Service) -> dict[str, Json]:
-    headers = {
-        "X-Model-Digest": {"description": "SHA-256 of the model.", "schema": {"type": "string"}},
-        "X-Request-ID": {"description": "The request's own, or one that it was given.", "schema": {"type": "string"}},
-    }
-    content: dict[str, Json] = {}
-    for form in operation.forms:
-        if form == "text":
-            content["text/plain"] = {"schema": {"type": "string"}, "example": "vae_ready 1.0"}
-        elif form == "json" and operation.answer:
-            content[MEDIA[form]] = {"schema": {"$ref": REF.format(model=operation.answer.__name__)}}
-        elif form == "npz" or service.images:
-            content[MEDIA[form]] = {"schema": {**BINARY, "contentMediaType": MEDIA[form]}}
-    found: dict[str, Json] = {"200": {"description": operation.summary, "headers": headers, "content": content}}
-    if operation.kept:
-        etag = {"description": "Of this answer; for If-None-Match.", "schema": {"type": "string"}}
-        found["200"]["headers"] = {**headers, "ETag": etag}
-        found["304"] = {"description": "The answer that If-None-Match names is still the same.", "headers": headers}
-    statuses: tuple[int, ...] = OF_WORK if operation.tag == "model" else (422, 503)
-    statuses += operation.problems
-    if operation.body:
-        statuses += OF_BODY
-    titles = dict(STATUS.values())
-    if service.keys.guards(operation.access):
-        statuses += (401, 403) if operation.access == "administrators" else (401,)
-    for status in sorted(set(statuses)):
-        found[str(status)] = _problem(status, titles[status], headers)
-    return found
-
-
-def _problem(status: int, title: str, headers: Json) -> Json:
-    slug = title.lower().replace(" ", "-")
-    example = {
-        "type": f"urn:vae-server:problem:{slug}",
-        "title": title,
-        "status": status,
-        "detail": EXAMPLES[status],
-    }
-    if status == 429:
-        headers = {**headers, "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-    content = {PROBLEM: {"schema": {"$ref": REF.format(model="Problem")}, "example": example}}
-    return {"description": title, "headers": headers, "content": content}

@@ -1,30 +1,46 @@
 """`/free-energy`."""
 
+import math
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.api.operation import Operation
-from app.api.problems import NotAcceptable
-from app.api.request import Request
-from app.api.schemas import FreeEnergies, FreeEnergyQuery
-from app.api.state import Service
+from app.api.dependencies import Arrays, Context, CurrentModel, Inputs, ensure_within
+from app.api.openapi import describe
+from app.api.schemas import FreeEnergies, FreeEnergyParams
+from app.codecs.encode import to_public_layout
+from app.codecs.errors import NotAcceptable
+from app.codecs.spec import Floats
+
+router = APIRouter(tags=["model"])
 
 
-async def free_energy(request: Request, service: Service, query: FreeEnergyQuery) -> Response:
-    if query.format == "png" and not query.per_dimension:
-        raise NotAcceptable("format=png shows the map of where the surprise is; ask for per_dimension=true with it")
-    form = service.form(request, query.format, pictures=query.per_dimension)
-    service.limit("query.samples", query.samples, service.settings.max_samples)
-    x = await service.inputs(request, strict=query.strict)
-    work = len(x) * query.samples * (1 + query.refine)
-    service.limit("rows x query.samples x (1 + query.refine)", work, service.settings.max_work)
-    scored = service.engine.free_energy(
-        x, query.samples, query.seed, request.context, steps=query.refine, per_dimension=query.per_dimension
+@router.post("/free-energy", **describe(FreeEnergies, "json", "npz", "png", body="inputs"))
+async def free_energy(
+    params: Annotated[FreeEnergyParams, Query()], model: CurrentModel, inputs: Inputs, context: Context, arrays: Arrays
+) -> Response:
+    """Variational free energy of each input.
+
+    F(x) = E_Q[nlog P(x, z)] - H(Q) >= nlog P(x), in nats: a bound on how improbable an input is, and a code length.
+    Higher is more anomalous. More `samples` estimate it more closely and tighten `nlog_p_x`; `refine` fits Q to each
+    input, and `regret` is what that saves. The same draws serve every row, so a score depends on (x, seed, samples,
+    refine) alone. `p_values` say how rare a score is among inputs that neither fitted nor chose the model.
+    """
+    if params.format == "png" and not params.per_dimension:
+        raise NotAcceptable("format=png is the map of nats per pixel; ask for per_dimension=true with it")
+    format = arrays.choose_format(params.format, images=params.per_dimension)
+    ensure_within("query.samples", params.samples, model.settings.max_samples)
+    x = await inputs.read(strict=params.strict)
+    work = len(x) * params.samples * (1 + params.refine)
+    ensure_within("rows x query.samples x (1 + query.refine)", work, model.settings.max_work)
+    result = await model.engine.free_energy(
+        x, params.samples, params.seed, context, steps=params.refine, per_dimension=params.per_dimension
     )
-    result = await request.work(service.watch, scored)
-    answer = {
-        "samples": query.samples,
-        "refine": query.refine,
-        "seed": query.seed,
+    fields = {
+        "samples": params.samples,
+        "refine": params.refine,
+        "seed": params.seed,
         **vars(result.scores),
         "regret": result.regret,
         "typicality": result.verdict.typicality,
@@ -32,24 +48,14 @@ async def free_energy(request: Request, service: Service, query: FreeEnergyQuery
         "p_values_reason": result.verdict.reason,
     }
     if result.per_dimension is None:
-        return await service.answer(request, form, answer)
-    answer["per_dimension"] = service.outside(result.per_dimension)
-    pictures = service.brighten(result.per_dimension) if form == "png" else None
-    return await service.answer(request, form, answer, pictures)
+        return await arrays.respond(format, fields)
+    fields["per_dimension"] = to_public_layout(result.per_dimension, model.engine.vae.config.data)
+    return await arrays.respond(format, fields, to_heatmap(result.per_dimension) if format == "png" else None)
 
 
-FREE_ENERGY = Operation(
-    "POST",
-    "/free-energy",
-    "Variational free energy of each input",
-    "F(x) = E_Q[nlog P(x, z)] - H(Q) >= nlog P(x), in nats: a bound on how improbable an input is, and a code length. "
-    "Higher is more anomalous. More `samples` estimate it more closely and tighten `nlog_p_x`; `refine` fits Q to each "
-    "input, and `regret` is what that saves. The same draws serve every row, so a score depends on (x, seed, samples, "
-    "refine) alone. `p_values` say how rare a score is among inputs that neither fitted nor chose the model.",
-    FreeEnergyQuery,
-    free_energy,
-    FreeEnergies,
-    body="inputs",
-    forms=("json", "npz", "png"),
-    deadline=True,
-)
+def to_heatmap(nats: Floats) -> Floats:
+    """Nats per pixel -> grey images in [0, 1], black at the least and white at the most of the whole response."""
+    low, high = float(nats.min()), float(nats.max())
+    grey = (nats - low) / max(high - low, math.ulp(1.0))
+    mean: Floats = grey.mean(axis=1, keepdims=True)
+    return mean

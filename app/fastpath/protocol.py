@@ -1,287 +1,171 @@
-"""uvicorn's HTTP protocol, with a shorter way for the calls of the interface, and bounds that it leaves open.
-
-ASGI's messages and the scope they need cost more than reading, computing and answering a small request. Here a request
-goes to its operation as it is, and its answer is written in one piece. Every request that is out of the ordinary goes
-uvicorn's way. On either, the head of a request is bounded in size and time, and so is what is sent ahead of answers.
-"""
+"""uvicorn's HTTP protocol with a shortcut to the endpoints for plain requests."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.fastpath.exchange import Exchange
-from app.middleware.frame import SAFE, Frame
+from app.api.state import AppState
+from app.fastpath.request import FastHeaders, FastRequest
+from app.fastpath.routes import fast_routes
+from app.middleware.response_headers import NO_SNIFF
+from app.server.limits import IdleTimeouts, LimitedProtocol
 
-#: Headers that ask for more than an answer, or announce a body of unknown length.
-UNUSUAL = frozenset({b"connection", b"expect", b"transfer-encoding", b"upgrade"})
-#: Digits of a length that is certain to be a number, and small enough for one.
-DIGITS = 18
-#: Seconds from the opening of a connection, or the first byte of a head, until the head must be here.
-HEAD_SECONDS = 10.0
-#: Bytes that a head may have, where it does not arrive in one piece.
-HEAD_BYTES = 1 << 16
-#: Requests that may be sent ahead of answers, and the bytes of the body of one of them.
-AHEAD, AHEAD_BYTES = 32, 1 << 18
-#: Seconds for which a stopping server leaves a connection open that brings nothing.
-LINGER = 0.5
+#: Headers that ask for more than a response, announce a body of unknown length, or belong to CORS.
+SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"origin"})
+#: Bytes of a body, and seconds from its first part to its last, up to which a request is held for the shortcut.
+MAX_BODY_BYTES, MAX_BODY_SECONDS = 1 << 17, 0.1
 
 
-class Lapse:
-    """One timer for all connections of a server that may be silent for so long.
+class ResponseWriter:
+    """Writes responses that become ready together in one go: their client is woken once for all of them."""
 
-    Args:
-        seconds: from when one enters.
-        over: called with those that are still here then.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, over: "Callable[[Protocol], None]") -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._over = over
-        self._since: dict[Protocol, float] = {}  # the longest first
-        self._timer: asyncio.TimerHandle | None = None
-
-    def enter(self, protocol: "Protocol") -> None:
-        """From now on; where it is here already, still from when it entered."""
-        self._since.setdefault(protocol, self._loop.time())
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-
-    def leave(self, protocol: "Protocol") -> None:
-        """It brings something, or is gone."""
-        self._since.pop(protocol, None)
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        while self._since:
-            protocol, since = next(iter(self._since.items()))
-            if now < since + self._seconds:
-                self._timer = self._loop.call_later(since + self._seconds - now, self._look)
-                return
-            self.leave(protocol)
-            self._over(protocol)
-        self._timer = None
-
-
-class Server:
-    """What the connections of one server share: the headers of every answer, answers on their way out, and timers.
-
-    Answers are written together, when all that a call of the model has woken have theirs: a client is woken by each
-    answer that finds it asleep, and what comes in one go finds it awake.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, keep_alive: float) -> None:
-        self.idle = Lapse(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
-        self.heads = Lapse(loop, HEAD_SECONDS, Protocol.head_too_slow)
-        self._loop = loop
-        self._state = state
-        self._leaving: list[tuple[asyncio.Transport, bytes]] = []
-        self._headers: list[tuple[bytes, bytes]] | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: ServerState) -> None:
+        self._loop, self._server = loop, server
+        self._pending: list[tuple[asyncio.Transport, bytes]] = []
+        self._default_headers: list[tuple[bytes, bytes]] = []
         self._head = b""
-
-    @classmethod
-    def of(cls, protocol: "Protocol") -> "Server":
-        """The one that this connection belongs to; it is kept in the state that uvicorn hands to each."""
-        found: Server | None = protocol.app_state.get(cls.__qualname__)
-        if found is None:
-            found = cls(protocol.loop, protocol.server_state, protocol.timeout_keep_alive)
-            protocol.app_state[cls.__qualname__] = found
-        return found
 
     @property
     def head(self) -> bytes:
-        """The headers that every answer has; uvicorn makes some of them anew each second, for the date."""
-        if self._headers is not self._state.default_headers:
-            self._headers = self._state.default_headers
-            everyone = [*self._headers, *SAFE]
-            self._head = b"".join(b"%s: %s\r\n" % header for header in everyone)
+        """The headers that every response has; uvicorn makes some of them anew each second, for the date."""
+        if self._default_headers is not self._server.default_headers:
+            self._default_headers = self._server.default_headers
+            self._head = b"".join(b"%s: %s\r\n" % header for header in [*self._default_headers, NO_SNIFF])
         return self._head
 
-    def send(self, transport: asyncio.Transport, answer: bytes) -> None:
-        """Write this when the loop comes round; at once where nobody else is being served."""
-        if not self._leaving:
-            if len(self._state.tasks) == 1:
-                transport.write(answer)
-                return
+    def write(self, transport: asyncio.Transport, response: bytes) -> None:
+        """Write in the next round of the loop; at once if no other request is in progress."""
+        if not self._pending and len(self._server.tasks) == 1:
+            transport.write(response)
+            return
+        if not self._pending:
             self._loop.call_soon(self.flush)
-        self._leaving.append((transport, answer))
+        self._pending.append((transport, response))
 
     def flush(self) -> None:
-        """Write what waits for it."""
-        leaving, self._leaving = self._leaving, []
-        for transport, answer in leaving:
-            transport.write(answer)
+        """Write all pending responses."""
+        pending, self._pending = self._pending, []
+        for transport, response in pending:
+            transport.write(response)
 
 
-class Refused(Exception):
-    """Raised in a callback of the parser, which ends the connection."""
+class FastProtocol(LimitedProtocol):
+    """One connection."""
 
-
-class Protocol(HttpToolsProtocol):
-    """One connection. The application is an `app.main.Application`."""
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.frame: Frame = self.app.frame
-        self.shared = Server.of(self)
-        # Where uvicorn is to have more in mind than a connection, everything goes its way.
-        self._direct = {} if self.root_path or self.limit_concurrency is not None else self.frame.direct
-        self._unusual = UNUSUAL | {b"origin"} if self.frame.origins else UNUSUAL
-        self._held: Exchange | None = None  # of which the end has yet to arrive
-        self._running: Exchange | RequestResponseCycle | None = None
-        self._head = 0  # bytes of an unfinished head
-        self._in_head = False
-
-    # The connection.
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.shared.heads.enter(self)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shared = self.app_state
+        if "responses" not in shared:
+            shared["responses"] = ResponseWriter(self.loop, self.server_state)
+            shared["bodies"] = IdleTimeouts(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
+            shared["routes"] = fast_routes(self.app)
+        self.state: AppState = self.app.state.server
+        self.responses: ResponseWriter = shared["responses"]
+        self._bodies: IdleTimeouts = shared["bodies"]
+        # Tracing, and what uvicorn itself does to requests, need the ASGI path.
+        standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
+        self._routes = {} if standard else shared["routes"]
+        self._max_body_bytes = min(MAX_BODY_BYTES, self.state.settings.max_body_bytes)
+        self._pending: FastRequest | None = None  # whose body is not complete yet
+        self._body: list[bytes] = []
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._in_head:
-            self.shared.heads.enter(self)
-            self._head += len(data)
-            if self._head > HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The head of the request is too large.")
-        elif self._held is not None and self._held.task is None:
-            self._start(self._held)  # with the rest of its body still to come
+        if self._pending is not None:
+            self._bodies.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.shared.idle.leave(self)
-        self.shared.heads.leave(self)
-        running, self._running, self._held = self._running, None, None
-        if isinstance(running, Exchange):
-            running.leave()
-        elif running is not None and not running.response_complete:
-            # uvicorn tells the newest only, which a client that sends ahead is not waiting for.
-            running.disconnected = True
-            running.message_event.set()
-        self.pipeline.clear()
-        if isinstance(self.cycle, Exchange):
-            self.cycle = None
+        self.hand_over()
+        if isinstance(self._running, FastRequest):
+            self._running.leave()
+        if isinstance(self.cycle, FastRequest):
+            self.cycle = None  # type: ignore[assignment]
         super().connection_lost(exc)
 
-    def head_too_slow(self) -> None:
-        """It did not arrive in time: nobody knows what was to come."""
-        if not self.transport.is_closing():
-            self.transport.close()
-
     def send_400_response(self, msg: str) -> None:
-        self.shared.flush()  # what was asked for before
+        self.responses.flush()  # the responses of earlier requests go first
         super().send_400_response(msg)
 
     def shutdown(self) -> None:
-        """The server stops. What is on its way here already must not find the door shut."""
-        self.shared.flush()
-        self.frame.process.draining = True
-        if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(LINGER, self._shut)
-        else:
-            super().shutdown()
-
-    def _shut(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-    # What the parser has found.
+        self.responses.flush()
+        super().shutdown()
 
     def on_message_begin(self) -> None:
-        # ASGI's scope can wait until it is known to be needed.
-        self.url = b""
-        self.headers = []
+        self.url, self.headers = b"", []  # the ASGI scope is made only where it turns out to be needed
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head = False, 0
-        self.shared.idle.leave(self)
-        self.shared.heads.leave(self)
-        if len(self.pipeline) >= AHEAD:
-            raise Refused
-        self._held = self._hold()
-        if self._held is None:
-            url, headers = self.url, self.headers
-            super().on_message_begin()
-            super().on_url(url)
-            for name, value in headers:
-                super().on_header(name, value)
-            super().on_headers_complete()
+        self._end_head()
+        self._pending = self._try_fast_path()
+        if self._pending is None:
+            self._replay_head()
 
-    def _hold(self) -> Exchange | None:
-        """The request whose head is here, if it can go the shorter way."""
+    def _try_fast_path(self) -> FastRequest | None:
+        """The request whose head is complete, if nothing about it is special."""
         path, _, query = self.url.partition(b"?")
-        operation = self._direct.get((self.parser.get_method(), path))
-        if operation is None or b"#" in query:
-            return None
-        if self.cycle is not None and not self.cycle.response_complete:
-            return None  # sent ahead: uvicorn has it wait for its turn
+        route = self._routes.get((self.parser.get_method(), path))
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"0")
-        if len(headers) != len(self.headers) or len(length) > DIGITS or not length.isdigit():
+        plain = len(headers) == len(self.headers) and SPECIAL_HEADERS.isdisjoint(headers) and b"#" not in query
+        lasting = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        pipelined = self.cycle is not None and not self.cycle.response_complete  # uvicorn has it wait for its turn
+        if route is None or not plain or not lasting or pipelined or len(length) > 9 or not length.isdigit():
             return None
-        if not (self.parser.should_keep_alive() and (self._unusual.isdisjoint(headers) or self._usual(headers))):
+        if int(length) > self._max_body_bytes or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
             return None
-        return Exchange(self, operation, query, headers, int(length))
-
-    def _usual(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether an unusual header says no more than goes without saying."""
-        said = headers.get(b"connection", b"").lower(), self.parser.get_http_version()
-        return said == (b"keep-alive", "1.1") and len(self._unusual & headers.keys()) == 1
+        try:
+            return FastRequest(self, route, query, route.parse_query(query), FastHeaders(headers))
+        except ValueError:
+            return None
 
     def on_body(self, body: bytes) -> None:
-        if self._held is not None:
-            self._held.feed(body)
-            return
-        super().on_body(body)
-        if self.cycle.response_complete:
-            self.shared.idle.enter(self)  # it was answered early, and has not for ever for the rest
-        if self.pipeline and len(self.cycle.body) > AHEAD_BYTES:
-            raise Refused
+        if self._pending is None:
+            super().on_body(body)
+        else:
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
-        held, self._held = self._held, None
-        if held is None:
+        request, self._pending = self._pending, None
+        if request is None:
             super().on_message_complete()
             return
-        held.complete()
-        if held.task is None:
-            self._start(held)
+        self._bodies.leave(self)
+        body, self._body = b"".join(self._body), []
+        self.cycle = self._running = request  # type: ignore[assignment]
+        self.tasks.add(request.start(body))
 
-    # Answering.
+    def hand_over(self) -> None:
+        """Leave a request whose body is slow to uvicorn, as far as it has arrived."""
+        self._bodies.leave(self)
+        if self._pending is not None:
+            self._pending = None
+            self._replay_head()
+            body, self._body = b"".join(self._body), []
+            super().on_body(body)
 
-    def _start(self, exchange: Exchange) -> None:
-        self.cycle = self._running = exchange  # type: ignore[assignment]
-        exchange.task = self.loop.create_task(exchange.run())
-        self.tasks.add(exchange.task)
+    def _replay_head(self) -> None:
+        url, headers = self.url, self.headers
+        HttpToolsProtocol.on_message_begin(self)
+        self.on_url(url)
+        for name, value in headers:
+            HttpToolsProtocol.on_header(self, name, value)
+        HttpToolsProtocol.on_headers_complete(self)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.pipeline:
-            self.flow.pause_reading()  # enough is here
-
-    def exchanged(self) -> None:
-        """An exchange is over: what uvicorn does then, but for a timer of its own for each connection."""
+    def finish(self, response: bytes, *, close: bool) -> None:
+        """Write a response, and free the connection for its next request."""
+        if close:
+            self.transport.write(response)
+            self.transport.close()
+        else:
+            self.responses.write(self.transport, response)
         if self.pipeline or self.transport.is_closing():
             self.on_response_complete()
             return
         self._running = None
         self.server_state.total_requests += 1
-        self.shared.idle.enter(self)
+        self.timers.idle.enter(self)

@@ -1,4 +1,4 @@
-"""What befalls a process of the service: it is told to stop, or to load its model anew; or its model hangs."""
+"""Process lifecycle: graceful shutdown on SIGTERM, reload on SIGHUP, and a watchdog for model calls that hang."""
 
 import asyncio
 import logging
@@ -9,67 +9,65 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from app.api.state import Process
-from app.middleware.frame import Frame
+from app.api.state import AppState
 from model.errors import VAEError
 
-#: Seconds between two looks at whether the model hangs.
-LOOK = 0.5
+#: Seconds between two checks for a call that hangs.
+WATCHDOG_SECONDS = 0.5
 log = logging.getLogger("vae")
 
 
 @contextmanager
-def signals(process: Process) -> Iterator[None]:
-    """Have SIGTERM end readiness first, and whatever it did before follow after the service's `grace`; and SIGHUP load
-    the model anew, where there is no supervisor to replace whole workers for that.
+def handle_signals(state: AppState) -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP while the application runs.
 
-    In the time of grace all work is taken, and each connection closed with its answer: who watches readiness, a proxy
-    or a cluster, can send work elsewhere. A second SIGTERM leaves out the rest of it.
+    SIGTERM ends readiness at once, and passes to the previous handler after the `grace` setting. In between all work is
+    taken and each connection is closed with its response, so that proxies and clusters can send work elsewhere. A
+    second SIGTERM skips the rest of the grace.
+
+    SIGHUP reloads the model, unless a supervisor replaces whole workers for that.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    then = signal.getsignal(signal.SIGTERM)
-    grace, alone = process.settings.grace, process.settings.workers == 1
+    previous = signal.getsignal(signal.SIGTERM)
+    grace, single_process = state.settings.grace, state.settings.workers == 1
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, then)
-        process.draining = True
-        log.info("told to stop: not ready any more, and gone in %g s", grace)
+    def drain(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, previous)
+        state.draining = True
+        log.info("SIGTERM: not ready any more; stopping in %g s", grace)
         loop.call_soon_threadsafe(loop.call_later, grace, signal.raise_signal, signal.SIGTERM)
 
-    def renew(_signal: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(_renew(process))))
+    def reload(_signal: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(_reload(state))))
 
     tasks = set[asyncio.Task[None]]()
     if grace:
-        signal.signal(signal.SIGTERM, stop)
-    before = signal.signal(signal.SIGHUP, renew) if alone else None
+        signal.signal(signal.SIGTERM, drain)
+    previous_hangup = signal.signal(signal.SIGHUP, reload) if single_process else None
     try:
         yield
     finally:
-        if alone:
-            signal.signal(signal.SIGHUP, before)
+        if single_process:
+            signal.signal(signal.SIGHUP, previous_hangup)
 
 
-async def _renew(process: Process) -> None:
-    assert process.reload is not None
+async def _reload(state: AppState) -> None:
     try:
-        await process.reload()
+        await state.reload()
     except VAEError as error:
-        log.error("the model was not loaded anew, and the old one is served on: %s", error)
+        log.error("the model was not reloaded; still serving the previous model: %s", error)
     except Exception:
-        log.exception("the model was not loaded anew, and the old one is served on")
+        log.exception("the model was not reloaded; still serving the previous model")
 
 
-async def end_when_stuck(frame: Frame) -> None:
-    """End this process when its model hangs, for one that has somebody to replace it."""
-    while True:
-        await asyncio.sleep(LOOK)
-        if frame.service.stuck:
-            break
-    log.critical("a call of the model has hung for %g s: this worker ends", frame.process.settings.hang_timeout)
-    frame.service.engine.batcher.give_up()
-    await asyncio.sleep(LOOK)  # in which its clients are told
+async def exit_when_hung(state: AppState) -> None:
+    """End this process when a call of its model hangs, for a supervisor to replace it."""
+    while not state.model.hangs:
+        await asyncio.sleep(WATCHDOG_SECONDS)
+    log.critical("a call of the model has hung for %g s: this worker ends", state.settings.hang_timeout)
+    state.model.engine.batcher.give_up()
+    await asyncio.sleep(WATCHDOG_SECONDS)  # in which its clients get their errors
     os._exit(1)

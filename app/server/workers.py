@@ -1,41 +1,22 @@
-"""Several processes that serve one model at one address: uvicorn's supervisor, and what each of its workers runs."""
+"""Several processes that serve one model at one address, under uvicorn's supervisor."""
 
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from socket import socket
 
 import uvicorn
-from fastapi import FastAPI
 from prometheus_client import multiprocess
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from app.observability.metrics import FOLDER
 from app.settings import PREFIX, Settings
-from model.errors import VAEError
 
-#: Where uvicorn finds `application`.
-APPLICATION = f"{__name__}:application"
+#: Where uvicorn finds the application of a worker.
+APPLICATION = "app.main:worker_application"
 log = logging.getLogger("vae")
-
-
-def application() -> FastAPI:
-    """The application of one worker, by the settings that are in its environment."""
-    from app.main import create_app
-    from model import checkpoint
-
-    settings = Settings.load()
-    settings.configure_logging()
-    try:
-        return create_app(settings, checkpoint.load(Path(settings.model)))
-    except VAEError as error:
-        print(f"vae: {error}", file=sys.stderr)
-        sys.exit(STARTUP_FAILURE)
 
 
 def run(settings: Settings, config: uvicorn.Config, listener: socket, line: str) -> int:

@@ -1,0 +1,1 @@
+"""The web page that shows a model, and the page of the interface."""

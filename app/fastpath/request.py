@@ -1,0 +1,95 @@
+"""A complete request that goes past ASGI, and its response."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from app.api.errors import STOPPED, ClientLeft, Unavailable
+from app.api.problems import STATUS, to_response
+from app.fastpath.routes import FastRoute
+from app.middleware.access_log import record_request
+from app.middleware.request_id import HEADER, choose_request_id
+from app.middleware.response_headers import DIGEST
+
+if TYPE_CHECKING:
+    from app.fastpath.protocol import FastProtocol
+
+
+class FastHeaders(Headers):
+    """Headers of which each is given once, looked up in a dictionary."""
+
+    def __init__(self, headers: dict[bytes, bytes]) -> None:
+        super().__init__(raw=list(headers.items()))
+        self._by_name = headers
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self._by_name.get(key.lower().encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+
+class FastRequest(Request):
+    """A request as endpoints see it; to uvicorn it is what its own `RequestResponseCycle` is."""
+
+    def __init__(
+        self, protocol: "FastProtocol", route: FastRoute, query: bytes, params: BaseModel | None, headers: FastHeaders
+    ) -> None:
+        self._started = time.perf_counter()
+        request_id = headers.get("x-request-id")
+        state = {"request_id": choose_request_id(request_id and request_id.encode("latin-1"))}
+        scope = {"type": "http", "method": route.method, "path": route.path, "query_string": query, "headers": []}
+        super().__init__(scope | {"app": protocol.app, "state": state})
+        self._headers = headers
+        self._protocol, self._route, self._params = protocol, route, params
+        self.keep_alive = True
+        self.response_complete = self._left = False
+
+    def start(self, body: bytes) -> asyncio.Task[None]:
+        """Answer the request, whose body is complete."""
+        self.scope["vae.body"] = body
+        self._task = self._protocol.loop.create_task(self._run())
+        return self._task
+
+    def leave(self) -> None:
+        """Cancel the work of a client that closed its connection."""
+        if not self.response_complete:
+            self._left = True
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        protocol, path, method = self._protocol, self._route.path, self._route.method
+        status = STATUS[ClientLeft][0]
+        try:
+            response = await self._route.respond(self, self._params)
+            status = response.status_code
+            if protocol.flow.write_paused:
+                await protocol.flow.drain()
+            self._write(response)
+        except asyncio.CancelledError:
+            if not self._left:  # the server stops, and has no more time for the request
+                self.keep_alive, status = False, 503
+                self._write(to_response(method, path, Unavailable(STOPPED)))
+                raise
+        finally:
+            self.response_complete = True
+            protocol.tasks.discard(self._task)
+            seconds, parent = time.perf_counter() - self._started, self._headers.get("traceparent")
+            record_request(protocol.state.metrics, path, method, path, status, seconds, self.scope["state"], parent)
+
+    def _write(self, response: Response) -> None:
+        self.response_complete = True
+        protocol, state = self._protocol, self.scope["state"]
+        if self._left or protocol.transport.is_closing():
+            return
+        digest = state.get("model", protocol.state.model).digest
+        parts = [STATUS_LINE[response.status_code], protocol.responses.head]
+        for name, value in ((HEADER, state["request_id"]), (DIGEST, digest), *response.raw_headers):
+            parts += (name, b": ", value, b"\r\n")
+        keep_alive = self.keep_alive and not protocol.state.draining
+        parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
+        protocol.finish(b"".join(parts), close=not keep_alive)

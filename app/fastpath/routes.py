@@ -1,0 +1,115 @@
+"""The endpoints of the interface, with their dependencies resolved by a plan that is made once.
+
+A plan lists the dependencies of an endpoint, each before what needs it. Parameters may be annotated with `Request`,
+`Depends`, `Header` with an alias, and one pydantic model as `Query`; endpoints that need more are left to FastAPI.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from fastapi import FastAPI, Request, params
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+
+from app.api.dependencies import BytesResponse, single_values
+from app.api.problems import to_response
+from app.api.routers import with_dependencies
+
+#: Positions of the request and of its query parameters among the values of a plan.
+REQUEST, QUERY = 0, 1
+
+
+class Step(NamedTuple):
+    """One value of a plan."""
+
+    source: Callable[..., Any] | str  # a dependency, or the name of a header
+    arguments: dict[str, int]  # by name, the positions of their values
+    yields: bool
+
+
+class FastRoute:
+    """One endpoint with its plan; TypeError where a plan cannot resolve one of its parameters."""
+
+    def __init__(self, route: APIRoute, method: str, shared: list[params.Depends]) -> None:
+        self.path, self.method, self._endpoint = route.path, method, route.endpoint
+        self._query_model: type[BaseModel] | None = None
+        self._steps: list[Step] = []
+        self._positions: dict[Any, int] = {}
+        for dependency in shared:
+            if dependency.dependency is not single_values:  # `parse_query` refuses repeated parameters
+                self._position_of(dependency.dependency)
+        self._arguments = self._arguments_of(self._endpoint)
+        self.parse_query = functools.lru_cache(maxsize=64)(self._parse_query)
+
+    def _arguments_of(self, call: Callable[..., Any]) -> dict[str, int]:
+        hints = get_type_hints(call if inspect.isroutine(call) else type(call).__call__, include_extras=True)
+        return {name: self._position_for(hint) for name, hint in hints.items() if name != "return"}
+
+    def _position_for(self, hint: Any) -> int:
+        if isinstance(hint, type) and issubclass(Request, hint):
+            return REQUEST
+        for item in get_args(hint)[1:]:
+            if isinstance(item, params.Depends):
+                return self._position_of(item.dependency)
+            if isinstance(item, params.Header) and item.alias:
+                return self._position_of(item.alias.lower())
+            if isinstance(item, params.Query) and self._query_model is None:
+                self._query_model = get_args(hint)[0]
+                return QUERY
+        raise TypeError(f"{self.path}: a plan cannot resolve {hint}")
+
+    def _position_of(self, source: Any) -> int:
+        """The position of a dependency or header, which is resolved once a request however many need it."""
+        if source not in self._positions:
+            arguments = {} if isinstance(source, str) else self._arguments_of(source)
+            self._steps.append(Step(source, arguments, inspect.isasyncgenfunction(source)))
+            self._positions[source] = QUERY + len(self._steps)
+        return self._positions[source]
+
+    def _parse_query(self, query: bytes) -> BaseModel | None:
+        """The parameters; ValueError where one is unknown, repeated or invalid: FastAPI then says which."""
+        items = QueryParams(query).multi_items()
+        if len(dict(items)) < len(items) or (items and self._query_model is None):
+            raise ValueError("repeated or unknown parameters")
+        return self._query_model and self._query_model.model_validate(dict(items))
+
+    async def respond(self, request: Request, query: BaseModel | None) -> Response:
+        """The response of the endpoint, or the problem that its exception stands for."""
+        values: list[Any] = [request, query]
+        generators = []
+        try:
+            for source, arguments, yields in self._steps:
+                if isinstance(source, str):
+                    values.append(request.headers.get(source))
+                    continue
+                value = source(**{name: values[position] for name, position in arguments.items()})
+                if yields:
+                    generators.append(value)
+                    value = value.__anext__()
+                values.append(await value)
+            response = await self._endpoint(**{name: values[at] for name, at in self._arguments.items()})
+            if isinstance(response, BaseModel):
+                return BytesResponse(response.model_dump_json().encode(), "application/json")
+            return response  # type: ignore[no-any-return]
+        except Exception as error:
+            return to_response(self.method, self.path, error)
+        finally:
+            for generator in reversed(generators):
+                await generator.aclose()
+
+
+def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:
+    """The endpoints that a plan can call, by method and path as the head of a request writes them."""
+    routes = {}
+    for router, dependencies in with_dependencies(app.state.server.keys):
+        for route in router.routes:
+            for method in route.methods if isinstance(route, APIRoute) else ():
+                try:
+                    routes[method.encode(), route.path.encode()] = FastRoute(route, method, dependencies)
+                except TypeError:
+                    continue
+    return routes

@@ -1,0 +1,164 @@
+"""uvicorn's HTTP protocol with limits that it leaves open: on the head of a request, and on requests sent ahead."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+#: Seconds from the opening of a connection, or from the first byte of a head, until the head must be complete.
+MAX_HEAD_SECONDS = 10.0
+#: Bytes of a head that does not arrive in one piece.
+MAX_HEAD_BYTES = 1 << 16
+#: Requests that a client may send ahead of responses, and the bytes of the body of one of them.
+MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
+#: Seconds for which a stopping server leaves idle connections open, so that requests already in flight on the network
+#: are still answered.
+CLOSE_DELAY_SECONDS = 0.5
+
+
+class LimitExceeded(Exception):
+    """Raised in a callback of the parser, which ends the connection."""
+
+
+class IdleTimeouts:
+    """One timer for all connections that may be silent for so long.
+
+    Args:
+        seconds: from `enter` to the timeout.
+        expire: called with each connection whose time is up.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, expire: "Callable[[LimitedProtocol], None]"
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._expire = expire
+        self._since: dict[LimitedProtocol, float] = {}  # in the order of entry
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, connection: "LimitedProtocol") -> None:
+        """Start the time of a connection; one that has entered already keeps its start."""
+        self._since.setdefault(connection, self._loop.time())
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._check)
+
+    def leave(self, connection: "LimitedProtocol") -> None:
+        """Stop the time of a connection that received something, or is closed."""
+        self._since.pop(connection, None)
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        while self._since:
+            connection, since = next(iter(self._since.items()))
+            if now < since + self._seconds:
+                self._timer = self._loop.call_later(since + self._seconds - now, self._check)
+                return
+            self.leave(connection)
+            self._expire(connection)
+        self._timer = None
+
+
+class ConnectionTimers:
+    """The timers that the connections of one server share."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, keep_alive: float) -> None:
+        self.idle = IdleTimeouts(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
+        self.heads = IdleTimeouts(loop, MAX_HEAD_SECONDS, LimitedProtocol.close_slow_head)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. The application is made by `app.main.create_app`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.app: Any  # uvicorn's type has no state
+        timers = app_state.get("timers")
+        if timers is None:
+            timers = app_state["timers"] = ConnectionTimers(self.loop, self.timeout_keep_alive)
+        self.timers: ConnectionTimers = timers
+        self._running: Any = None  # the request whose response is due next
+        self._head_bytes = 0
+        self._in_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timers.heads.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self.timers.heads.enter(self)
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too large.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timers.idle.leave(self)
+        self.timers.heads.leave(self)
+        running, self._running = self._running, None
+        if isinstance(running, RequestResponseCycle) and not running.response_complete:
+            # uvicorn tells the newest request only, which is not the one whose response a pipelining client awaits.
+            running.disconnected = True
+            running.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def close_slow_head(self) -> None:
+        """Close a connection whose request head did not arrive in time."""
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """Stop: finish the request in progress; leave an idle connection open for CLOSE_DELAY_SECONDS."""
+        self.app.state.server.draining = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(CLOSE_DELAY_SECONDS, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def _end_head(self) -> None:
+        """Stop the timers of the head, and refuse a client that is too far ahead of its responses."""
+        self._in_head, self._head_bytes = False, 0
+        self.timers.idle.leave(self)
+        self.timers.heads.leave(self)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise LimitExceeded
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.cycle.response_complete:
+            # The response was sent before the body was complete: the client cannot trickle the rest indefinitely.
+            self.timers.idle.enter(self)
+        if self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BYTES:
+            raise LimitExceeded
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # enough has arrived

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from app.api.problems import BodyTooSlow, Crowded, Malformed, TooLarge
+from app.api.problems import BodyTooSlow, Crowded
 from app.api.watch import ClientLeft, Watch
+from app.codecs.errors import Malformed, TooLarge
 
 #: Bytes up to which a body has room in any case: of these there are no more than connections.
 SMALL = 1 << 14

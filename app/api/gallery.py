@@ -12,11 +12,12 @@ from PIL import Image
 from starlette.responses import Response
 
 from app.api.operation import Operation
-from app.api.problems import Absent, Invalid
+from app.api.problems import Absent
 from app.api.request import Request
 from app.api.schemas_gallery import Gallery, GalleryInput, GalleryInputQuery, GalleryQuery
 from app.api.state import Kept, Service
 from app.codecs import negotiation
+from app.codecs.errors import Invalid
 from model.config import ImageData, VectorData
 from model.gallery import Gallery as Held
 from model.gallery import OnDisk
@@ -32,7 +33,7 @@ async def gallery(request: Request, service: Service, query: GalleryQuery) -> Re
     found, data = _found(service), service.engine.vae.config.data
     write = {"json": _json, "png": _sheet}[form]
     return await service.keep(
-        request, f"gallery.{form}", lambda: Kept(write(found.whole, data), negotiation.MEDIA[form])
+        request, f"gallery.{form}", lambda: Kept(write(found.whole, data), negotiation.MEDIA_TYPES[form])
     )
 
 

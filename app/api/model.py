@@ -7,10 +7,11 @@ import torch
 from starlette.responses import Response
 
 from app.api.operation import Operation
-from app.api.problems import Forbidden, Invalid, Unavailable
+from app.api.problems import Forbidden, Unavailable
 from app.api.request import Request
 from app.api.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery, Reloaded
 from app.api.state import Service
+from app.codecs.errors import Invalid
 from app.observability import metrics
 from app.version import VERSION
 from model.config import ImageData

@@ -12,8 +12,8 @@ from app.api.operation import Operation
 from app.api.problems import PROBLEM, STATUS
 from app.api.schemas import Problem, Query
 from app.api.state import Service
-from app.codecs.images import FORMATS, to_png
-from app.codecs.negotiation import MEDIA
+from app.codecs.images import IMAGE_FORMATS, encode_png
+from app.codecs.negotiation import MEDIA_TYPES
 from app.version import VERSION
 from model.config import ImageData
 
@@ -41,11 +41,11 @@ EXAMPLES = {
     401: "this needs a key; send the header 'Authorization: Bearer KEY'",
     403: "this is for administrators; send one of their keys, which VAE_ADMIN_KEYS sets",
     404: "this model has no gallery; make one with vae gallery MODEL DATA",
-    406: "Accept: text/html leaves no form of this answer; it comes as application/json, application/x-npz",
+    406: "Cannot respond with text/html; available: application/json, application/x-npz",
     408: "the body did not arrive within 30 s; send it faster, or less of it",
-    413: "inputs: 2,000 rows are more than the 1,024 that one request may have",
-    415: "Content-Type 'text/plain' is not read here; send one of application/json, application/x-npy",
-    422: "inputs[3][0][7]: is 1.5; it must be a number from 0 to 1",
+    413: "inputs: 2,000 rows exceed the limit of 1,024 per request; send fewer",
+    415: "Content-Type 'text/plain' is not supported here; send one of application/json, application/x-npy",
+    422: "inputs[3][0][7]: 1.5 is out of range; send a number from 0 to 1",
     429: "262144 rows are waiting for the model; come again in 3 s",
     500: "the model failed on this request: it put out values that are not finite numbers",
     503: "the service is stopping or its worker has died; send the request elsewhere",
@@ -114,7 +114,7 @@ def _bodies(name: str, service: Service) -> dict[str, Json]:
         pixel = {"type": "number", "minimum": 0, "maximum": 1}
         encoded = {"type": "array", **limits, "items": {"type": "string", "contentEncoding": "base64"}}
         rows = {"oneOf": [encoded, _nested(config.data.public_shape, limits, pixel)]}
-        example = [base64.b64encode(to_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()]
+        example = [base64.b64encode(encode_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()]
     else:
         rows = _nested(config.data.shape, limits, {"type": "number"})
         example = [list(getattr(config.data, "mean", ()))]
@@ -124,7 +124,7 @@ def _bodies(name: str, service: Service) -> dict[str, Json]:
         "application/x-npy": {"schema": {**BINARY, "description": f"One array, {name} first; numpy.save writes it."}},
     }
     if name == "inputs" and image:
-        content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in FORMATS}
+        content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in IMAGE_FORMATS}
         parts = {"inputs": {"type": "array", **limits, "items": BINARY}}
         content["multipart/form-data"] = {"schema": {"type": "object", "properties": parts, "required": ["inputs"]}}
     return content
@@ -148,9 +148,9 @@ def _responses(operation: Operation[Any], service: Service) -> dict[str, Json]:
         if form == "text":
             content["text/plain"] = {"schema": {"type": "string"}, "example": "vae_ready 1.0"}
         elif form == "json" and operation.answer:
-            content[MEDIA[form]] = {"schema": {"$ref": REF.format(model=operation.answer.__name__)}}
+            content[MEDIA_TYPES[form]] = {"schema": {"$ref": REF.format(model=operation.answer.__name__)}}
         elif form == "npz" or service.images:
-            content[MEDIA[form]] = {"schema": {**BINARY, "contentMediaType": MEDIA[form]}}
+            content[MEDIA_TYPES[form]] = {"schema": {**BINARY, "contentMediaType": MEDIA_TYPES[form]}}
     found: dict[str, Json] = {"200": {"description": operation.summary, "headers": headers, "content": content}}
     if operation.kept:
         etag = {"description": "Of this answer; for If-None-Match.", "schema": {"type": "string"}}

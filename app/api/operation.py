@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.api.keys import Access
-from app.api.problems import Invalid, Place
 from app.api.request import Request, Streamed
 from app.api.schemas import Answer, Query
 from app.api.state import Service
+from app.codecs.errors import ErrorLocation, Invalid
 
 Q = TypeVar("Q", bound=Query)
 
@@ -95,9 +95,11 @@ SHORT = 128
 _read_once = functools.lru_cache(maxsize=256)(_read)
 
 
-def _place(item: Any, kind: type[Query]) -> Place:
+def _place(item: Any, kind: type[Query]) -> ErrorLocation:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = ", ".join(kind.model_fields)
-        return Place(f"query.{name:.60}", f"is not known here; known are {known}" if known else "is not known here")
-    return Place(f"query.{name:.60}", f"{item['msg']} (given: {item['input']!s:.60})")
+        return ErrorLocation(
+            f"query.{name:.60}", f"is not known here; known are {known}" if known else "is not known here"
+        )
+    return ErrorLocation(f"query.{name:.60}", f"{item['msg']} (given: {item['input']!s:.60})")

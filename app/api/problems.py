@@ -22,7 +22,6 @@ Every answer to an error is `application/problem+json` (RFC 9457).
 
 import http
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -32,6 +31,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.watch import ClientLeft
+from app.codecs.errors import (
+    CodecError,
+    ErrorLocation,
+    Invalid,
+    Malformed,
+    NotAcceptable,
+    TooLarge,
+    UnsupportedMedia,
+)
 from app.inference.admission import QueueFull, whole_wait
 from app.inference.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
 from model.errors import InputError, VAEError
@@ -40,25 +48,7 @@ PROBLEM = "application/problem+json"
 log = logging.getLogger("vae")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in a request something is wrong, as in `inputs[3][0][7]` or `query.samples`, and what."""
-
-    place: str
-    detail: str
-
-
-class Refusal(Exception):
-    """A request that is not answered as asked; the message is the problem's `detail` and names the remedy."""
-
-    def __init__(self, detail: str, *places: Place) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.places = places
-
-
-class Malformed(Refusal):
-    """The body is not what its content type says it is."""
+Refusal = CodecError
 
 
 class Unauthorized(Refusal):
@@ -73,28 +63,8 @@ class Absent(Refusal):
     """What this call gives, the served model does not have."""
 
 
-class NotAcceptable(Refusal):
-    """The answer has no form that the client accepts."""
-
-
 class BodyTooSlow(Refusal):
     """The body did not arrive in time."""
-
-
-class TooLarge(Refusal):
-    """Over a limit on bytes, rows, pixels, or work."""
-
-
-class UnsupportedMedia(Refusal):
-    """A content type or encoding that is not read."""
-
-
-class Invalid(Refusal):
-    """Well-formed, but not what this call of this model takes."""
-
-    @classmethod
-    def at(cls, place: str, detail: str) -> "Invalid":
-        return cls(f"{place}: {detail}", Place(place, detail))
 
 
 class Crowded(Refusal):
@@ -139,7 +109,7 @@ KNOWN = tuple(STATUS)
 
 
 def problem(
-    status: int, title: str, detail: str, places: tuple[Place, ...] = (), headers: dict[str, str] | None = None
+    status: int, title: str, detail: str, places: tuple[ErrorLocation, ...] = (), headers: dict[str, str] | None = None
 ) -> Response:
     """A problem+json answer; `type` is a name that stays the same when words change."""
     body: dict[str, Any] = {
@@ -172,13 +142,13 @@ def status_of(error: Exception) -> tuple[int, str]:
 def answer(method: str, path: str, error: Exception) -> Response:
     """The answer to an exception of the table."""
     status, title = status_of(error)
-    places: tuple[Place, ...] = ()
+    places: tuple[ErrorLocation, ...] = ()
     headers: dict[str, str] = {}
     detail = str(error)
     if isinstance(error, Refusal):
-        places = error.places
+        places = error.locations
     elif isinstance(error, InputError):
-        places = (Place(error.place, error.detail),)
+        places = (ErrorLocation(error.place, error.detail),)
     if isinstance(error, QueueFull | Crowded):
         headers = {"Retry-After": str(error.retry_after)}
     if isinstance(error, Unauthorized):

@@ -3,10 +3,10 @@
 from starlette.responses import Response
 
 from app.api.operation import Operation
-from app.api.problems import NotAcceptable
 from app.api.request import Request
 from app.api.schemas import FreeEnergies, FreeEnergyQuery
 from app.api.state import Service
+from app.codecs.errors import NotAcceptable
 
 
 async def free_energy(request: Request, service: Service, query: FreeEnergyQuery) -> Response:

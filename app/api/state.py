@@ -13,13 +13,13 @@ from starlette.responses import Response
 
 from app.api.bodies import Bodies
 from app.api.keys import Keys
-from app.api.problems import Invalid, TooLarge
 from app.api.request import Plain, Request
 from app.api.watch import Watch
 from app.codecs import encode as answers
 from app.codecs import negotiation
-from app.codecs.decode import may_hold_pictures, read_rows
-from app.codecs.spec import Expect, Floats, expect_inputs, expect_latents
+from app.codecs.decode import decode, may_hold_images
+from app.codecs.errors import Invalid, TooLarge
+from app.codecs.spec import Floats, InputSpec, input_spec, latent_spec
 from app.inference.batcher import DeadlinePassed
 from app.inference.devices import give_back_memory, resident_memory
 from app.inference.engine import Engine
@@ -139,30 +139,30 @@ class Service:
         return self._rows(request, self._latents)
 
     @functools.cached_property
-    def _inputs(self) -> tuple[Expect, Expect]:
+    def _inputs(self) -> tuple[InputSpec, InputSpec]:
         """What inputs must be: as a rule, and strictly."""
         s, data = self.settings, self.engine.vae.config.data
         lenient, strict = (
-            expect_inputs(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict) for strict in (False, True)
+            input_spec(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict) for strict in (False, True)
         )
         return lenient, strict
 
     @functools.cached_property
-    def _latents(self) -> Expect:
-        return expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows)
+    def _latents(self) -> InputSpec:
+        return latent_spec(self.engine.vae.config.latent, max_rows=self.settings.max_rows)
 
-    async def _rows(self, request: Request, expect: Expect) -> Floats:
+    async def _rows(self, request: Request, spec: InputSpec) -> Floats:
         self.engine.batcher.admission.check()
         body = await request.body(self.process.bodies)
         began = self.begin(request)
         content_type = request.header(b"content-type") or ""
-        arguments = (body, content_type, request.header(b"content-encoding") or "", expect)
-        if len(body) > LARGE or may_hold_pictures(body, content_type):
-            rows = await asyncio.to_thread(read_rows, *arguments)
+        arguments = (body, content_type, request.header(b"content-encoding") or "", spec)
+        if len(body) > LARGE or may_hold_images(body, content_type):
+            rows = await asyncio.to_thread(decode, *arguments)
             if time.monotonic() > request.context.deadline:
                 raise DeadlinePassed("it took too long to read this request; send less, or allow for more time")
         else:
-            rows = read_rows(*arguments)
+            rows = decode(*arguments)
         request.rows = len(rows)
         if request.context.spans is not None:
             request.context.add_span(Span("parse", began, time.monotonic()))
@@ -196,15 +196,15 @@ class Service:
         return negotiation.choose(request.header(b"accept") or "", wish, offers)
 
     async def answer(
-        self, request: Request, form: str, answer: answers.Answer, pictures: Floats | None = None
+        self, request: Request, form: str, answer: answers.Fields, pictures: Floats | None = None
     ) -> Response:
         """Arrays -> a response in this form."""
         traced = request.context.spans is not None
         began = time.monotonic() if traced else 0.0
-        if answers.size(answer) > LARGE:
-            body, media = await asyncio.to_thread(answers.write, form, answer, pictures)
+        if answers.array_bytes(answer) > LARGE:
+            body, media = await asyncio.to_thread(answers.encode, form, answer, pictures)
         else:
-            body, media = answers.write(form, answer, pictures)
+            body, media = answers.encode(form, answer, pictures)
         if traced:
             request.context.add_span(Span("serialize", began, time.monotonic()))
         return Plain(body, media)
@@ -233,7 +233,7 @@ class Service:
 
     def outside(self, x: Floats) -> Floats:
         """Samples with their axes as clients order them."""
-        return answers.outside(x, self.engine.vae.config.data)
+        return answers.to_public_layout(x, self.engine.vae.config.data)
 
     def brighten(self, surprise: Floats) -> Floats:
         """A map of nats as pictures: from black at the least to white at the most, over all of this answer."""

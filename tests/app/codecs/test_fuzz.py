@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.problems import Refusal
-from app.codecs.decode import read_rows
-from app.codecs.images import FORMATS
-from app.codecs.spec import Expect, expect_inputs, expect_latents
+from app.codecs.decode import decode
+from app.codecs.errors import CodecError
+from app.codecs.images import IMAGE_FORMATS
+from app.codecs.spec import InputSpec, input_spec, latent_spec
 from model.config import ImageData, VectorData
 
 COUNT = 100_000
 BOUNDARY = "b0undary"
-GREY = expect_inputs(ImageData(height=6, width=5), max_rows=8, max_pixels=50_000)
-RGB = expect_inputs(ImageData(height=6, width=5, channels=3), max_rows=8, max_pixels=50_000, strict=True)
-TABLE = expect_inputs(VectorData(columns=("a", "b"), mean=(0.0, 5.0), std=(1.0, 2.0)), max_rows=8, max_pixels=1)
-LATENT = expect_latents(3, max_rows=8)
+GREY = input_spec(ImageData(height=6, width=5), max_rows=8, max_pixels=50_000)
+RGB = input_spec(ImageData(height=6, width=5, channels=3), max_rows=8, max_pixels=50_000, strict=True)
+TABLE = input_spec(VectorData(columns=("a", "b"), mean=(0.0, 5.0), std=(1.0, 2.0)), max_rows=8, max_pixels=1)
+LATENT = latent_spec(3, max_rows=8)
 EXPECTED = (GREY, RGB, TABLE, LATENT)
 NUMBERS = (
     "0",
@@ -70,21 +70,21 @@ def multipart(*parts: bytes, name: str = "inputs") -> bytes:
     return b"".join([*lines, f"--{BOUNDARY}--\r\n".encode()])
 
 
-Seed = tuple[bytes, str, Expect]
+Seed = tuple[bytes, str, InputSpec]
 
 
 def good() -> list[Seed]:
     """Bodies that are read, with their content types."""
     found: list[Seed] = []
     of_kind = ((GREY, (2, 6, 5)), (GREY, (1, 6, 5, 1)), (RGB, (2, 6, 5, 3)), (TABLE, (3, 2)), (LATENT, (2, 3)))
-    for expect, shape in of_kind:
+    for spec, shape in of_kind:
         for dtype in ("u1", "<f4", ">f8", "<f2"):
-            found.append((npy(np.ones(shape, dtype)), "application/x-npy", expect))
-            found.append((npy(np.asfortranarray(np.ones(shape, dtype))), "application/x-npy", expect))
-        found.append((json.dumps({expect.name: np.ones(shape).tolist()}).encode(), "application/json", expect))
+            found.append((npy(np.ones(shape, dtype)), "application/x-npy", spec))
+            found.append((npy(np.asfortranarray(np.ones(shape, dtype))), "application/x-npy", spec))
+        found.append((json.dumps({spec.name: np.ones(shape).tolist()}).encode(), "application/json", spec))
     encoded = base64.b64encode(picture("PNG", "L")).decode()
     found.append((json.dumps({"inputs": [encoded, encoded]}).encode(), "application/json", GREY))
-    for media, form in FORMATS.items():
+    for media, form in IMAGE_FORMATS.items():
         found += [(picture(form, "L"), media, GREY), (picture(form, "RGB"), media, RGB)]
     parts = multipart(picture("PNG", "L"), picture("BMP", "L"))
     found.append((parts, f"multipart/form-data; boundary={BOUNDARY}", GREY))
@@ -104,7 +104,7 @@ def bad() -> list[Seed]:
                     body = picture(form, mode)
                 except Exception:  # which most formats do for some modes
                     continue
-                found += [(body, media, GREY) for media in FORMATS]
+                found += [(body, media, GREY) for media in IMAGE_FORMATS]
     found.append((multipart(b"x", name="other"), f'multipart/form-data; boundary="{BOUNDARY}"', GREY))
     found.append((picture("PNG", "L", (4000, 4000)), "image/png", GREY))
     return found
@@ -166,22 +166,22 @@ def attack(count: int, seed: int) -> dict[str, int]:
     came: dict[str, int] = {}
     grown = 0
     for index in range(count):
-        body, content_type, expect = source.choice(right if source.random() < 0.7 else wrong)
+        body, content_type, spec = source.choice(right if source.random() < 0.7 else wrong)
         body = worsened(body, source.choice(right)[0], source)
         if source.random() < 0.2:
             body, content_type = invented(source), "application/json"
         if source.random() < 0.1:
-            expect = source.choice(EXPECTED)
+            spec = source.choice(EXPECTED)
         started = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rows = read_rows(body, *headers(source, content_type), expect)
-        except Refusal as error:
+                rows = decode(body, *headers(source, content_type), spec)
+        except CodecError as error:
             what = type(error).__name__ if error.detail else "silence"
         else:
             assert rows.dtype == np.float32
-            assert 1 <= len(rows) <= expect.max_rows
+            assert 1 <= len(rows) <= spec.max_rows
             assert np.isfinite(rows).all()
             what = "read"
         took = time.perf_counter() - started

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.codecs import npz
-from app.codecs.npz import to_npz
+from app.codecs.npz import encode_npz
 
 ARRAYS = {
     "mean": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -28,21 +28,21 @@ def check(data: bytes) -> None:
 
 
 def test_numpy_reads_what_is_written() -> None:
-    check(to_npz(ARRAYS))
+    check(encode_npz(ARRAYS))
 
 
 def test_a_zip_reader_finds_no_fault() -> None:
-    with zipfile.ZipFile(io.BytesIO(to_npz(ARRAYS))) as file:
+    with zipfile.ZipFile(io.BytesIO(encode_npz(ARRAYS))) as file:
         assert file.testzip() is None
         assert file.namelist() == [f"{name}.npy" for name in ARRAYS]
         assert all(info.compress_type == zipfile.ZIP_STORED for info in file.infolist())
 
 
 def test_none_at_all_is_an_empty_archive() -> None:
-    with np.load(io.BytesIO(to_npz({}))) as file:
+    with np.load(io.BytesIO(encode_npz({}))) as file:
         assert file.files == []
 
 
 def test_what_the_plain_format_has_no_room_for_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "PLAIN", 100)
-    check(to_npz(ARRAYS))
+    monkeypatch.setattr(npz, "MAX_ZIP32_BYTES", 100)
+    check(encode_npz(ARRAYS))

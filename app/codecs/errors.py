@@ -1,0 +1,59 @@
+"""Exceptions of the codecs. The caller maps each class to an HTTP status.
+
+CodecError
+├── Malformed         the body is not what its content type says
+├── NotAcceptable     the client accepts none of the available formats
+├── TooLarge          more rows, pixels or parts than the limit
+├── UnsupportedMedia  a content type or content encoding that cannot be decoded
+└── Invalid           a well-formed body or parameter with wrong content
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class ErrorLocation:
+    """Place of an error in a request, such as `inputs[3][0][7]` or `query.samples`, and its description."""
+
+    place: str
+    detail: str
+
+
+class CodecError(Exception):
+    """Base class.
+
+    Attributes:
+        detail: message for the client; it names the place and the remedy.
+        locations: every place of the request that is wrong; empty if the error concerns the request as a whole.
+    """
+
+    def __init__(self, detail: str, *locations: ErrorLocation) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.locations = locations
+
+
+class Malformed(CodecError):
+    """The body is not what its content type says."""
+
+
+class NotAcceptable(CodecError):
+    """The client accepts none of the available formats."""
+
+
+class TooLarge(CodecError):
+    """The request exceeds a limit on its size."""
+
+
+class UnsupportedMedia(CodecError):
+    """The content type or content encoding cannot be decoded."""
+
+
+class Invalid(CodecError):
+    """The request is well-formed, but its content is wrong."""
+
+    @classmethod
+    def at(cls, place: str, detail: str) -> Self:
+        """Create an error with one location."""
+        return cls(f"{place}: {detail}", ErrorLocation(place, detail))

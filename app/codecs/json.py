@@ -120,9 +120,9 @@ def _check_item(value: Any, shape: tuple[int, ...], place: str, spec: InputSpec)
             raise _mismatch(place, "a number", _type_name(value), spec)
         return
     if not isinstance(value, list):
-        raise _mismatch(place, f"a list of {shape[0]}", _type_name(value), spec)
+        raise _mismatch(place, f"a list of length {shape[0]}", _type_name(value), spec)
     if len(value) != shape[0]:
-        raise _mismatch(place, f"{shape[0]} entries", str(len(value)), spec)
+        raise _mismatch(place, f"a list of length {shape[0]}", f"length {len(value)}", spec)
     for index, item in enumerate(value):
         _check_item(item, shape[1:], f"{place}[{index}]", spec)
 

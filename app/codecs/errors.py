@@ -21,7 +21,7 @@ class ErrorLocation:
 
 
 class CodecError(Exception):
-    """Base class.
+    """Base class of all errors of the codecs.
 
     Attributes:
         detail: message for the client; it names the place and the remedy.

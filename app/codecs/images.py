@@ -127,7 +127,7 @@ def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
         try:
             body = base64.b64decode(data if comma and prefix.startswith("data:") else text, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise Invalid.at(place, f"not base64: {error}") from error
+            raise Invalid.at(place, f"not base64 ({error}); send the bytes of an image file as base64") from error
         try:
             images.append(decode_image(body, "image/*", spec, budget, place))
         except Malformed as error:

@@ -49,6 +49,13 @@ def test_the_batcher_knows_no_http_and_no_vae() -> None:
     }
 
 
+def test_codecs_import_nothing_of_the_app_outside_themselves() -> None:
+    for path in ROOT.glob("app/codecs/*.py"):
+        assert not imports(path) & {"fastapi", "starlette", "uvicorn", "torch"}, path
+        modules = re.findall(r"^\s*(?:from|import) (app[\w.]*)", path.read_text(), re.MULTILINE)
+        assert all(module.startswith("app.codecs.") for module in modules), path
+
+
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, app.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,6 @@
-"""Bytes <-> arrays, keyed by media type; pure functions that know no server and no model.
+"""Conversion between bytes and arrays, by media type. A leaf package: it imports nothing of `app` outside itself.
 
-`rows.py` reads the body of a request into rows, by way of `numbers.py` (JSON, npy), `pictures.py` (images) and
-`multipart.py`; `answers.py` writes answers; `negotiation.py` chooses between their forms.
+Requests: `decode.decode` reads a body through `json`, `npy`, `images` or `multipart`, as an `InputSpec` of `spec`
+describes it. Responses: `negotiation.choose` picks a format, `encode.encode` writes it, with `npz` and `images`. Every
+module raises subclasses of `errors.CodecError`.
 """

@@ -1,49 +1,58 @@
-"""The body of a request -> rows, by its content type: the one table of what is read."""
+"""Decoding of request bodies, by content type."""
 
 from python_multipart.multipart import parse_options_header
 
-from app.api.problems import UnsupportedMedia
-from app.codecs.images import FORMATS, Pixels, from_picture
-from app.codecs.multipart import from_multipart
-from app.codecs.numbers import from_json, from_npy
-from app.codecs.spec import Expect, Floats
+from app.codecs.errors import UnsupportedMedia
+from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_image
+from app.codecs.json import decode_json
+from app.codecs.multipart import decode_multipart
+from app.codecs.npy import decode_npy
+from app.codecs.spec import Floats, InputSpec
 
-#: What most requests say, to the letter.
-NUMBERS = frozenset({"application/json", "application/x-npy"})
+#: Content-Type headers that are looked up before any parsing, because most requests send exactly these.
+COMMON_CONTENT_TYPES = frozenset({"application/json", "application/x-npy"})
 
 
-def read_rows(body: bytes, content_type: str, encoding: str, expect: Expect) -> Floats:
-    """float32 rows with the batch first, shaped as the model takes them, every value in range.
+def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpec) -> Floats:
+    """Decode a request body to rows.
+
+    Args:
+        content_type: Content-Type header, with or without parameters.
+        content_encoding: Content-Encoding header, empty if there is none.
+
+    Returns:
+        float32 array, rows first, in the model's layout (see `InputSpec.check`), every value in range.
 
     Raises:
-        UnsupportedMedia: a content type, or a content encoding, that is not read.
-        Malformed, Invalid, TooLarge: see the reader of each type.
+        UnsupportedMedia: the content type or content encoding is not supported.
+        Malformed: the body is not of its content type.
+        Invalid: a key, shape, type or value is wrong.
+        TooLarge: too many rows, parts or pixels.
     """
-    media = content_type
-    if media not in NUMBERS:
-        media = parse_options_header(content_type)[0].decode("latin-1").lower()
-    if encoding.lower() not in {"", "identity"}:
-        raise UnsupportedMedia(f"Content-Encoding '{encoding:.40}' is not read; send the body as it is")
-    if media == "application/json":
-        return from_json(body, expect)
-    if media == "application/x-npy":
-        return from_npy(body, expect)
-    if media in FORMATS:
-        return from_picture(body, media, expect, Pixels(expect.max_pixels))
-    if media == "multipart/form-data" and expect.image is not None:
-        return from_multipart(body, content_type, expect)
-    raise UnsupportedMedia(
-        f"Content-Type '{media:.80}' is not read here; send one of {', '.join(media_types(expect.image is not None))}"
-    )
+    media_type = content_type
+    if media_type not in COMMON_CONTENT_TYPES:
+        media_type = parse_options_header(content_type)[0].decode("latin-1").lower()
+    if content_encoding.lower() not in {"", "identity"}:
+        raise UnsupportedMedia(f"Content-Encoding '{content_encoding:.40}' is not supported; send the body unencoded")
+    if media_type == "application/json":
+        return decode_json(body, spec)
+    if media_type == "application/x-npy":
+        return decode_npy(body, spec)
+    if media_type in IMAGE_FORMATS:
+        return decode_image(body, media_type, spec, PixelBudget(spec.max_pixels))
+    if media_type == "multipart/form-data" and spec.image is not None:
+        return decode_multipart(body, content_type, spec)
+    supported = ", ".join(media_types(images=spec.image is not None))
+    raise UnsupportedMedia(f"Content-Type '{media_type:.80}' is not supported here; send one of {supported}")
 
 
-def may_hold_pictures(body: bytes, content_type: str) -> bool:
-    """Whether there may be images in a body, whose decoding can be far more work than their bytes tell."""
+def may_hold_images(body: bytes, content_type: str) -> bool:
+    """True if a body may contain images. Decoding an image can take far longer than its size in bytes suggests."""
     if content_type.startswith("application/json"):
         return body.count(b'"') > 2  # more strings than the one key: base64
     return content_type != "application/x-npy"
 
 
-def media_types(images: bool) -> tuple[str, ...]:
-    """The content types that a call reads."""
-    return ("application/json", "application/x-npy", *((*FORMATS, "multipart/form-data") if images else ()))
+def media_types(*, images: bool) -> tuple[str, ...]:
+    """List the supported content types, with or without those of images."""
+    return ("application/json", "application/x-npy", *((*IMAGE_FORMATS, "multipart/form-data") if images else ()))

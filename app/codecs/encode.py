@@ -1,4 +1,4 @@
-"""Arrays -> the bytes of an answer."""
+"""Encoding of response bodies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,64 +7,73 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.codecs.images import to_png
-from app.codecs.negotiation import MEDIA
-from app.codecs.npz import to_npz
+from app.codecs.images import encode_png
+from app.codecs.negotiation import MEDIA_TYPES
+from app.codecs.npz import encode_npz
+from app.codecs.spec import Floats
 from model.config import ImageData, VectorData
 
-Values = NDArray[Any] | int | float | str | None
-Answer = Mapping[str, Values | Mapping[str, NDArray[Any]]]
+Value = NDArray[Any] | int | float | str | None
+#: Content of a response: named arrays with rows first, plain values, and groups of named arrays.
+Fields = Mapping[str, Value | Mapping[str, NDArray[Any]]]
 
 
-def write(form: str, answer: Answer, pictures: NDArray[np.float32] | None = None) -> tuple[bytes, str]:
-    """The body and its media type.
+def encode(format: str, fields: Fields, pictures: Floats | None = None) -> tuple[bytes, str]:  # noqa: A002
+    """Encode a response.
 
     Args:
-        form: json, npz or png.
-        answer: named arrays with the batch first, groups of them, and plain values. None is null in JSON and left out
-            of npz, where an array of a group is named by both, as in `p_values.free_energy`.
-        pictures: what png shows, as the model gives images.
+        format: json, npz or png.
+        fields: content of json and npz. JSON writes None as null; npz leaves it out. npz joins the names of a group and
+            of its array with a dot, as in `p_values.free_energy`.
+        pictures: content of png, float32 in [0, 1], n x channels x height x width.
+
+    Returns:
+        The body and its media type.
     """
-    if form == "png":
+    if format == "png":
         assert pictures is not None
-        return to_png(pictures), MEDIA[form]
-    if form == "npz":
-        return to_npz(_flat(answer)), MEDIA[form]
-    return orjson.dumps(answer, default=_contiguous, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA[form]
+        return encode_png(pictures), MEDIA_TYPES[format]
+    if format == "npz":
+        return encode_npz(_flatten(fields)), MEDIA_TYPES[format]
+    return orjson.dumps(fields, default=_to_contiguous, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPES[format]
 
 
-def size(answer: Answer) -> int:
-    """Bytes of all arrays of an answer."""
+def array_bytes(fields: Fields) -> int:
+    """Total size of all arrays in memory, in bytes."""
     total = 0
-    for value in answer.values():
+    for value in fields.values():
         if isinstance(value, np.ndarray):
             total += value.nbytes
         elif isinstance(value, Mapping):
-            total += size(value)
+            total += array_bytes(value)
     return total
 
 
-def _contiguous(value: object) -> NDArray[Any]:
-    """Arrays that orjson does not take as they are."""
-    if isinstance(value, np.ndarray):
-        return np.ascontiguousarray(value)
-    raise TypeError(f"{type(value)} has no place in an answer")
+def to_public_layout(x: Floats, data: ImageData | VectorData) -> Floats:
+    """Convert samples from the model's axis order to the clients'.
 
-
-def _flat(answer: Answer) -> dict[str, NDArray[Any]]:
-    flat: dict[str, NDArray[Any]] = {}
-    for name, value in answer.items():
-        if isinstance(value, np.ndarray):
-            flat[name] = value
-        elif isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": array for key, array in value.items()}
-        elif value is not None:
-            flat[name] = np.asarray(value)
-    return flat
-
-
-def outside(x: NDArray[np.float32], data: ImageData | VectorData) -> NDArray[np.float32]:
-    """Samples as the model orders their axes -> as clients do."""
+    Images go from n x channels x height x width to n x height x width for one channel, and to n x height x width x
+    channels for more. Vectors stay as they are.
+    """
     if isinstance(data, VectorData):
         return x
     return x[:, 0] if data.channels == 1 else x.transpose(0, 2, 3, 1)
+
+
+def _to_contiguous(value: object) -> NDArray[Any]:
+    """Copy an array that orjson rejects because of its memory layout."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value)
+    raise TypeError(f"cannot encode {type(value)}")
+
+
+def _flatten(fields: Fields) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in fields.items():
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        elif isinstance(value, Mapping):
+            arrays |= {f"{name}.{key}": array for key, array in value.items()}
+        elif value is not None:
+            arrays[name] = np.asarray(value)
+    return arrays

@@ -1,26 +1,32 @@
-"""Errors of reading a request body and of choosing a response format.
+"""Exceptions of the codecs. The caller maps each class to an HTTP status.
 
-    CodecError
-    ├── Malformed          not what its content type says
-    ├── NotAcceptable      no response format that the client accepts
-    ├── TooLarge           more rows, pixels or parts than the limit
-    ├── UnsupportedMedia   a content type or encoding that is not read
-    └── Invalid            well-formed but wrong
+CodecError
+├── Malformed         the body is not what its content type says
+├── NotAcceptable     the client accepts none of the available formats
+├── TooLarge          more rows, pixels or parts than the limit
+├── UnsupportedMedia  a content type or content encoding that cannot be decoded
+└── Invalid           a well-formed body or parameter with wrong content
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
 class ErrorLocation:
-    """A place in a request, as in `inputs[3][0][7]` or `query.samples`, and what is wrong there."""
+    """Place of an error in a request, such as `inputs[3][0][7]` or `query.samples`, and its description."""
 
     place: str
     detail: str
 
 
 class CodecError(Exception):
-    """A request that cannot be read; `detail` names the remedy."""
+    """Base class of all errors of the codecs.
+
+    Attributes:
+        detail: message for the client; it names the place and the remedy.
+        locations: every place of the request that is wrong; empty if the error concerns the request as a whole.
+    """
 
     def __init__(self, detail: str, *locations: ErrorLocation) -> None:
         super().__init__(detail)
@@ -29,25 +35,25 @@ class CodecError(Exception):
 
 
 class Malformed(CodecError):
-    """The body is not what its content type says it is."""
+    """The body is not what its content type says."""
 
 
 class NotAcceptable(CodecError):
-    """The client accepts none of the formats of the response."""
+    """The client accepts none of the available formats."""
 
 
 class TooLarge(CodecError):
-    """More rows, pixels or parts than the limit."""
+    """The request exceeds a limit on its size."""
 
 
 class UnsupportedMedia(CodecError):
-    """A content type or encoding that is not read."""
+    """The content type or content encoding cannot be decoded."""
 
 
 class Invalid(CodecError):
-    """Well-formed, but not what this call of this model takes."""
+    """The request is well-formed, but its content is wrong."""
 
     @classmethod
-    def at(cls, place: str, detail: str) -> "Invalid":
-        """An error at one place of the request."""
+    def at(cls, place: str, detail: str) -> Self:
+        """Create an error with one location."""
         return cls(f"{place}: {detail}", ErrorLocation(place, detail))

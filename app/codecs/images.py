@@ -1,4 +1,4 @@
-"""Images -> rows, and rows -> a PNG."""
+"""Decoding of images to rows, and encoding of rows to PNG."""
 
 import base64
 import binascii
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.api.problems import Invalid, Malformed, TooLarge, UnsupportedMedia
-from app.codecs.spec import Expect, Floats
+from app.codecs.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
+from app.codecs.spec import Floats, InputSpec
 from model.errors import InputError
 from model.images import fit_image
 
-#: Media type -> Pillow's name of the format. Nothing else is ever opened.
-FORMATS = {
+#: Media type -> Pillow's name of the format. No other format is ever opened.
+IMAGE_FORMATS = {
     "image/png": "PNG",
     "image/jpeg": "JPEG",
     "image/webp": "WEBP",
@@ -25,101 +25,123 @@ FORMATS = {
     "image/bmp": "BMP",
     "image/tiff": "TIFF",
 }
-#: The longest side of an image that is decoded: resizing a line of millions of pixels takes seconds.
-LONGEST = 1 << 15
+#: Longest side of an image, in pixels. Resizing an image with a side of millions of pixels takes seconds.
+MAX_SIDE_PIXELS = 1 << 15
 
 
-class Pixels:
-    """How many pixels the images of one request may still have, before they are resized."""
+class PixelBudget:
+    """Number of pixels that the images of one request may still have, before resizing."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.left = most
+    def __init__(self, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+        self.remaining = max_pixels
 
     def spend(self, image: Image.Image, place: str) -> None:
-        """Count an image that is about to be decoded, or refuse it."""
+        """Subtract the pixels of an image that is about to be decoded.
+
+        Raises:
+            TooLarge: the image has a side that is too long, or more pixels than remain.
+        """
         size = f"{image.width} x {image.height}"
-        if max(image.size) > LONGEST:
-            raise TooLarge(f"{place}: the image has {size} pixels; no side may have more than {LONGEST:,}")
-        self.left -= image.width * image.height
-        if self.left < 0:
+        if max(image.size) > MAX_SIDE_PIXELS:
+            raise TooLarge(f"{place}: the image has {size} pixels; send one of at most {MAX_SIDE_PIXELS:,} a side")
+        self.remaining -= image.width * image.height
+        if self.remaining < 0:
             raise TooLarge(
-                f"{place}: with this image of {size} the request has more than the "
-                f"{self.most:,} pixels that one may have; send smaller images, or fewer"
+                f"{place}: with this image of {size} the request exceeds the limit of {self.max_pixels:,} pixels; "
+                "send smaller images, or fewer"
             )
 
 
-def from_picture(body: bytes, media: str, expect: Expect, pixels: Pixels, place: str = "body") -> Floats:
-    """One image -> one row.
+def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBudget, place: str = "body") -> Floats:
+    """Decode one image to one row, converted to the model's size and mode.
 
     Args:
-        media: a type of `FORMATS`, which the image must be, or `image/*` for any of them.
-        pixels: what is left to the request that this image is of.
+        media_type: a key of `IMAGE_FORMATS`, which the image must match, or `image/*` for any of them.
+        budget: pixels that the request has left.
+        place: name of the image in error messages.
+
+    Returns:
+        float32 array, 1 x channels x height x width, in [0, 1].
 
     Raises:
-        Invalid: this model takes no images, or the image is of another format, or does not fit and `strict` is set.
-        Malformed: not an image, truncated or damaged.
-        TooLarge: more pixels than the limit.
+        UnsupportedMedia: the model takes no images.
+        Invalid: the image has several frames, cannot be converted, or differs from the model's size or mode and
+            `spec.strict` is set.
+        Malformed: the bytes are not an image, are truncated or damaged, or are of another format than `media_type`.
+        TooLarge: too many pixels.
     """
-    if expect.image is None:
-        raise UnsupportedMedia(f"{place}: this call takes no images; send JSON or application/x-npy")
-    image = _open(body, media, place)
-    pixels.spend(image, place)
+    if spec.image is None:
+        raise UnsupportedMedia(f"{place}: images are not supported here; send JSON or application/x-npy")
+    image = _open(body, media_type, place)
+    budget.spend(image, place)
     try:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
             raise InputError(f"the image has {frames} frames; send one")
-        row = fit_image(image, expect.image, strict=expect.strict)
+        row = fit_image(image, spec.image, strict=spec.strict)
     except InputError as error:
         raise Invalid.at(place, error.detail) from error
-    except Exception as error:  # a decoder fed with hostile bytes raises anything
-        raise Malformed(f"{place}: the image cannot be decoded, it is truncated or damaged ({error!s:.120})") from error
+    except Exception as error:  # decoders raise any exception on hostile bytes
+        raise Malformed(
+            f"{place}: the image cannot be decoded; it is truncated or damaged ({error!s:.120}); send it again"
+        ) from error
     return (row.astype(np.float32) / np.float32(255))[None]
 
 
-def _open(body: bytes, media: str, place: str) -> Image.Image:
-    wanted = FORMATS.get(media)
+def _open(body: bytes, media_type: str, place: str) -> Image.Image:
+    expected = IMAGE_FORMATS.get(media_type)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of sizes that the caller's own limit is about to judge.
+            # Pillow warns of large images; PixelBudget checks their size.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(body), formats=list(FORMATS.values()))
+            image = Image.open(io.BytesIO(body), formats=list(IMAGE_FORMATS.values()))
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{place}: the image has more pixels than are ever decoded; send a smaller one") from error
+        raise TooLarge(f"{place}: the image has more pixels than can be decoded; send a smaller one") from error
     except Exception as error:
-        known = ", ".join(sorted(FORMATS.values()))
-        raise Malformed(f"{place}: not an image of a format that is read ({known})") from error
-    # The multi-picture format is a JPEG with more pictures behind the first, which is the one that is taken; cameras
-    # write it under JPEG's name.
-    found = "JPEG" if image.format == "MPO" else image.format
-    if wanted is not None and found != wanted:
-        raise Malformed(f"{place}: announced as {media}, but it is {found}; announce what it is")
+        supported = ", ".join(sorted(IMAGE_FORMATS.values()))
+        raise Malformed(f"{place}: not an image of a supported format; send one of {supported}") from error
+    # MPO is a JPEG file with further images after the first. Cameras write it as .jpg; only the first image is used.
+    actual = "JPEG" if image.format == "MPO" else image.format
+    if expected is not None and actual != expected:
+        raise Malformed(f"{place}: the content type is {media_type}, but the image is {actual}; send the matching type")
     return image
 
 
-def from_base64(rows: Sequence[Any], expect: Expect) -> Floats:
-    """Images as base64 strings, optionally as data URLs -> rows."""
-    pictures, pixels = [], Pixels(expect.max_pixels)
+def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
+    """Decode images as base64 strings, with or without the prefix of a data URL.
+
+    Returns:
+        float32 array, n x channels x height x width, in [0, 1].
+
+    Raises:
+        Invalid: an item is not a string, not base64, or not an image that the model takes.
+        TooLarge: too many pixels.
+    """
+    images, budget = [], PixelBudget(spec.max_pixels)
     for index, text in enumerate(rows):
-        place = f"{expect.name}[{index}]"
+        place = f"{spec.name}[{index}]"
         if not isinstance(text, str):
-            raise Invalid.at(place, "is no string; send either base64 images or arrays of numbers, not both")
-        head, comma, tail = text.partition(",")
+            raise Invalid.at(place, "expected a string; send either base64 images or arrays of numbers, not both")
+        prefix, comma, data = text.partition(",")
         try:
-            body = base64.b64decode(tail if comma and head.startswith("data:") else text, validate=True)
+            body = base64.b64decode(data if comma and prefix.startswith("data:") else text, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise Invalid.at(place, f"is not base64: {error}") from error
+            raise Invalid.at(place, f"not base64 ({error}); send the bytes of an image file as base64") from error
         try:
-            pictures.append(from_picture(body, "image/*", expect, pixels, place))
+            images.append(decode_image(body, "image/*", spec, budget, place))
         except Malformed as error:
             raise Invalid.at(place, error.detail.removeprefix(f"{place}: ")) from error
-    return np.concatenate(pictures)
+    return np.concatenate(images)
 
 
-def to_png(images: Floats) -> bytes:
-    """Images as the model gives them, n x channels x height x width in [0, 1]: one picture, or a grid of them.
+def encode_png(images: Floats) -> bytes:
+    """Encode images as one PNG; several images form a grid.
 
-    The grid is as square as it gets, filled row by row; what is left over stays black.
+    The grid has ceil(sqrt(n)) columns and is filled row by row; empty cells are black.
+
+    Args:
+        images: n x channels x height x width; values are clipped to [0, 1].
     """
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))

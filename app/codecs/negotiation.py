@@ -1,41 +1,44 @@
-"""Which form an answer takes: `?format=`, else the client's `Accept`, else JSON."""
+"""Choice of a response format: the `format` parameter, else the client's Accept header, else the default."""
 
 from collections.abc import Sequence
 
-from app.api.problems import NotAcceptable
+from app.codecs.errors import NotAcceptable
 
-MEDIA = {"json": "application/json", "npz": "application/x-npz", "png": "image/png"}
+#: Format -> media type.
+MEDIA_TYPES = {"json": "application/json", "npz": "application/x-npz", "png": "image/png"}
 
 
-def choose(accept: str, wish: str | None, offers: Sequence[str]) -> str:
-    """One of `offers`, which are keys of `MEDIA` with the default first.
+def choose(accept: str, requested: str | None, available: Sequence[str]) -> str:
+    """Choose a format.
 
     Args:
-        accept: the Accept header, empty where there is none.
-        wish: the `format` parameter, which overrules it.
+        accept: Accept header, empty if there is none.
+        requested: `format` parameter, None if there is none. It overrides `accept`.
+        available: keys of `MEDIA_TYPES`, the default first.
 
     Raises:
-        NotAcceptable: none of them is accepted.
+        NotAcceptable: the client accepts none of the available formats.
     """
-    if wish is not None:
-        if wish in offers:
-            return wish
-        raise NotAcceptable(f"format={wish} is no form of this answer; it comes as {', '.join(offers)}")
+    if requested is not None:
+        if requested in available:
+            return requested
+        raise NotAcceptable(f"Cannot respond with format={requested}; available: {', '.join(available)}")
     if not accept or accept == "*/*":
-        return offers[0]
-    for offer in offers:
-        if accept == MEDIA[offer]:
-            return offer
-    ranges = [_parse(part) for part in accept.split(",")]
-    ranked = [(-_quality(MEDIA[offer], ranges), index) for index, offer in enumerate(offers)]
+        return available[0]
+    for name in available:
+        if accept == MEDIA_TYPES[name]:
+            return name
+    ranges = [_parse_range(part) for part in accept.split(",")]
+    ranked = [(-_quality(MEDIA_TYPES[name], ranges), index) for index, name in enumerate(available)]
     quality, index = min(ranked)
     if quality == 0:
-        said = ", ".join(MEDIA[offer] for offer in offers)
-        raise NotAcceptable(f"Accept: {accept:.120} leaves no form of this answer; it comes as {said}")
-    return offers[index]
+        media_types = ", ".join(MEDIA_TYPES[name] for name in available)
+        raise NotAcceptable(f"Cannot respond with {accept:.120}; available: {media_types}")
+    return available[index]
 
 
-def _parse(part: str) -> tuple[str, float]:
+def _parse_range(part: str) -> tuple[str, float]:
+    """Parse one media range, such as `image/*;q=0.5`, to the range and its quality from 0 to 1."""
     media, *parameters = (piece.strip().lower() for piece in part.split(";"))
     for parameter in parameters:
         if parameter.startswith("q="):
@@ -46,10 +49,10 @@ def _parse(part: str) -> tuple[str, float]:
     return media, 1.0
 
 
-def _quality(media: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The quality of the most specific range that matches (RFC 9110, 12.5.1)."""
-    for pattern in (media, media.partition("/")[0] + "/*", "*/*"):
-        found = [quality for name, quality in ranges if name == pattern]
-        if found:
-            return max(found)
+def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """Quality of a media type, by the most specific range that matches (RFC 9110, 12.5.1)."""
+    for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        qualities = [quality for name, quality in ranges if name == pattern]
+        if qualities:
+            return max(qualities)
     return 0.0

@@ -1,4 +1,4 @@
-"""What the rows of a request must be."""
+"""Specification of the rows that a call takes, and the checks of their values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,22 +6,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.api.problems import Invalid, TooLarge
+from app.codecs.errors import Invalid, TooLarge
 from model.config import ImageData, VectorData
 
 Floats = NDArray[np.float32]
-#: Rows further from the mean than this many standard deviations overflow float32 inside the model.
-FAR = 1e9
-#: Latents larger than this have no probability left under the prior, and overflow inside deep decoders.
-LARGEST_LATENT = 1e6
+#: Largest distance of an input from the mean, in standard deviations. Values beyond overflow float32 inside the model.
+MAX_STANDARD_DEVIATIONS = 1e9
+#: Largest absolute value of a latent. Beyond, its density under the prior underflows to 0 and deep decoders overflow.
+MAX_ABS_LATENT = 1e6
 
 
 @dataclass(frozen=True, eq=False)
-class Expect:
-    """The rows that a call takes.
+class InputSpec:
+    """Specification of the rows that a call takes.
 
-    `shape` is that of one row as a client writes it; `low` and `high` broadcast against it. For images, `image` says
-    what pictures are converted to, and integer arrays are bytes.
+    Attributes:
+        name: key of the rows in JSON, name of the parts in multipart.
+        shape: shape of one row in the clients' layout.
+        low: smallest value, broadcast against `shape`.
+        high: largest value, broadcast against `shape`.
+        max_rows: largest number of rows, and of multipart parts, in one request.
+        max_pixels: largest number of pixels of all encoded images in one request, before resizing.
+        image: size and mode to which images are converted; None if the call takes no images. With images, arrays of
+            integers are bytes from 0 to 255.
+        strict: reject images of another size or mode instead of converting them.
     """
 
     name: str
@@ -35,47 +43,63 @@ class Expect:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of a row that are read; grey images may come with a last axis of 1."""
+        """Accepted shapes of a row: `shape`, and for grey images also `shape` with a last axis of 1."""
         grey = self.image is not None and self.image.channels == 1
         return (self.shape, (*self.shape, 1)) if grey else (self.shape,)
 
-    def say(self) -> str:
-        """The shape of an array of rows, in words."""
+    def describe(self) -> str:
+        """Shape of an array of rows in words, as in `rows x 28 x 28 (height x width)`."""
         axes = " x ".join(str(n) for n in self.shape)
         return f"rows x {axes}" + (" (height x width)" if len(self.shape) == 2 else "")
 
-    def count(self, rows: int) -> None:
-        """Refuse no rows, and too many."""
+    def check_count(self, rows: int) -> None:
+        """Check the number of rows.
+
+        Raises:
+            Invalid: there are none.
+            TooLarge: there are more than `max_rows`.
+        """
         if rows == 0:
-            raise Invalid.at(self.name, "is empty; send at least one row")
+            raise Invalid.at(self.name, "empty; send at least one row")
         if rows > self.max_rows:
-            raise TooLarge(f"{self.name}: {rows:,} rows are more than the {self.max_rows:,} that one request may have")
+            raise TooLarge(f"{self.name}: {rows:,} rows exceed the limit of {self.max_rows:,} per request; send fewer")
 
     def check(self, values: NDArray[Any], integers_are_bytes: bool) -> Floats:
-        """Rows x shape of any number type -> float32 rows as the model takes them, or the place of a bad value."""
+        """Check the range of an array and convert it to the model's layout.
+
+        Args:
+            values: any numeric type, rows x one of `shapes`.
+            integers_are_bytes: for images, `values` are integers from 0 to 255 instead of numbers from 0 to 1.
+
+        Returns:
+            float32 array: n x channels x height x width for images, rows x `shape` otherwise.
+
+        Raises:
+            Invalid: a value is out of range or not finite; the error names its place.
+        """
         if integers_are_bytes and self.image is not None:
-            self._in_range(values, values, np.asarray(0), np.asarray(255))
+            self._check_range(values, values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
             if values.dtype == np.float32:
                 floats = values
-            elif _outside(values, self.low, self.high) is None:
-                return self._inside(values.astype(np.float32))
+            elif _out_of_range(values, self.low, self.high) is None:
+                return self.to_model_layout(values.astype(np.float32))
             else:
-                floats = _to_float32(values)  # by which some may come to lie inside
-            self._in_range(values, floats, self.low, self.high)
-        return self._inside(floats)
+                floats = _to_float32(values)  # rounding may bring a value into range
+            self._check_range(values, floats, self.low, self.high)
+        return self.to_model_layout(floats)
 
-    def _in_range(self, given: NDArray[Any], values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
-        bad = _outside(values, low, high)
+    def _check_range(self, given: NDArray[Any], values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
+        bad = _out_of_range(values, low, high)
         if bad is not None:
-            place = tuple(np.argwhere(bad)[0])
-            lowest, highest = (float(np.broadcast_to(edge, values.shape)[place]) for edge in (low, high))
-            where = self.name + "".join(f"[{i}]" for i in place)
-            raise Invalid.at(where, f"is {given[place]:g}; it must be a number from {lowest:g} to {highest:g}")
+            index = tuple(np.argwhere(bad)[0])
+            lowest, highest = (float(np.broadcast_to(bound, values.shape)[index]) for bound in (low, high))
+            place = self.name + "".join(f"[{i}]" for i in index)
+            raise Invalid.at(place, f"{given[index]:g} is out of range; send a number from {lowest:g} to {highest:g}")
 
-    def _inside(self, floats: Floats) -> Floats:
-        """As a client orders the axes -> as the model does: channels before height and width."""
+    def to_model_layout(self, floats: Floats) -> Floats:
+        """Convert rows from the clients' axis order to the model's: for images, channels before height and width."""
         if self.image is None:
             return floats
         if self.image.channels == 1:
@@ -83,14 +107,14 @@ class Expect:
         return np.ascontiguousarray(floats.transpose(0, 3, 1, 2))
 
 
-def _outside(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Which values are not from low to high; None where all are."""
+def _out_of_range(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Mask of the values outside [low, high], including NaN; None if there are none."""
     if low.ndim == high.ndim == 0:
-        # Where there is NaN, these find it. They take a third of the time of comparing every value.
+        # argmin and argmax return the position of NaN if there is one. They take a third of the time of the comparison.
         flat = values.reshape(-1)
         if flat[flat.argmin()] >= low and flat[flat.argmax()] <= high:
             return None
-    # NaN compares false with everything, so this finds it too.
+    # Comparisons with NaN are false, so NaN counts as out of range.
     good = np.greater_equal(values, low) & np.less_equal(values, high)
     return None if np.count_nonzero(good) == good.size else ~good
 
@@ -100,20 +124,20 @@ def _to_float32(values: NDArray[Any]) -> Floats:
         return values.astype(np.float32)
 
 
-def expect_inputs(data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False) -> Expect:
-    """x for a model of these data."""
+def input_spec(data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False) -> InputSpec:
+    """Specification of x: [0, 1] for images, a wide range around the mean of each column for vectors."""
     if isinstance(data, ImageData):
         low, high = np.float32(0), np.float32(1)
-        return Expect(
+        return InputSpec(
             "inputs", data.public_shape, np.asarray(low), np.asarray(high), max_rows, max_pixels, data, strict
         )
-    mean, reach = np.array(data.mean), FAR * np.array(data.std)
-    bound = float(np.finfo(np.float32).max)
-    low32, high32 = (np.clip(edge, -bound, bound).astype(np.float32) for edge in (mean - reach, mean + reach))
-    return Expect("inputs", data.public_shape, low32, high32, max_rows, max_pixels)
+    mean, reach = np.array(data.mean), MAX_STANDARD_DEVIATIONS * np.array(data.std)
+    limit = float(np.finfo(np.float32).max)
+    low32, high32 = (np.clip(bound, -limit, limit).astype(np.float32) for bound in (mean - reach, mean + reach))
+    return InputSpec("inputs", data.public_shape, low32, high32, max_rows, max_pixels)
 
 
-def expect_latents(latent: int, *, max_rows: int) -> Expect:
-    """z for a model with this size of latent."""
-    edge = np.asarray(np.float32(LARGEST_LATENT))
-    return Expect("latents", (latent,), -edge, edge, max_rows, max_pixels=0)
+def latent_spec(latent: int, *, max_rows: int) -> InputSpec:
+    """Specification of z for a model with this number of latent dimensions."""
+    bound = np.asarray(np.float32(MAX_ABS_LATENT))
+    return InputSpec("latents", (latent,), -bound, bound, max_rows, max_pixels=0)

@@ -25,14 +25,22 @@ ReadHeader = Callable[[io.BufferedIOBase], Header]
 Labels = NDArray[np.int64]
 
 
-def read_npy_header(file: io.BufferedIOBase) -> Header:
-    """The header of a file by numpy.save."""
+def parse_npy_header(file: io.BufferedIOBase) -> Header:
+    """Parse the header of an npy file, whatever its type. Raise `DataError` if it is not one."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except Exception as error:  # numpy's parser raises whatever its tokenizer does
+    except Exception as error:  # numpy's parser raises any exception of its tokenizer
         raise DataError(f"not an npy file: {error!s:.200}") from error
+    if any(isinstance(size, bool) for size in shape):
+        raise DataError("not an npy file: its shape contains a boolean")
+    return shape, dtype, fortran
+
+
+def read_npy_header(file: io.BufferedIOBase) -> Header:
+    """Parse the header of an npy file of plain values. Raise `DataError` if it holds objects."""
+    shape, dtype, fortran = parse_npy_header(file)
     if dtype.hasobject:
         raise DataError("holds pickled Python objects, which are never read; save plain numbers instead")
     return shape, dtype, fortran

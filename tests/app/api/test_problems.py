@@ -5,6 +5,7 @@ import inspect
 import re
 
 from app.api import problems as errors
+from app.codecs import errors as codec_errors
 from app.inference import batcher
 from model import errors as model_errors
 
@@ -18,8 +19,8 @@ def classes(module: object) -> list[type[Exception]]:
 
 
 def test_every_class_has_a_status() -> None:
-    for kind in (*classes(errors), *classes(batcher), *classes(model_errors)):
-        if kind is errors.Refusal:
+    for kind in (*classes(errors), *classes(codec_errors), *classes(batcher), *classes(model_errors)):
+        if kind is codec_errors.CodecError:
             continue
         assert any(base in errors.STATUS for base in kind.__mro__), kind
     for status, title in errors.STATUS.values():
@@ -29,13 +30,13 @@ def test_every_class_has_a_status() -> None:
 
 def test_the_tree_is_drawn_with_every_class_and_its_status() -> None:
     assert errors.__doc__ is not None
-    for kind in classes(errors):
-        if kind is not errors.Refusal:
+    for kind in (*classes(errors), *classes(codec_errors)):
+        if kind is not codec_errors.CodecError:
             assert re.search(rf"── {kind.__name__}\s+{errors.STATUS[kind][0]}", errors.__doc__), kind
 
 
 def test_the_nearest_ancestor_in_the_table_counts() -> None:
-    class Narrow(errors.TooLarge):
+    class Narrow(codec_errors.TooLarge):
         pass
 
     assert errors.status_of(Narrow("x")) == (413, "Too large")

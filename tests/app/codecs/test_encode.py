@@ -1,4 +1,4 @@
-"""Arrays, plain values and groups of arrays as JSON, npz and png."""
+"""Encoding of arrays, plain values and groups of arrays as JSON, npz and png."""
 
 import io
 import json
@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.codecs.encode import Answer, outside, write
+from app.codecs.encode import Fields, encode, to_public_layout
 from tests.conftest import GREY, RGB, TABLE
 
-ANSWER: Answer = {
+FIELDS: Fields = {
     "samples": 4,
     "reason": "because",
     "free_energy": np.array([1.5, -2.25]),
@@ -21,8 +21,8 @@ ANSWER: Answer = {
 }
 
 
-def test_json_holds_groups_as_objects_and_none_as_null() -> None:
-    body, media = write("json", ANSWER)
+def test_json_writes_groups_as_objects_and_none_as_null() -> None:
+    body, media = encode("json", FIELDS)
     assert media == "application/json"
     assert json.loads(body) == {
         "samples": 4,
@@ -33,8 +33,8 @@ def test_json_holds_groups_as_objects_and_none_as_null() -> None:
     }
 
 
-def test_npz_names_an_array_of_a_group_by_both_and_leaves_none_out() -> None:
-    body, media = write("npz", ANSWER)
+def test_npz_joins_names_of_groups_and_arrays_and_leaves_none_out() -> None:
+    body, media = encode("npz", FIELDS)
     assert media == "application/x-npz"
     arrays = np.load(io.BytesIO(body), allow_pickle=False)
     assert set(arrays) == {"samples", "reason", "free_energy", "p_values.free_energy", "p_values.regret"}
@@ -45,13 +45,13 @@ def test_npz_names_an_array_of_a_group_by_both_and_leaves_none_out() -> None:
     np.testing.assert_array_equal(arrays["p_values.regret"], [0.5, 0.125])
 
 
-@pytest.mark.parametrize("form", ["json", "npz"])
-def test_arrays_that_are_not_contiguous_are_written_whole_inside_groups_too(form: str) -> None:
+@pytest.mark.parametrize("name", ["json", "npz"])
+def test_arrays_that_are_not_contiguous_are_encoded(name: str) -> None:
     strided: NDArray[np.float64] = np.arange(24.0).reshape(2, 3, 4).transpose(0, 2, 1)
-    body, _ = write(form, dict[str, Any](outer=strided, group={"inner": strided[:, ::2]}))
-    if form == "json":
-        answer: dict[str, Any] = json.loads(body)
-        outer, inner = answer["outer"], answer["group"]["inner"]
+    body, _ = encode(name, dict[str, Any](outer=strided, group={"inner": strided[:, ::2]}))
+    if name == "json":
+        document: dict[str, Any] = json.loads(body)
+        outer, inner = document["outer"], document["group"]["inner"]
     else:
         arrays = np.load(io.BytesIO(body), allow_pickle=False)
         outer, inner = arrays["outer"], arrays["group.inner"]
@@ -60,26 +60,26 @@ def test_arrays_that_are_not_contiguous_are_written_whole_inside_groups_too(form
 
 
 def test_an_empty_group_is_an_empty_object_and_no_array() -> None:
-    assert json.loads(write("json", {"p_values": {}})[0]) == {"p_values": {}}
-    assert not np.load(io.BytesIO(write("npz", {"p_values": {}})[0])).files
+    assert json.loads(encode("json", {"p_values": {}})[0]) == {"p_values": {}}
+    assert not np.load(io.BytesIO(encode("npz", {"p_values": {}})[0])).files
 
 
-def test_png_shows_the_pictures_and_nothing_of_the_arrays() -> None:
-    body, media = write("png", ANSWER, np.ones((1, 1, 5, 7), np.float32))
+def test_png_holds_only_the_pictures() -> None:
+    body, media = encode("png", FIELDS, np.ones((1, 1, 5, 7), np.float32))
     assert media == "image/png"
     picture = np.asarray(Image.open(io.BytesIO(body)))
     assert picture.shape == (5, 7)
     assert (picture == 255).all()
 
 
-def test_what_has_no_place_in_an_answer_is_refused() -> None:
+def test_an_unsupported_type_is_rejected() -> None:
     with pytest.raises(TypeError, match="set"):
-        write("json", {"group": {"set": {1, 2}}})  # type: ignore[dict-item]
+        encode("json", {"group": {"set": {1, 2}}})  # type: ignore[dict-item]
 
 
-def test_clients_read_pixels_last() -> None:
-    assert outside(np.zeros((2, *GREY.shape), np.float32), GREY).shape == (2, 8, 8)
-    assert outside(np.zeros((2, *RGB.shape), np.float32), RGB).shape == (2, 9, 10, 3)
-    assert outside(np.zeros((2, 3), np.float32), TABLE).shape == (2, 3)
+def test_public_layout_has_channels_last() -> None:
+    assert to_public_layout(np.zeros((2, *GREY.shape), np.float32), GREY).shape == (2, 8, 8)
+    assert to_public_layout(np.zeros((2, *RGB.shape), np.float32), RGB).shape == (2, 9, 10, 3)
+    assert to_public_layout(np.zeros((2, 3), np.float32), TABLE).shape == (2, 3)
     x = np.arange(270, dtype=np.float32).reshape(1, *RGB.shape)
-    np.testing.assert_array_equal(outside(x, RGB)[0, 4, 5], x[0, :, 4, 5])
+    np.testing.assert_array_equal(to_public_layout(x, RGB)[0, 4, 5], x[0, :, 4, 5])

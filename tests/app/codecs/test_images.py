@@ -1,4 +1,4 @@
-"""Images in and out: formats, limits, lies."""
+"""Decoding of images: formats, limits, damaged and hostile files; encoding to PNG."""
 
 import base64
 import io
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.problems import Invalid, Malformed, Refusal, TooLarge, UnsupportedMedia
-from app.codecs.images import FORMATS, Pixels, from_base64, from_picture, to_png
-from app.codecs.spec import expect_inputs, expect_latents
+from app.codecs.errors import CodecError, Invalid, Malformed, TooLarge, UnsupportedMedia
+from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_base64, decode_image, encode_png
+from app.codecs.spec import input_spec, latent_spec
 from model.config import ImageData
 
 DATA = ImageData(height=8, width=6)
-GREY = expect_inputs(DATA, max_rows=8, max_pixels=10_000)
-STRICT = expect_inputs(DATA, max_rows=8, max_pixels=10_000, strict=True)
+GREY = input_spec(DATA, max_rows=8, max_pixels=10_000)
+STRICT = input_spec(DATA, max_rows=8, max_pixels=10_000, strict=True)
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (6, 8), mode: str = "L", **options: Any) -> bytes:
@@ -28,42 +28,42 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (6, 8), mode: str = "L", 
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("media", "kind"), FORMATS.items())
-def test_every_named_format_is_read(media: str, kind: str) -> None:
-    row = from_picture(picture(kind), media, GREY, Pixels(10_000))
+@pytest.mark.parametrize(("media", "kind"), IMAGE_FORMATS.items())
+def test_every_supported_format_is_decoded(media: str, kind: str) -> None:
+    row = decode_image(picture(kind), media, GREY, PixelBudget(10_000))
     assert row.shape == (1, 1, 8, 6)
     np.testing.assert_allclose(row.ravel(), np.linspace(0, 1, 48), atol=0.05)
 
 
-def test_another_size_and_mode_is_converted_unless_strict() -> None:
+def test_images_of_another_size_and_mode_are_converted_unless_strict() -> None:
     other = picture(size=(20, 30), mode="RGB")
-    assert from_picture(other, "image/png", GREY, Pixels(10_000)).shape == (1, 1, 8, 6)
+    assert decode_image(other, "image/png", GREY, PixelBudget(10_000)).shape == (1, 1, 8, 6)
     with pytest.raises(Invalid, match="8x6 of mode L"):
-        from_picture(other, "image/png", STRICT, Pixels(10_000))
-    assert from_picture(picture(), "image/png", STRICT, Pixels(10_000)).shape == (1, 1, 8, 6)
+        decode_image(other, "image/png", STRICT, PixelBudget(10_000))
+    assert decode_image(picture(), "image/png", STRICT, PixelBudget(10_000)).shape == (1, 1, 8, 6)
 
 
-def test_an_image_that_is_not_what_it_is_announced_as() -> None:
-    with pytest.raises(Malformed, match=r"announced as image/png, but it is JPEG"):
-        from_picture(picture("JPEG"), "image/png", GREY, Pixels(10_000))
+def test_an_image_of_another_format_than_its_content_type_is_rejected() -> None:
+    with pytest.raises(Malformed, match="the content type is image/png, but the image is JPEG"):
+        decode_image(picture("JPEG"), "image/png", GREY, PixelBudget(10_000))
 
 
-@pytest.mark.parametrize("kind", sorted(set(FORMATS.values())))
-def test_truncated_images_are_refused_and_never_half_read(kind: str) -> None:
+@pytest.mark.parametrize("kind", sorted(set(IMAGE_FORMATS.values())))
+def test_truncated_images_are_rejected(kind: str) -> None:
     whole = picture(kind, size=(60, 80))
     with pytest.raises(Malformed):
-        from_picture(whole[: len(whole) // 2], "image/*", GREY, Pixels(10_000))
+        decode_image(whole[: len(whole) // 2], "image/*", GREY, PixelBudget(10_000))
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"%PDF-1.4", b"<svg/>", b"\0" * 100])
-def test_what_is_no_image(bad: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_rejected(bad: bytes) -> None:
     with pytest.raises(Malformed):
-        from_picture(bad, "image/*", GREY, Pixels(10_000))
+        decode_image(bad, "image/*", GREY, PixelBudget(10_000))
 
 
-def test_formats_that_are_not_named_are_not_opened() -> None:
-    with pytest.raises(Malformed, match="not an image of a format that is read"):
-        from_picture(picture("ICO"), "image/*", GREY, Pixels(10_000))
+def test_unsupported_formats_are_not_opened() -> None:
+    with pytest.raises(Malformed, match="not an image of a supported format"):
+        decode_image(picture("ICO"), "image/*", GREY, PixelBudget(10_000))
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -71,26 +71,26 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("side", [101, 9_000, 60_000])
-def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
+def test_a_decompression_bomb_is_rejected_by_its_header(side: int) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     with pytest.raises(TooLarge):
-        from_picture(bomb, "image/png", GREY, Pixels(10_000))
+        decode_image(bomb, "image/png", GREY, PixelBudget(10_000))
 
 
-def test_the_pixels_of_a_request_are_counted_together() -> None:
+def test_the_pixels_of_all_images_of_a_request_are_counted() -> None:
     text = base64.b64encode(picture(size=(60, 80))).decode()
-    assert len(from_base64([text] * 2, GREY)) == 2
+    assert len(decode_base64([text] * 2, GREY)) == 2
     with pytest.raises(TooLarge, match=r"inputs\[2\]: with this image of 60 x 80"):
-        from_base64([text] * 3, GREY)
+        decode_base64([text] * 3, GREY)
 
 
-def test_moving_pictures_are_refused() -> None:
+def test_animated_images_are_rejected() -> None:
     frames = [Image.new("L", (6, 8), shade) for shade in (0, 99)]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(Invalid, match="2 frames"):
-        from_picture(file.getvalue(), "image/gif", GREY, Pixels(10_000))
+        decode_image(file.getvalue(), "image/gif", GREY, PixelBudget(10_000))
 
 
 def two_frames(kind: str) -> bytes:
@@ -102,71 +102,71 @@ def two_frames(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_no_damage_raises_anything_but_a_refusal(kind: str) -> None:
+def test_damaged_images_raise_only_codec_errors(kind: str) -> None:
     whole = two_frames(kind)
     damaged = [whole[:end] for end in range(len(whole))]
     damaged += [whole[:i] + bytes([whole[i] ^ flip]) + whole[i + 1 :] for i in range(len(whole)) for flip in (1, 0xFF)]
-    said = []
+    messages = []
     for body in damaged:
         try:
-            assert from_picture(body, "image/*", GREY, Pixels(10_000)).shape == (1, 1, 8, 6)
-        except Refusal as refusal:
-            said.append(refusal.detail)
-    assert said
-    assert all(detail.startswith("body: ") for detail in said)
+            assert decode_image(body, "image/*", GREY, PixelBudget(10_000)).shape == (1, 1, 8, 6)
+        except CodecError as error:
+            messages.append(error.detail)
+    assert messages
+    assert all(message.startswith("body: ") for message in messages)
 
 
-def test_a_camera_picture_of_two_is_its_first() -> None:
-    row = from_picture(two_frames("MPO"), "image/jpeg", GREY, Pixels(10_000))
+def test_only_the_first_image_of_an_mpo_file_is_used() -> None:
+    row = decode_image(two_frames("MPO"), "image/jpeg", GREY, PixelBudget(10_000))
     np.testing.assert_array_equal(row, np.zeros((1, 1, 8, 6)))
 
 
-def test_a_line_of_millions_of_pixels_is_refused() -> None:
+def test_an_image_with_a_side_that_is_too_long_is_rejected() -> None:
     body = picture(size=(1, (1 << 15) + 1))
-    with pytest.raises(TooLarge, match="no side may have more than 32,768"):
-        from_picture(body, "image/png", GREY, Pixels(1 << 25))
+    with pytest.raises(TooLarge, match="at most 32,768 a side"):
+        decode_image(body, "image/png", GREY, PixelBudget(1 << 25))
 
 
-def test_modes_without_a_conversion_are_refused() -> None:
+def test_modes_that_cannot_be_converted_are_rejected() -> None:
     file = io.BytesIO()
     Image.new("F", (6, 8)).save(file, "TIFF")
     with pytest.raises(Invalid, match="mode F"):
-        from_picture(file.getvalue(), "image/tiff", GREY, Pixels(10_000))
+        decode_image(file.getvalue(), "image/tiff", GREY, PixelBudget(10_000))
 
 
-def test_a_call_that_takes_no_images() -> None:
+def test_an_image_for_a_call_that_takes_none_is_rejected() -> None:
     with pytest.raises(UnsupportedMedia):
-        from_picture(picture(), "image/png", expect_latents(3, max_rows=1), Pixels(10_000))
+        decode_image(picture(), "image/png", latent_spec(3, max_rows=1), PixelBudget(10_000))
 
 
-def test_base64_with_and_without_the_head_of_a_data_url() -> None:
+def test_base64_is_decoded_with_and_without_the_prefix_of_a_data_url() -> None:
     text = base64.b64encode(picture()).decode()
-    rows = from_base64([text, f"data:image/png;base64,{text}"], GREY)
+    rows = decode_base64([text, f"data:image/png;base64,{text}"], GREY)
     assert rows.shape == (2, 1, 8, 6)
     np.testing.assert_array_equal(rows[0], rows[1])
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
-        ("****", "is not base64"),
+        ("****", "not base64"),
         ("YWJj", "not an image"),
-        (3, "is no string"),
-        ("é", "is not base64"),
+        (3, "expected a string"),
+        ("é", "not base64"),
     ],
 )
-def test_base64_that_is_refused_names_its_row(bad: Any, said: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        from_base64([base64.b64encode(picture()).decode(), bad], GREY)
-    assert refused.value.detail.startswith("inputs[1]: ")
-    assert said in refused.value.detail
+def test_errors_of_base64_name_the_row(bad: Any, message: str) -> None:
+    with pytest.raises(Invalid) as error:
+        decode_base64([base64.b64encode(picture()).decode(), bad], GREY)
+    assert error.value.detail.startswith("inputs[1]: ")
+    assert message in error.value.detail
 
 
 @pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (9, (3, 3)), (10, (3, 4))])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_grid_holds_every_image_in_its_place(count: int, grid: tuple[int, int], channels: int) -> None:
+def test_a_png_is_a_grid_filled_row_by_row(count: int, grid: tuple[int, int], channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, channels, 4, 5)).astype(np.float32) / np.float32(255)
-    pixels = np.asarray(Image.open(io.BytesIO(to_png(images)))).reshape(grid[0] * 4, grid[1] * 5, channels)
+    pixels = np.asarray(Image.open(io.BytesIO(encode_png(images)))).reshape(grid[0] * 4, grid[1] * 5, channels)
     for index, image in enumerate(images):
         row, column = divmod(index, grid[1])
         tile = pixels[row * 4 : row * 4 + 4, column * 5 : column * 5 + 5].transpose(2, 0, 1)

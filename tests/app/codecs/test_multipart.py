@@ -1,11 +1,11 @@
-"""Images as multipart/form-data."""
+"""multipart/form-data bodies, and the choice of a decoder by content type."""
 
 import numpy as np
 import pytest
 
-from app.api.problems import Invalid, Malformed, TooLarge, UnsupportedMedia
-from app.codecs.decode import read_rows
-from app.codecs.multipart import from_multipart
+from app.codecs.decode import decode
+from app.codecs.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
+from app.codecs.multipart import decode_multipart
 from tests.app.codecs.test_images import GREY, picture
 
 TYPE = "multipart/form-data; boundary=xyz"
@@ -18,52 +18,52 @@ def part(content: bytes, name: str = "inputs", media: str = "image/png") -> byte
 
 def test_each_part_is_a_row_in_order() -> None:
     body = part(picture()) + part(picture("JPEG"), media="image/jpeg") + part(picture("BMP"), media="application/x")
-    rows = from_multipart(body + b"--xyz--\r\n", TYPE, GREY)
+    rows = decode_multipart(body + b"--xyz--\r\n", TYPE, GREY)
     assert rows.shape == (3, 1, 8, 6)
     np.testing.assert_array_equal(rows[0], rows[2])
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (part(picture()), "ends before its last boundary"),
         (b"", "ends before its last boundary"),
         (b"nonsense", "multipart"),
         (part(b"no image") + b"--xyz--\r\n", "part[0]: not an image"),
-        (part(picture("JPEG")) + b"--xyz--\r\n", "part[0]: announced as image/png"),
+        (part(picture("JPEG")) + b"--xyz--\r\n", "part[0]: the content type is image/png"),
     ],
 )
-def test_what_is_malformed(body: bytes, said: str) -> None:
-    with pytest.raises(Malformed) as refused:
-        from_multipart(body, TYPE, GREY)
-    assert said in refused.value.detail
+def test_malformed_bodies_are_rejected(body: bytes, message: str) -> None:
+    with pytest.raises(Malformed) as error:
+        decode_multipart(body, TYPE, GREY)
+    assert message in error.value.detail
 
 
-def test_other_names_are_refused() -> None:
-    with pytest.raises(Invalid, match=r"part\[1\]: is named 'file'"):
-        from_multipart(part(picture()) + part(picture(), name="file") + b"--xyz--\r\n", TYPE, GREY)
+def test_parts_of_other_names_are_rejected() -> None:
+    with pytest.raises(Invalid, match=r"part\[1\]: unknown name 'file'"):
+        decode_multipart(part(picture()) + part(picture(), name="file") + b"--xyz--\r\n", TYPE, GREY)
 
 
-def test_no_parts_and_too_many() -> None:
+def test_a_body_without_parts_or_with_too_many_is_rejected() -> None:
     with pytest.raises((Invalid, Malformed)):
-        from_multipart(b"--xyz--\r\n", TYPE, GREY)
-    with pytest.raises(TooLarge, match="more than the 8 parts"):
-        from_multipart(part(b"") * 9 + b"--xyz--\r\n", TYPE, GREY)
+        decode_multipart(b"--xyz--\r\n", TYPE, GREY)
+    with pytest.raises(TooLarge, match="more than 8 parts"):
+        decode_multipart(part(b"") * 9 + b"--xyz--\r\n", TYPE, GREY)
 
 
-def test_a_content_type_without_its_boundary() -> None:
+def test_a_content_type_without_boundary_is_rejected() -> None:
     with pytest.raises(Malformed, match="boundary"):
-        from_multipart(part(picture()), "multipart/form-data", GREY)
+        decode_multipart(part(picture()), "multipart/form-data", GREY)
 
 
 @pytest.mark.parametrize("media", ["", "text/plain", "application/x-www-form-urlencoded", "image/svg+xml", "json"])
-def test_content_types_that_are_not_read_are_answered_with_those_that_are(media: str) -> None:
+def test_unsupported_content_types_are_rejected_with_the_supported_ones(media: str) -> None:
     with pytest.raises(UnsupportedMedia, match="application/json, application/x-npy"):
-        read_rows(b"{}", media, "", GREY)
+        decode(b"{}", media, "", GREY)
 
 
-def test_encoded_bodies_are_refused_and_parameters_of_a_type_ignored() -> None:
+def test_content_encodings_are_rejected_and_parameters_of_a_content_type_are_ignored() -> None:
     with pytest.raises(UnsupportedMedia, match="gzip"):
-        read_rows(b"{}", "application/json", "gzip", GREY)
-    with pytest.raises(Invalid, match="is missing"):
-        read_rows(b"{}", "Application/JSON; charset=utf-8", "identity", GREY)
+        decode(b"{}", "application/json", "gzip", GREY)
+    with pytest.raises(Invalid, match="missing"):
+        decode(b"{}", "Application/JSON; charset=utf-8", "identity", GREY)

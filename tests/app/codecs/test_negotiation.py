@@ -1,15 +1,15 @@
-"""Which form an answer takes."""
+"""Choice of a response format."""
 
 import pytest
 
-from app.api.problems import NotAcceptable
+from app.codecs.errors import NotAcceptable
 from app.codecs.negotiation import choose
 
 ALL = ("json", "npz", "png")
 
 
 @pytest.mark.parametrize(
-    ("accept", "form"),
+    ("accept", "expected"),
     [
         ("", "json"),
         ("*/*", "json"),
@@ -26,15 +26,17 @@ ALL = ("json", "npz", "png")
         ("application/json; q=oops, image/png;q=0.1", "png"),
     ],
 )
-def test_the_best_accepted_form_wins_and_json_wins_ties(accept: str, form: str) -> None:
-    assert choose(accept, None, ALL) == form
+def test_the_format_of_the_highest_quality_is_chosen_and_the_default_on_ties(accept: str, expected: str) -> None:
+    assert choose(accept, None, ALL) == expected
 
 
-def test_the_format_parameter_overrules_accept() -> None:
+def test_the_format_parameter_overrides_accept() -> None:
     assert choose("application/json", "png", ALL) == "png"
 
 
-@pytest.mark.parametrize(("accept", "wish"), [("text/html", None), ("image/png", None), ("*/*;q=0", None), ("", "png")])
-def test_no_form_left(accept: str, wish: str | None) -> None:
-    with pytest.raises(NotAcceptable, match="json, "):
-        choose(accept, wish, ("json", "npz"))
+@pytest.mark.parametrize(
+    ("accept", "requested"), [("text/html", None), ("image/png", None), ("*/*;q=0", None), ("", "png")]
+)
+def test_an_error_lists_the_available_formats(accept: str, requested: str | None) -> None:
+    with pytest.raises(NotAcceptable, match=r"available: (json|application/json), "):
+        choose(accept, requested, ("json", "npz"))

@@ -1,4 +1,4 @@
-"""npz files, as numpy and every zip reader take them."""
+"""npz files, as read by numpy and zipfile."""
 
 import io
 import zipfile
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.codecs import npz
-from app.codecs.npz import to_npz
+from app.codecs.npz import encode_npz
 
 ARRAYS = {
     "mean": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -15,7 +15,7 @@ ARRAYS = {
     "empty": np.zeros((0, 4), np.float32),
     "single": np.array(7),
     "large": np.random.default_rng(0).random((100, 1000)),
-    "turned": np.arange(12.0).reshape(3, 4).T,
+    "transposed": np.arange(12.0).reshape(3, 4).T,
 }
 
 
@@ -27,22 +27,22 @@ def check(data: bytes) -> None:
             np.testing.assert_array_equal(file[name], array)
 
 
-def test_numpy_reads_what_is_written() -> None:
-    check(to_npz(ARRAYS))
+def test_numpy_reads_the_arrays() -> None:
+    check(encode_npz(ARRAYS))
 
 
-def test_a_zip_reader_finds_no_fault() -> None:
-    with zipfile.ZipFile(io.BytesIO(to_npz(ARRAYS))) as file:
+def test_zipfile_finds_valid_uncompressed_members() -> None:
+    with zipfile.ZipFile(io.BytesIO(encode_npz(ARRAYS))) as file:
         assert file.testzip() is None
         assert file.namelist() == [f"{name}.npy" for name in ARRAYS]
         assert all(info.compress_type == zipfile.ZIP_STORED for info in file.infolist())
 
 
-def test_none_at_all_is_an_empty_archive() -> None:
-    with np.load(io.BytesIO(to_npz({}))) as file:
+def test_no_arrays_give_an_empty_archive() -> None:
+    with np.load(io.BytesIO(encode_npz({}))) as file:
         assert file.files == []
 
 
-def test_what_the_plain_format_has_no_room_for_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "PLAIN", 100)
-    check(to_npz(ARRAYS))
+def test_arrays_too_large_for_32_bit_zip_are_written_by_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "MAX_ZIP32_BYTES", 100)
+    check(encode_npz(ARRAYS))

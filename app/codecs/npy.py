@@ -1,0 +1,76 @@
+"""Decoding of npy bodies."""
+
+import functools
+import io
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from app.codecs.errors import Invalid, Malformed
+from app.codecs.spec import Floats, InputSpec
+from model.datasets.arrays import parse_npy_header
+from model.errors import DataError
+
+#: Longest header, in bytes, whose parsed form is cached. numpy's parser takes longer than a small model, and a client
+#: sends the same header again and again.
+MAX_CACHED_HEADER_BYTES = 128
+
+
+class _Header(NamedTuple):
+    """Checked header of an npy file."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[np.generic]
+    nbytes: int  # of the values
+
+
+def decode_npy(body: bytes, spec: InputSpec) -> Floats:
+    """Decode one array in npy format. Integers are bytes from 0 to 255 if the model takes images.
+
+    Returns:
+        float32 rows, see `InputSpec.check`.
+
+    Raises:
+        Malformed: the body is not an npy file, or its length does not match its header.
+        Invalid: the array holds pickled objects (which are never read), or a type, shape or value is wrong.
+        TooLarge: too many rows.
+    """
+    length = 10 + int.from_bytes(body[8:10], "little")
+    if body[6:8] == b"\1\0" and length <= min(MAX_CACHED_HEADER_BYTES, len(body)):
+        header, start = _read_cached_header(body[:length], spec), length
+    else:
+        file = io.BytesIO(body)
+        header, start = _read_header(file, spec), file.tell()
+    # Checked before any allocation, because a header may claim any size.
+    nbytes = len(body) - start
+    if nbytes != header.nbytes:
+        raise Malformed(
+            f"the npy file has {nbytes:,} bytes of values, but its header announces {header.nbytes:,}; send all of it"
+        )
+    values = np.frombuffer(body, header.dtype, offset=start).reshape(header.shape, order=header.order)
+    return spec.check(values, integers_are_bytes=header.dtype.kind in "iu")
+
+
+def _read_header(file: io.BytesIO, spec: InputSpec) -> _Header:
+    try:
+        shape, dtype, fortran = parse_npy_header(file)
+    except DataError as error:
+        raise Malformed(
+            "the body is not an npy file: its header cannot be read; write the file with numpy.save"
+        ) from error
+    if dtype.hasobject:
+        raise Invalid.at(spec.name, "pickled Python objects are never read; send an array of numbers")
+    if dtype.kind not in "iuf":
+        raise Invalid.at(spec.name, f"unsupported type {dtype}; convert the array to integers or floats with astype")
+    if shape[1:] not in spec.shapes:
+        actual = " x ".join(str(size) for size in shape) or "a single number"
+        raise Invalid.at(spec.name, f"expected {spec.describe()}, got {actual}")
+    spec.check_count(shape[0])
+    return _Header(shape, "F" if fortran else "C", dtype, math.prod(shape) * dtype.itemsize)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_cached_header(header: bytes, spec: InputSpec) -> _Header:
+    return _read_header(io.BytesIO(header), spec)

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
+from fastapi.telemetry._api import TelemetryConfig
 from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__
@@ -46,7 +47,7 @@ from model.errors import VAEError
 #: Headers that pages of other origins may read.
 EXPOSED_HEADERS = ["X-Model-Digest", "X-Request-ID", "Retry-After"]
 #: FastAPI's telemetry beside the span of each request: metrics and logs are the service's own.
-NO_OTHER_TELEMETRY = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+NO_OTHER_TELEMETRY = TelemetryConfig(metrics=False, logs=False, operation_spans=False, auto_configure=False)
 
 
 def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
@@ -72,8 +73,14 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     if provider:
         middleware.insert(2, Middleware(TraceDetailsMiddleware, provider=provider))
     if origins := [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]:
-        cors = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
-        middleware.insert(0, Middleware(CORSMiddleware, expose_headers=EXPOSED_HEADERS, **cors))
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+        middleware.insert(0, cors)
 
     app = FastAPI(
         title="vae-server",
@@ -83,15 +90,15 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        telemetry={"tracer_provider": provider, "tracing": provider is not None, **NO_OTHER_TELEMETRY},
+        telemetry=NO_OTHER_TELEMETRY | {"tracer_provider": provider, "tracing": provider is not None},
     )
     app.state.server = state
     app.openapi = lambda: openapi.document(app, state.model)  # type: ignore[method-assign]
     for router, dependencies in routers:
         app.include_router(router, dependencies=dependencies)
         for route in router.routes:
-            if isinstance(route, APIRoute) and "GET" in route.methods:
-                app.router.add_api_route(
+            if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+                app.add_api_route(
                     route.path, route.endpoint, methods=["HEAD"], dependencies=dependencies, include_in_schema=False
                 )
     pages.add(app)

@@ -1,4 +1,4 @@
-"""What endpoints ask for, as FastAPI dependencies: the served model, the context of the request, its rows, its response.
+"""What endpoints need, as FastAPI dependencies: the served model, the context of the request, its rows, its response.
 
     params: Annotated[EncodeParams, Query()]    the query, validated by pydantic
     model: CurrentModel                         the loaded model and its engine
@@ -106,7 +106,7 @@ class Rows:
         self._body = body
 
     async def _read(self, spec: InputSpec) -> Floats:
-        self._model.engine.batcher.admission.check()
+        self._model.engine.batcher.admission.ensure_capacity()
         body = await self._body.read()
         context, start = self._context, time.monotonic()
         context.deadline = start + context.timeout  # which counts from when the request is complete

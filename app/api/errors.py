@@ -13,7 +13,7 @@
 `app.api.problems` maps these, and the errors of codecs, inference and `model`, to responses.
 """
 
-from app.inference.admission import whole_wait
+from app.inference.errors import whole_wait
 
 #: Of a request that a stopping service has no more time for.
 STOPPED = "the service stopped before this request was done; send it again"

@@ -21,7 +21,7 @@ from app.api.state import CachedResponse, ServedModel
 from app.codecs import negotiation
 from app.codecs.encode import to_public_layout
 from app.codecs.errors import Invalid
-from app.inference.devices import give_back_memory
+from app.inference.devices import trim_memory
 from model.config import ImageData, VectorData
 from model.gallery import Gallery
 from model.vae import to_tensor
@@ -49,7 +49,7 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
         write = {"json": _json, "png": _thumbnail_sheet}[format]
         body = await asyncio.to_thread(lambda: write(held_out.whole, data))
         cached = model.cached_responses[name] = CachedResponse(body, negotiation.MEDIA_TYPES[format])
-        give_back_memory()
+        trim_memory()
     # The same address has another response where another model is served: clients may keep it, but have to ask.
     headers = {"ETag": cached.etag, "Cache-Control": "no-cache"}
     tags = request.headers.get("if-none-match", "").split(",")
@@ -135,7 +135,9 @@ def _thumbnail_sheet(gallery: Gallery, data: ImageData | VectorData) -> bytes:
     assert isinstance(data, ImageData)
     width, height = _size(data)
     columns = _columns(len(gallery))
-    sheet = Image.new("L" if data.channels == 1 else "RGB", (columns * width, math.ceil(len(gallery) / columns) * height))
+    sheet = Image.new(
+        "L" if data.channels == 1 else "RGB", (columns * width, math.ceil(len(gallery) / columns) * height)
+    )
     for index, sample in enumerate(gallery.inputs):
         picture = Image.fromarray(_pixels(sample)).resize((width, height), Image.Resampling.BOX)
         sheet.paste(picture, (index % columns * width, index // columns * height))

@@ -43,9 +43,7 @@ async def ready(params: Annotated[NoParams, Query()], request: Request) -> Healt
     return Health(status="ready")
 
 
-@metrics_router.get(
-    "/metrics", **describe(None, errors=()), response_class=Response, name="metrics"
-)
+@metrics_router.get("/metrics", **describe(None, errors=()), response_class=Response, name="metrics")
 async def metrics(params: Annotated[NoParams, Query()], request: Request) -> Response:
     """Metrics.
 

@@ -54,7 +54,7 @@ async def model_card(params: Annotated[NoParams, Query()], model: CurrentModel) 
         evaluation=card.evaluation,
         device=str(checkpoint.vae.origin.device),
         threads=torch.get_num_threads(),
-        computed={name: Computed(**asdict(made)) for name, made in model.engine.runtime.made.items()},
+        computed={name: Computed(**asdict(info)) for name, info in model.engine.runtime.backends.items()},
         limits=Limits(**limits),
         version=__version__,
     )

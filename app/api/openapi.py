@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from app.api.problems import PROBLEM, STATUS
 from app.api.schemas import Problem
 from app.api.state import ServedModel
-from app.codecs.images import FORMATS, to_png
+from app.codecs.images import IMAGE_FORMATS, encode_png
 from app.codecs.negotiation import MEDIA_TYPES
 from model.config import ImageData
 
@@ -20,7 +20,7 @@ REF = "#/components/schemas/{name}"
 BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
 INTRODUCTION = """A trained variational autoencoder behind HTTP: encode, decode, sample, and score by free energy.
 
-Every array has the batch first. Responses come as JSON, or as `application/x-npz` and images as `image/png`, by `Accept`
+Every array has the batch first. Responses come as JSON, as `application/x-npz`, and images as `image/png`, by `Accept`
 or `?format=`. Errors are `application/problem+json` and name the place and the remedy. `X-Model-Digest` on every
 response names the model that gave it."""
 HEADERS: Json = {
@@ -65,7 +65,7 @@ def describe(
     """
     content = {MEDIA_TYPES[form]: {"schema": {**BINARY, "contentMediaType": MEDIA_TYPES[form]}} for form in formats}
     content.pop(MEDIA_TYPES["json"], None)  # FastAPI documents it from the model of the response
-    responses: Json = {200: {"content": content}} if content else {}
+    responses: dict[int, Json] = {200: {"content": content}} if content else {}
     if cacheable:
         etag = {"description": "Of this response; for If-None-Match.", "schema": {"type": "string"}}
         responses.setdefault(200, {})["headers"] = {"ETag": etag}
@@ -148,7 +148,7 @@ def _bodies(name: str, model: ServedModel) -> dict[str, Json]:
         pixel = {"type": "number", "minimum": 0, "maximum": 1}
         encoded = {"type": "array", **limits, "items": {"type": "string", "contentEncoding": "base64"}}
         rows = {"oneOf": [encoded, _nested(config.data.public_shape, limits, pixel)]}
-        example = [base64.b64encode(to_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()]
+        example = [base64.b64encode(encode_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()]
     else:
         rows = _nested(config.data.shape, limits, {"type": "number"})
         example = [list(config.data.mean)]
@@ -158,7 +158,7 @@ def _bodies(name: str, model: ServedModel) -> dict[str, Json]:
         "application/x-npy": {"schema": {**BINARY, "description": f"One array, {name} first; numpy.save writes it."}},
     }
     if name == "inputs" and model.is_image:
-        content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in FORMATS}
+        content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in IMAGE_FORMATS}
         parts = {"inputs": {"type": "array", **limits, "items": BINARY}}
         content["multipart/form-data"] = {"schema": {"type": "object", "properties": parts, "required": ["inputs"]}}
     return content

@@ -14,8 +14,7 @@ from starlette.responses import Response
 from app.api import errors
 from app.codecs import errors as codecs
 from app.codecs.errors import ErrorLocation
-from app.inference.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
-from app.inference.admission import QueueFull
+from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory, QueueFull
 from model.errors import InputError, VAEError
 
 PROBLEM = "application/problem+json"
@@ -123,9 +122,7 @@ def _location(request: Request, item: Mapping[str, Any]) -> ErrorLocation:
     if item["type"] == "extra_forbidden":
         operation = request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
         names = [known["name"] for known in operation.get("parameters", []) if known["in"] == "query"]
-        return ErrorLocation(
-            f"{place:.66}", "is not known here" + (f"; known are {', '.join(names)}" if names else "")
-        )
+        return ErrorLocation(f"{place:.66}", "is not known here" + (f"; known are {', '.join(names)}" if names else ""))
     return ErrorLocation(f"{place:.66}", f"{item['msg']} (given: {item['input']!s:.60})")
 
 

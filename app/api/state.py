@@ -14,7 +14,7 @@ from app.api.bodies import BodyLimits
 from app.api.keys import Keys
 from app.codecs.encode import to_public_layout
 from app.codecs.spec import Floats, InputSpec, input_spec, latent_spec
-from app.inference.devices import give_back_memory, resident_memory
+from app.inference.devices import resident_memory, trim_memory
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
 from app.settings import Settings
@@ -37,7 +37,7 @@ class CachedResponse:
 
 
 class ServedModel:
-    """One loaded model. A reload puts another in its place; requests in progress finish on the one they started with."""
+    """One loaded model. A reload puts another in its place; requests in progress finish on the one they began with."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
@@ -128,7 +128,7 @@ class AppState:
         replaced, self._model = self._model, model
         checkpoint = model.engine.checkpoint
         self.metrics.describe(checkpoint.card.name, checkpoint.digest, __version__, model.engine.loading)
-        self.metrics.watch(
+        self.metrics.set_gauge_sources(
             {
                 "vae_ready": lambda: float(model.ready and not self.draining),
                 "vae_queue_rows": lambda: model.engine.batcher.waiting,
@@ -151,7 +151,7 @@ class AppState:
         async with self._reloading:
             model = await asyncio.to_thread(self.load)
             self.activate(model)
-            give_back_memory()
+            trim_memory()
             log.info("model reloaded: %s", model.digest.decode())
             return model
 

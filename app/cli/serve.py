@@ -62,8 +62,8 @@ def serve(
         f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
         f"digest {loaded.digest[:12]}) at {url_of(listener)}; open it in a browser, or /docs for the interface"
     )
-    # uvicorn finishes the requests in progress, then raises the signal again for the handler that was there before: this
-    # one. A stop that was asked for and went well is a success.
+    # uvicorn finishes the requests in progress, then raises the signal again for this handler, which was there
+    # before its own. A stop that was asked for and went well is a success.
     for requested in (signal.SIGTERM, signal.SIGINT):
         signal.signal(requested, lambda *_: sys.exit(0))
     Server(server_config(settings, create_app(settings, loaded)), line).run(sockets=[listener])

@@ -18,7 +18,7 @@ Value = NDArray[Any] | int | float | str | None
 Fields = Mapping[str, Value | Mapping[str, NDArray[Any]]]
 
 
-def encode(format: str, fields: Fields, pictures: Floats | None = None) -> tuple[bytes, str]:  # noqa: A002
+def encode(format: str, fields: Fields, pictures: Floats | None = None) -> tuple[bytes, str]:
     """Encode a response.
 
     Args:

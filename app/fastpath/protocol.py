@@ -81,7 +81,7 @@ class FastProtocol(LimitedProtocol):
         if isinstance(self._running, FastRequest):
             self._running.leave()
         if isinstance(self.cycle, FastRequest):
-            self.cycle = None  # type: ignore[assignment]
+            self.cycle = None
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

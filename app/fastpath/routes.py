@@ -4,6 +4,7 @@ A plan lists the dependencies of an endpoint, each before what needs it. Paramet
 `Depends`, `Header` with an alias, and one pydantic model as `Query`; endpoints that need more are left to FastAPI.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class FastRoute:
         items = QueryParams(query).multi_items()
         if len(dict(items)) < len(items) or (items and self._query_model is None):
             raise ValueError("repeated or unknown parameters")
-        return self._query_model and self._query_model.model_validate(dict(items))
+        return self._query_model.model_validate(dict(items)) if self._query_model else None
 
     async def respond(self, request: Request, query: BaseModel | None) -> Response:
         """The response of the endpoint, or the problem that its exception stands for."""
@@ -107,9 +108,8 @@ def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:
     routes = {}
     for router, dependencies in with_dependencies(app.state.server.keys):
         for route in router.routes:
-            for method in route.methods if isinstance(route, APIRoute) else ():
-                try:
+            assert isinstance(route, APIRoute)
+            for method in route.methods or ():
+                with contextlib.suppress(TypeError):
                     routes[method.encode(), route.path.encode()] = FastRoute(route, method, dependencies)
-                except TypeError:
-                    continue
     return routes

@@ -83,6 +83,4 @@ class AccessLogMiddleware:
             route = path if path in self.routes else "other"
             parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
             seconds = time.perf_counter() - start
-            record_request(
-                self.metrics, route, scope["method"], scope["path"], status, seconds, scope["state"], parent
-            )
+            record_request(self.metrics, route, scope["method"], scope["path"], status, seconds, scope["state"], parent)

@@ -19,53 +19,61 @@ class DisconnectMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await _Connection(scope, receive, send).run(self.app)
+        else:
             await self.app(scope, receive, send)
-            return
+
+
+class _Connection:
+    """One request, and the task that waits for its client to leave."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self._receive, self._send = scope, receive, send
+        self._body_received = asyncio.Event()
+        if not any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"]):
+            self._body_received.set()
+        self._responding = self._left = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def run(self, app: ASGIApp) -> None:
         task = asyncio.current_task()
         assert task is not None
-        complete = responding = left = False
-        watcher: asyncio.Task[None] | None = None
-
-        async def receive_body() -> Message:
-            nonlocal complete
-            message = await receive()
-            complete = complete or not message.get("more_body", False)
-            return message
-
-        async def send_response(message: Message) -> None:
-            nonlocal responding
-            responding = True
-            await send(message)
-
-        async def watch() -> None:
-            nonlocal left
-            while not complete:
-                await asyncio.sleep(WATCH_AFTER_SECONDS)  # the endpoint reads the body, and sees a client that leaves
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            if not responding:
-                left = True
-                task.cancel()
-
-        def begin() -> None:
-            nonlocal watcher
-            watcher = asyncio.create_task(watch())
-
-        if not any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"]):
-            complete = True
-        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, begin)
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._watch, task)
         try:
-            await self.app(scope, receive_body, send_response)
+            await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            if not left:
-                if not responding:
-                    await to_response(scope["method"], scope["path"], Unavailable(STOPPED))(scope, receive, send)
+            if not self._left:
+                if not self._responding:
+                    await self._answer(Unavailable(STOPPED))
                 raise
             task.uncancel()
-            error = ClientLeft("the client left before its response was ready")
-            await to_response(scope["method"], scope["path"], error)(scope, receive, send)
+            await self._answer(ClientLeft("the client left before its response was ready"))
         finally:
             timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
+            if self._watcher is not None:
+                self._watcher.cancel()
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._body_received.set()
+        return message
+
+    async def send(self, message: Message) -> None:
+        self._responding = True
+        await self._send(message)
+
+    def _watch(self, task: "asyncio.Task[None]") -> None:
+        async def cancel_when_left() -> None:
+            await self._body_received.wait()  # until then the endpoint itself sees a client that leaves
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            if not self._responding:
+                self._left = True
+                task.cancel()
+
+        self._watcher = asyncio.create_task(cancel_when_left())
+
+    async def _answer(self, error: Exception) -> None:
+        await to_response(self.scope["method"], self.scope["path"], error)(self.scope, self._receive, self._send)

@@ -1,4 +1,4 @@
-"""OpenTelemetry: FastAPI makes the span of each request; this adds the provider, and spans of what the request waited for.
+"""OpenTelemetry: FastAPI makes the span of each request; this adds the provider, and spans of its phases.
 
 Inside the span of a request: `parse`, then `queue` and `compute` for each call of the model, then `serialize`. Their
 times are collected in the `RequestContext`, so that tracing costs a few readings of the clock while the request runs.

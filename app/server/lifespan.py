@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.api.state import AppState, ServedModel
 from app.inference.backends import Runtime
-from app.inference.devices import choose_device, give_back_memory, set_threads
+from app.inference.devices import choose_device, set_threads, trim_memory
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
 from app.observability.tracing import shut_down
@@ -48,7 +48,7 @@ def lifespan_of(
             state.activate(model)
         # What is in memory by now stays: searching all of it for garbage again and again would stop every request.
         gc.collect()
-        give_back_memory()
+        trim_memory()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         watchers = (publish_gauges(state.metrics), exit_when_hung(state)) if state.settings.workers > 1 else ()
@@ -58,7 +58,7 @@ def lifespan_of(
         for task in tasks:
             task.cancel()
         state.model.engine.stop(state.settings.shutdown_timeout)
-        state.metrics.leave()
+        state.metrics.clear_gauges()
         if provider is not None:
             shut_down(provider)
 
@@ -103,5 +103,5 @@ def load_model(state: AppState) -> ServedModel:
 async def publish_gauges(metrics: Metrics) -> None:
     """Publish this worker's gauges every second, for whichever worker is asked for metrics."""
     while True:
-        metrics.look()
+        metrics.update_gauges()
         await asyncio.sleep(1)

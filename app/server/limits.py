@@ -31,9 +31,7 @@ class IdleTimeouts:
         expire: called with each connection whose time is up.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, expire: "Callable[[LimitedProtocol], None]"
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, expire: Callable[[Any], None]) -> None:
         self._loop = loop
         self._seconds = seconds
         self._expire = expire

@@ -65,8 +65,10 @@ async def _reload(state: AppState) -> None:
 
 async def exit_when_hung(state: AppState) -> None:
     """End this process when a call of its model hangs, for a supervisor to replace it."""
-    while not state.model.hangs:
+    while True:
         await asyncio.sleep(WATCHDOG_SECONDS)
+        if state.model.hangs:
+            break
     log.critical("a call of the model has hung for %g s: this worker ends", state.settings.hang_timeout)
     state.model.engine.batcher.give_up()
     await asyncio.sleep(WATCHDOG_SECONDS)  # in which its clients get their errors

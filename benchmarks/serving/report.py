@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from app.version import VERSION
+
 from model import machine
 
 Row = dict[str, Any]

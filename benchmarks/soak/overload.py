@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
+from app.version import VERSION
 from run import npy, resident
 
-from app.version import VERSION
 from model import checkpoint, machine
 from model.datasets import open_dataset
 from model.vae import to_tensor

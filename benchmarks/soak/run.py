@@ -24,8 +24,8 @@ from typing import Any
 
 import httpx2
 import numpy as np
-
 from app.version import VERSION
+
 from model import checkpoint, machine, noise
 from model.likelihoods import Gaussian
 from model.scoring.free_energy import estimate

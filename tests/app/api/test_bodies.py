@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from app.api.watch import ClientLeft
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from app.api.bodies import MEMORY, SMALL, Bodies, Room, read_body
 from app.api.problems import BodyTooSlow, Crowded
-from app.api.watch import ClientLeft
 from app.codecs.errors import TooLarge
 from model.checkpoint import Checkpoint
 from tests.conftest import client_of

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from app.api.schemas_gallery import Gallery, GalleryInput
 from PIL import Image
 
 from app.api import gallery as routes
-from app.api.schemas_gallery import Gallery, GalleryInput
 from model import gallery
 from model.checkpoint import Card, Checkpoint, load, save, save_gallery
 from model.config import ImageData, MLPNetwork, ModelConfig

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from app.version import VERSION
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -12,7 +13,6 @@ from starlette.testclient import TestClient
 from app.api.schemas import Answer, FreeEnergies, ModelCard
 from app.main import OPERATIONS
 from app.settings import Settings
-from app.version import VERSION
 from model.checkpoint import Checkpoint
 from tests.app.api.test_latents import every, inputs, npy
 from tests.conftest import CONFIGS, PROTOCOLS

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 from app.fastpath.exchange import Exchange
+
 from tests.app.sockets import Held, Running, body, head, read, until
 
 

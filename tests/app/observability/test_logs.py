@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from app.api.request import name_of
 from starlette.testclient import TestClient
 
-from app.api.request import name_of
 from app.observability.logs import HUMAN, Lines
 from app.settings import Settings
 from model.checkpoint import Checkpoint

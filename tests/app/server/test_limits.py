@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from app.fastpath.exchange import Exchange
+
 from app.fastpath.protocol import AHEAD, Protocol
 from app.inference.queue import Job
 from tests.app.sockets import Held, Running, body, head, read, until

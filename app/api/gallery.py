@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from app.api.dependencies import Arrays, CurrentModel
+from app.api.dependencies import CurrentModel
 from app.api.errors import NotFound
 from app.api.openapi import MODEL_ERRORS, describe
+from app.api.responses import choose_format, respond
 from app.api.schemas import Gallery as GalleryAnswer
 from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
 from app.api.state import CachedResponse, ServedModel
@@ -60,13 +61,13 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
 
 @router.get("/model/gallery/input", **describe(GalleryInput, "json", "npz", "png", errors=GALLERY_ERRORS))
 async def gallery_input(
-    params: Annotated[GalleryInputParams, Query()], model: CurrentModel, arrays: Arrays
+    request: Request, params: Annotated[GalleryInputParams, Query()], model: CurrentModel
 ) -> Response:
     """One input of the gallery.
 
     The input itself, mean and variance of its Q, its label and its scores.
     """
-    format = arrays.choose_format(params.format, images=True)
+    format = choose_format(request, params.format, model, images=True)
     held_out, index = _gallery_of(model), params.index
     if index >= len(held_out):
         raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(held_out) - 1}")
@@ -83,7 +84,7 @@ async def gallery_input(
         "label_name": names[label] if names is not None and label is not None else None,
         "scores": {name: numbers[row] for name, numbers in gallery.scores.items()},
     }
-    return await arrays.respond(format, fields, x if model.is_image else None)
+    return await respond(format, fields, images=x if model.is_image else None)
 
 
 def _gallery_of(model: ServedModel) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import HTTPConnection
 
@@ -46,6 +47,8 @@ class ServedModel:
         self.digest = engine.checkpoint.digest.encode()
         #: Cached responses by name, each made when it is first asked for.
         self.cached_responses: dict[str, CachedResponse] = {}
+        #: The OpenAPI document, made when it is first needed.
+        self.openapi: dict[str, Any] | None = None
         self._requests = 0
         self._retired = False
 
@@ -158,5 +161,5 @@ class AppState:
 
 def state_of(connection: HTTPConnection) -> AppState:
     """The state of the application that serves a request."""
-    state: AppState = connection.app.state.server
+    state: AppState = connection.scope["app"].state.server
     return state

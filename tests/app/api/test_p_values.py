@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from app.api.schemas import FreeEnergies
 from model.checkpoint import Checkpoint
@@ -14,8 +13,9 @@ from model.scoring.score import score_batch
 from tests.app.api.test_latents import inputs, inside, npy, npz
 from tests.app.api.test_refine import GREY, scores
 from tests.conftest import PROTOCOLS, build
+from tests.support.services import Client
 
-Serving = Callable[[str], TestClient]
+Serving = Callable[[str], Client]
 kinds = pytest.mark.parametrize("name", [GREY, "table-mlp-gaussian"])
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
 

@@ -23,7 +23,7 @@ from app.main import create_app
 from app.observability.tracing import Traces, trace_of
 from app.settings import Settings
 from model.errors import ConfigError
-from tests.app.sockets import Held, Running, body, head, read, until
+from tests.support.services import HeldModel, Running, body, head, read, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE}-{PARENT}-01"
@@ -165,7 +165,7 @@ def test_the_spans_of_a_request(running: Callable[..., Running], collector: Coll
 
 def test_the_spans_of_what_is_refused_and_what_fails(running: Callable[..., Running], collector: Collector) -> None:
     service = running(traces=True, deadline=0.2)
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as connection:
         for content, status in ((body(2), 422), (body(), 504)):
             connection.sendall(head(content) + content)

@@ -28,7 +28,7 @@ from app.api.model import LIVE, METRICS, MODEL, READY, RELOAD
 from app.api.scores import FREE_ENERGY
 from app.api.state import Process, Service
 from app.inference.backends import Runtime
-from app.inference.devices import choose_device, give_back_memory, set_threads
+from app.inference.devices import choose_device, set_threads, trim_memory
 from app.inference.engine import Engine
 from app.middleware.frame import Frame
 from app.observability.metrics import Metrics
@@ -90,7 +90,7 @@ class Application(FastAPI):
         old: Service | None = getattr(self.frame, "service", None)
         checkpoint, metrics = service.engine.checkpoint, service.process.metrics
         metrics.describe(checkpoint.card.name, checkpoint.digest, VERSION, service.engine.loading)
-        metrics.watch(service.watched())
+        metrics.set_gauge_sources(service.watched())
         self.state.service = self.frame.service = service
         self.openapi = functools.cache(lambda: openapi.document(service, OPERATIONS))  # type: ignore[method-assign]
         if old is not None:
@@ -119,7 +119,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         # What is here by now stays: to look through all of it for garbage, again and again, would stop every request.
         # And of what a request leaves behind, next to nothing is garbage that only a search finds.
         gc.collect()
-        give_back_memory()
+        trim_memory()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         process.reload = reloading(app, process)
@@ -130,7 +130,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         for look in looking:
             look.cancel()
         app.frame.service.engine.stop(settings.shutdown_timeout)
-        process.metrics.leave()
+        process.metrics.clear_gauges()
         if app.frame.traces is not None:
             app.frame.traces.close()
 
@@ -213,7 +213,7 @@ def reloading(app: Application, process: Process) -> Callable[[], Awaitable[Serv
         async with one:
             service = await asyncio.to_thread(begin)
             app.take(service)
-            give_back_memory()
+            trim_memory()
             log.info("model loaded anew: %s", service.digest.decode())
             return service
 
@@ -223,5 +223,5 @@ def reloading(app: Application, process: Process) -> Callable[[], Awaitable[Serv
 async def keep_looking(metrics: Metrics) -> None:
     """Have other workers know of this one, whichever is asked for metrics."""
     while True:
-        metrics.look()
+        metrics.update_gauges()
         await asyncio.sleep(1)

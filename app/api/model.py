@@ -47,7 +47,7 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
             evaluation=card.evaluation,
             device=str(checkpoint.vae.origin.device),
             threads=torch.get_num_threads(),
-            computed={name: Computed(**asdict(made)) for name, made in service.engine.runtime.made.items()},
+            computed={name: Computed(**asdict(made)) for name, made in service.engine.runtime.backends.items()},
             limits=Limits(**limits),
             version=VERSION,
         )

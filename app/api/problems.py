@@ -32,8 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.watch import ClientLeft
-from app.inference.admission import QueueFull, whole_wait
-from app.inference.batcher import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
+from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory, QueueFull, whole_wait
 from model.errors import InputError, VAEError
 
 PROBLEM = "application/problem+json"

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 
 from app.api.bodies import Bodies, read_body
 from app.api.watch import ClientLeft, Watch
-from app.inference.queue import RequestContext
+from app.inference.context import RequestContext
 
 T = TypeVar("T")
 

@@ -20,10 +20,10 @@ from app.codecs import encode as answers
 from app.codecs import negotiation
 from app.codecs.decode import may_hold_pictures, read_rows
 from app.codecs.spec import Expect, Floats, expect_inputs, expect_latents
-from app.inference.batcher import DeadlinePassed
-from app.inference.devices import give_back_memory, resident_memory
+from app.inference.context import Span
+from app.inference.devices import resident_memory, trim_memory
 from app.inference.engine import Engine
-from app.inference.queue import Span
+from app.inference.errors import DeadlinePassed
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from model.config import ImageData
@@ -152,7 +152,7 @@ class Service:
         return expect_latents(self.engine.vae.config.latent, max_rows=self.settings.max_rows)
 
     async def _rows(self, request: Request, expect: Expect) -> Floats:
-        self.engine.batcher.admission.check()
+        self.engine.batcher.admission.ensure_capacity()
         body = await request.body(self.process.bodies)
         began = self.begin(request)
         content_type = request.header(b"content-type") or ""
@@ -219,7 +219,7 @@ class Service:
         kept = self.made.get(name)
         if kept is None:
             kept = self.made[name] = await asyncio.to_thread(make)
-            give_back_memory()
+            trim_memory()
         # The same address has another answer where another model is served: a client may keep it, but has to ask.
         headers = {"ETag": kept.etag, "Cache-Control": "no-cache"}
         known = request.header(b"if-none-match") or ""

@@ -13,7 +13,7 @@ from app.api.bodies import SMALL, Bodies
 from app.api.operation import Operation
 from app.api.request import Request, name_of
 from app.api.watch import ClientLeft, Watch
-from app.inference.queue import RequestContext
+from app.inference.context import RequestContext
 
 if TYPE_CHECKING:
     from app.fastpath.protocol import Protocol

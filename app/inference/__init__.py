@@ -1,1 +1,1 @@
-"""The engine, the batcher and the queue: arrays in, arrays out; knows no HTTP."""
+"""Model calls for many requests: engine, batcher, queue, admission and backends. Arrays in, arrays out; no HTTP."""

@@ -1,6 +1,6 @@
-"""Who may still join the queue, by what is ahead of them; knows no threads, no HTTP and no VAE.
+"""Admission control: decide from the work ahead of a job if it may join the queue. Knows no threads, HTTP or VAE.
 
-A request is judged once, by its first job: what was let in is not sent away half done.
+A request is judged once, by its first job. An admitted request is never refused halfway.
 """
 
 import math
@@ -9,112 +9,113 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from app.inference.queue import Job, Queue, RequestContext
+from app.inference.context import RequestContext
+from app.inference.errors import QueueFull
+from app.inference.queue import Job, Queue
 
-#: Of what calls have taken, the share that still counts after one more.
-KEPT = 0.9
-
-
-def whole_wait(seconds: float) -> int:
-    """When to come again, in whole seconds, from 1 to a minute."""
-    return math.ceil(min(60.0, max(1.0, seconds)))
-
-
-class QueueFull(Exception):
-    """Too much is waiting."""
-
-    def __init__(self, what: str, seconds: float) -> None:
-        self.retry_after = whole_wait(seconds)
-        super().__init__(f"{what}; come again in {self.retry_after} s")
+#: Weight of all earlier calls in the moving cost of a call, after one more.
+COST_DECAY = 0.9
 
 
 class Cost(NamedTuple):
-    """What calls have taken lately: those of many rows, in which most rows ride, count for more."""
+    """Decaying sums over recent calls. Their quotient weights each call by its rows."""
 
     rows: float = 0.0
     seconds: float = 0.0
 
-    def after(self, rows: int, seconds: float) -> "Cost":
-        """With one more call."""
-        return Cost(KEPT * self.rows + rows, KEPT * self.seconds + seconds)
+    def add(self, rows: int, seconds: float) -> "Cost":
+        """Return the cost with one more call."""
+        return Cost(COST_DECAY * self.rows + rows, COST_DECAY * self.seconds + seconds)
 
     @property
-    def a_row(self) -> float:
+    def seconds_per_row(self) -> float:
         return self.seconds / self.rows
 
 
 class Admission:
-    """The bounds of a queue. But for `took`, all of it is for the tasks of one event loop.
+    """Limits of a queue. All methods but `record` belong to the tasks of one event loop.
 
     Args:
-        batch_rows: the most rows in one call.
-        queue_rows: the most rows that may be ahead of a job, with its own.
-        queue_seconds: how long the work may take that is ahead of a job of no more than a batch; a batch may wait in
-            any case. Larger jobs have a long way anyhow.
+        queue: the queue that the limits apply to.
+        queue_rows: maximum number of rows queued before a job, its own rows included.
+        queue_seconds: maximum seconds of work queued before a job that fits into one batch. At least one batch may
+            always wait. Larger jobs have no limit in seconds but their deadline.
     """
 
-    def __init__(self, queue: Queue, *, batch_rows: int, queue_rows: int, queue_seconds: float) -> None:
+    def __init__(self, queue: Queue, *, queue_rows: int, queue_seconds: float) -> None:
+        #: Moving cost of each call.
         self.costs: dict[str, Cost] = {}
+        #: Rows reserved for the follow-up calls of admitted requests, by call.
+        self.reserved: Counter[str] = Counter()
         self._queue = queue
-        self._batch_rows = batch_rows
         self._queue_rows = queue_rows
         self._queue_seconds = queue_seconds
-        self._promised: Counter[str] = Counter()
 
-    def took(self, call: str, rows: int, seconds: float) -> None:
-        """A call of so many rows took so long."""
-        self.costs[call] = self.costs.get(call, Cost()).after(rows, seconds)
+    def record(self, call: str, rows: int, seconds: float) -> None:
+        """Add the duration of a finished call to its moving cost."""
+        self.costs[call] = self.costs.get(call, Cost()).add(rows, seconds)
 
     def admit(self, job: Job) -> None:
-        """Let a job into the queue, or not; raises as `check` does."""
+        """Admit a job, and its request with it.
+
+        Raises:
+            QueueFull: see `ensure_capacity`.
+        """
         context = job.context
         if context.admitted:
-            if job.call in context.promised:
-                self._promised[job.call] -= context.promised.pop(job.call)
+            if job.call in context.reserved:
+                self.reserved[job.call] -= context.reserved.pop(job.call)
             return
-        self.check(job.rows, context.deadline - job.since)
+        self.ensure_capacity(job.rows, context.deadline - job.queued_at)
         context.admitted = True
-        for call, rows in context.promised.items():
-            self._promised[call] += rows
+        for call, rows in context.reserved.items():
+            self.reserved[call] += rows
 
     @contextmanager
-    def promised(self, context: RequestContext, rows: Mapping[str, int]) -> Iterator[None]:
-        """In here a request has its jobs, of which the first is followed by those of these calls: who comes after it
-        has to wait for them too. No more of each counts than a batch: what is larger keeps no small one out.
+    def reserve(self, context: RequestContext, rows: Mapping[str, int]) -> Iterator[None]:
+        """Reserve rows for the follow-up calls of a request, such as encode, then score.
+
+        Reserved rows count as queued for later requests, at most one batch per call, so a large request cannot keep
+        small ones out.
+
+        Args:
+            context: context of the request.
+            rows: number of rows by call.
         """
-        context.promised = {call: min(count, self._batch_rows) for call, count in rows.items()}
+        context.reserved = {call: min(count, self._queue.batch_rows) for call, count in rows.items()}
         try:
             yield
         finally:
             if context.admitted:
-                for call, count in context.promised.items():
-                    self._promised[call] -= count
-            context.promised = {}
+                for call, count in context.reserved.items():
+                    self.reserved[call] -= count
+            context.reserved = {}
 
-    def check(self, rows: int = 1, patience: float = math.inf) -> None:
-        """Refuse what there is no room for, and what would be late anyhow.
+    def ensure_capacity(self, rows: int = 1, seconds_left: float = math.inf) -> None:
+        """Raise an error unless a job may join the queue.
 
         Args:
-            rows: of a job.
-            patience: seconds that it has.
+            rows: number of rows of the job.
+            seconds_left: seconds until the deadline of the job.
 
         Raises:
-            QueueFull: more rows, or more work, would be ahead of it than may be, or than it has time for.
+            QueueFull: more rows or more seconds of work would be queued before the job than its limits or its
+                deadline allow.
         """
-        # A job that finds nobody waiting is taken whatever its size: its own limits have let it through.
+        # An empty queue takes a job of any size: the limits of a single request have let it through.
         if not self._queue.rows:
             return
-        ahead = self._queue.ahead(rows)
-        waiting, to_come = sum(ahead.values()), sum(self._promised.values())
-        if not waiting + to_come:
+        rows_before = self._queue.rows_before(rows)
+        queued, reserved = sum(rows_before.values()), sum(self.reserved.values())
+        if not queued + reserved:
             return
-        costs = [(call, cost.a_row) for call, cost in list(self.costs.items())]
-        seconds = sum((ahead.get(call, 0) + self._promised[call]) * cost for call, cost in costs)
-        # A batch may wait however slow the model is.
-        most = math.inf if waiting + to_come < self._batch_rows else max(0.0, patience)
-        if rows <= self._batch_rows <= waiting + to_come:
-            most = min(most, self._queue_seconds)
-        if waiting + rows > self._queue_rows:
-            raise QueueFull(f"{waiting:,} rows are waiting for the model", seconds)
-        if seconds > most:
-            raise QueueFull(f"{seconds:.2g} s of work are waiting for the model", seconds - most)
+        costs = [(call, cost.seconds_per_row) for call, cost in list(self.costs.items())]
+        seconds = sum((rows_before.get(call, 0) + self.reserved[call]) * cost for call, cost in costs)
+        # Less than a batch may always wait, however slow the model is.
+        max_seconds = math.inf if queued + reserved < self._queue.batch_rows else max(0.0, seconds_left)
+        if rows <= self._queue.batch_rows <= queued + reserved:
+            max_seconds = min(max_seconds, self._queue_seconds)
+        if queued + rows > self._queue_rows:
+            raise QueueFull(f"queue full ({queued:,} rows)", seconds)
+        if seconds > max_seconds:
+            raise QueueFull(f"queue full ({seconds:.2g} s of work)", seconds - max_seconds)

@@ -1,8 +1,8 @@
-"""What computes the calls that most requests need: torch, ONNX Runtime on a CPU, or torch in bfloat16.
+"""Backends of the model calls: torch, ONNX Runtime on a CPU, or torch in bfloat16.
 
-torch is the reference, the way to other devices, and computes all the rest. On a CPU, ONNX Runtime does the same in
-half the time for a few rows, where torch spends most of it on preparing each of its many small steps. bfloat16 halves
-the time of many rows where the processor has it.
+torch is the reference, runs on every device, and computes every call that no other backend can. On a CPU, ONNX Runtime
+takes half the time for a few rows, because torch spends most of it on the overhead of many small operators. bfloat16
+halves the time for many rows on processors with bfloat16 instructions.
 """
 
 import copy
@@ -27,90 +27,103 @@ from app.settings import EngineName, PrecisionName
 from model.errors import ConfigError
 from model.vae import VAE, to_tensor
 
-#: Tensors with the batch first -> tensors with as many rows; of a model where it is said so, which then comes first.
+#: Tensors with the batch first -> tensors with as many rows. A function of a model takes the model as first argument.
 Function = Callable[..., tuple[Tensor, ...]]
+#: A context manager that a function runs in, such as `torch.inference_mode`.
 Mode = Callable[[], AbstractContextManager[Any]]
-#: How far ONNX Runtime may be from torch, as a share of the largest magnitude of each array.
+#: Maximum relative error of ONNX Runtime against torch, see `relative_error`.
 TOLERANCE = 1e-5
-#: Rows that a runtime is held against torch on: one alone, and some together.
-TRIALS = (1, 13)
+#: Batch sizes of the probe inputs that a backend is compared with torch on.
+PROBE_ROWS = (1, 13)
 log = logging.getLogger("vae")
 
 
 @dataclass(frozen=True)
-class Computed:
-    """How one call is computed. `error` is the largest difference from torch's float32 over the largest magnitude."""
+class BackendInfo:
+    """Backend of one call."""
 
-    engine: str
+    engine: str  # name and version
     precision: PrecisionName
-    error: float
+    error: float  # relative error against torch in float32, see `relative_error`
 
 
 @dataclass
 class Runtime:
-    """How the calls of one model are computed; `made` tells what came of it, by name."""
+    """Choice of a backend for each call of one model.
 
-    vae: VAE  # in float32, on its device
+    Args:
+        vae: the model in float32, on its device.
+        engine: torch, onnxruntime, or auto: ONNX Runtime if it agrees with torch.
+        precision: precision of encoding and decoding.
+        score_precision: precision of everything that goes into a score.
+        backends: the chosen backend of each call, by name; filled by `compile`.
+
+    Raises:
+        ConfigError: engine onnxruntime for a model that is not on a CPU.
+    """
+
+    vae: VAE
     engine: EngineName = "auto"
     precision: PrecisionName = "float32"
     score_precision: PrecisionName = "float32"
-    made: dict[str, Computed] = field(default_factory=dict)
+    backends: dict[str, BackendInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.engine == "onnxruntime" and self.vae.origin.device.type != "cpu":
             raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.origin.device}; use torch or auto")
-        self._half = _in_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
+        self._bfloat16 = to_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
 
     @property
-    def quick(self) -> VAE:
+    def fast(self) -> VAE:
         """The model for encoding and decoding."""
-        return self._half if self.precision == "bfloat16" else self.vae
+        return self._bfloat16 if self.precision == "bfloat16" else self.vae
 
     @property
-    def exact(self) -> VAE:
+    def precise(self) -> VAE:
         """The model for everything that goes into a score."""
-        return self._half if self.score_precision == "bfloat16" else self.vae
+        return self._bfloat16 if self.score_precision == "bfloat16" else self.vae
 
-    def compile(self, name: str, vae: VAE, function: Function, trials: Sequence[Arrays], *, onnx: bool = True) -> Call:
-        """The fastest form of a call that agrees with torch.
+    def compile(self, name: str, vae: VAE, function: Function, probes: Sequence[Arrays], *, onnx: bool = True) -> Call:
+        """Return the fastest form of a call that agrees with torch, and note its backend.
 
         Args:
-            name: of the call.
-            vae: `quick` or `exact`.
-            function: of a model.
-            trials: arguments to hold it against torch on.
-            onnx: whether ONNX Runtime may compute it at all.
+            name: name of the call.
+            vae: `fast` or `precise`.
+            function: a function of a model.
+            probes: arguments to compare a backend with torch on.
+            onnx: False if ONNX Runtime cannot compute the function exactly enough.
 
         Raises:
-            ConfigError: ONNX Runtime was asked for by name, and cannot compute this here or does not agree with torch.
+            ConfigError: engine onnxruntime was set, and it cannot compute this call or disagrees with torch.
         """
         reference = torch_call(lambda *x: function(self.vae, *x), self.vae)
-        if vae is self._half and vae is not self.vae:
-            half = torch_call(lambda *x: function(vae, *x), vae)
-            error = disagreement(reference, half, trials)
-            self.made[name] = Computed(f"torch {torch.__version__}", "bfloat16", error)
-            return half
-        self.made[name] = Computed(f"torch {torch.__version__}", "float32", 0.0)
+        if vae is self._bfloat16 and vae is not self.vae:
+            call = torch_call(lambda *x: function(vae, *x), vae)
+            error = relative_error(reference, call, probes)
+            self.backends[name] = BackendInfo(f"torch {torch.__version__}", "bfloat16", error)
+            return call
+        self.backends[name] = BackendInfo(f"torch {torch.__version__}", "float32", 0.0)
         if not onnx or self.engine == "torch" or self.vae.origin.device.type != "cpu":
             return reference
         try:
-            call = OnnxCall(vae, function, [torch.from_numpy(array) for array in trials[-1]])
-            error = disagreement(reference, call, trials)
-        except Exception as failure:  # an exporter and a compiler, which raise what they like
+            call = OnnxCall(vae, function, [torch.from_numpy(array) for array in probes[-1]])
+            error = relative_error(reference, call, probes)
+        except Exception as failure:  # neither the exporter nor the compiler limits what it raises
             reason, level = f"ONNX Runtime cannot compute {name} of this model ({failure!s:.200})", logging.INFO
         else:
             if error <= TOLERANCE:
-                self.made[name] = Computed(f"onnxruntime {onnxruntime.__version__}", "float32", error)
+                self.backends[name] = BackendInfo(f"onnxruntime {onnxruntime.__version__}", "float32", error)
                 return call
-            reason, level = f"ONNX Runtime is {error:.1e} away from torch in {name}, not {TOLERANCE:g}", logging.WARNING
+            reason = f"ONNX Runtime differs from torch by {error:.1e} in {name}, more than {TOLERANCE:g}"
+            level = logging.WARNING
         if self.engine == "onnxruntime":
             raise ConfigError(f"engine: {reason}; use engine torch")
-        log.log(level, "%s; torch computes it instead", reason)
+        log.log(level, "%s; using torch for it", reason)
         return reference
 
 
 def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:
-    """A function of tensors as one of arrays, on the device of a model."""
+    """Turn a function of tensors into a call on arrays, computed on the device of a model."""
     device = str(vae.origin.device)
 
     def call(*arrays: np.ndarray) -> Arrays:
@@ -120,23 +133,34 @@ def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) 
     return call
 
 
-def disagreement(reference: Call, other: Call, trials: Sequence[Arrays]) -> float:
-    """How far two forms of a call are apart: the largest difference over the largest magnitude of an output."""
-    worst = 0.0
-    for arguments in trials:
-        for expected, found in zip(reference(*arguments), other(*arguments), strict=True):
-            share = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
-            worst = max(worst, share if math.isfinite(share) else math.inf)
-    return worst
+def relative_error(reference: Call, other: Call, probes: Sequence[Arrays]) -> float:
+    """Compare two forms of a call.
+
+    Returns:
+        The largest absolute difference of an output over its largest magnitude, the maximum over outputs and probes.
+        Infinity if it is not a finite number.
+    """
+    error = 0.0
+    for arguments in probes:
+        for expected, actual in zip(reference(*arguments), other(*arguments), strict=True):
+            ratio = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+            error = max(error, ratio if math.isfinite(ratio) else math.inf)
+    return error
 
 
 class OnnxCall:
-    """A function of a model, computed by ONNX Runtime on as many threads as torch has; arrays in, arrays out."""
+    """A function of a model as a call on arrays, computed by ONNX Runtime on as many threads as torch has.
+
+    Args:
+        vae: a model on a CPU.
+        function: a function of the model.
+        example: arguments to trace the function with.
+    """
 
     def __init__(self, vae: VAE, function: Function, example: Sequence[Tensor]) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # A thread that spins while it waits takes its core from the event loop.
+        # A thread that spins while it waits takes CPU time from the event loop.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self.names = [f"x{index}" for index in range(len(example))]
@@ -144,12 +168,12 @@ class OnnxCall:
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, *arrays: np.ndarray) -> Arrays:
-        given = {name: np.asarray(array, np.float32) for name, array in zip(self.names, arrays, strict=True)}
-        return tuple(self.session.run(None, given))
+        inputs = {name: np.asarray(array, np.float32) for name, array in zip(self.names, arrays, strict=True)}
+        return tuple(self.session.run(None, inputs))
 
 
 class _Traced(nn.Module):
-    """What the exporter takes: its weights are those of the model."""
+    """A function of a model as a module, which the exporter needs; the weights are those of the model."""
 
     def __init__(self, vae: VAE, function: Function) -> None:
         super().__init__()
@@ -161,20 +185,19 @@ class _Traced(nn.Module):
 
 
 def _export(module: nn.Module, example: Sequence[Tensor], names: list[str]) -> bytes:
-    """A module as an ONNX model with any number of rows.
+    """Export a module as an ONNX model for any number of rows.
 
-    By the exporter that traces, though torch has a newer one: that takes seconds and 100 MB, which a server would spend
-    at each start.
+    Uses the exporter that traces. The newer exporter of torch takes seconds and 100 MB at each start of a server.
     """
     file = io.BytesIO()
-    # It warns that it is the older one.
+    # The tracing exporter warns that it is deprecated.
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         outputs = [f"y{index}" for index in range(len(module(*example)))]
         torch.onnx.export(
             module,
             tuple(example),
-            file,  # type: ignore[arg-type]  # the stubs know only of paths
+            file,  # type: ignore[arg-type]  # the stubs allow paths only
             dynamo=False,
             input_names=names,
             output_names=outputs,
@@ -183,15 +206,15 @@ def _export(module: nn.Module, example: Sequence[Tensor], names: list[str]) -> b
     return file.getvalue()
 
 
-def _in_bfloat16(vae: VAE) -> VAE:
-    """The same model with networks in bfloat16; all else of it stays in float32."""
+def to_bfloat16(vae: VAE) -> VAE:
+    """Return a copy of a model with its networks in bfloat16; its other parts stay in float32 and are shared."""
     other = copy.copy(vae)
     other._modules = {**vae._modules, "encoder": Bfloat16(vae.encoder), "decoder": Bfloat16(vae.decoder)}
     return other
 
 
 class Bfloat16(nn.Module):
-    """A network in bfloat16, float32 in and out."""
+    """A network computed in bfloat16, with float32 inputs and outputs."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

@@ -1,10 +1,21 @@
-"""Groups rows of many requests into one call on one worker thread; knows no HTTP and no VAE.
+"""Batcher: groups rows of many requests into one model call on one worker thread. Knows no HTTP and no VAE.
 
-There is no timer. Whatever is queued when the worker comes free rides together, up to `batch_rows`, in the order that
-`app.inference.queue` keeps. Before it sets out, the event loop goes round for as long as that brings more rows: under
-load a batch grows to all that is there to come, and a lonely request waits for no more than a few empty rounds, some
-microseconds. A failing call fails its own jobs only; when several shared it, each is tried alone, so that a bad
-neighbour costs a good job time, never its answer.
+There is no timer. A free worker takes all queued rows, up to `batch_rows`, in the order of `app.inference.queue`. It is
+woken when the rounds of the event loop bring no more rows: under load a batch grows to all rows that are about to
+arrive, and a single request waits for IDLE_ROUNDS empty rounds, some microseconds.
+
+If a call fails, only its jobs fail. If several jobs shared it, each is computed again alone, so a bad job costs its
+neighbours time but never their results.
+
+    idle ── job queued ──> collecting ── batch full, or no new row in IDLE_ROUNDS rounds ──> running
+      ^                        ^                                                             │    │ ^
+      │                        └─────────── call done, rows queued, batch not full ──────────┤    │ │
+      └──────────────────────────────────── call done, no row queued ────────────────────────┘    └─┘
+                                                                    call done, full batch queued, or no job done
+    any ── stop() ──> stopping: no new jobs; the worker computes the queued jobs, then ends
+    any ── give_up(), or the worker dies ──> stopping: all jobs fail
+
+Idle and collecting differ for the event loop alone (`_collecting`); in both the worker waits to be woken (`_idle`).
 """
 
 import asyncio
@@ -17,45 +28,32 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from app.inference.admission import Admission
-from app.inference.queue import Array, Arrays, Job, Piece, Queue, RequestContext, Span, Whole
+from app.inference.context import RequestContext, Span
+from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
+from app.inference.queue import Array, ArrayJob, Arrays, BatchSlice, Job, Queue
 
-#: Takes arrays with the batch first, returns arrays with as many rows, row i of the one made from row i of the other.
+#: A model call: arrays with the batch first -> arrays with as many rows. Output row i depends on input row i alone.
 Call = Callable[..., Arrays]
+#: Observer of a finished call: name, rows, seconds.
 Observe = Callable[[str, int, float], None]
-#: Rounds of the event loop without a new row after which the worker sets out: one reads what a socket has received, the
-#: next runs the handler that queues it; and before them, one runs those whose rows are done, the next writes what they
-#: answer, upon which clients send more.
-PATIENCE = 4
-#: Seconds between two looks for jobs that are past their deadline.
-LOOK = 0.1
-LATE = "the model did not get to this request in time; ask for less or come again"
+#: Rounds of the event loop without a new row after which the worker starts. A client that answers a result at once
+#: takes four: resolve the future, write the response, read the next request, run the handler that queues its rows.
+IDLE_ROUNDS = 4
+#: Seconds between two searches for jobs that are past their deadline.
+DEADLINE_POLL_S = 0.1
+DEADLINE_MESSAGE = "the request was not computed in time; send fewer rows or retry later"
 log = logging.getLogger("vae")
-
-
-class DeadlinePassed(Exception):
-    """The job was not done by its deadline, and what was left of it was not computed."""
-
-
-class CallFailed(Exception):
-    """The call raised on this job's rows; its exception is the cause."""
-
-
-class OutOfMemory(CallFailed):
-    """There was not enough memory for it."""
-
-
-class BatcherStopped(Exception):
-    """The worker is stopping or dead."""
 
 
 class Batcher:
     """One worker thread and its queue, for the tasks of one event loop.
 
     Args:
-        calls: what can be run, by name.
-        batch_rows: the most rows in one call.
-        queue_rows, queue_seconds: see `Admission`.
-        observe: called on the worker's thread after each call with its name, rows and seconds.
+        calls: the model calls, by name.
+        batch_rows: maximum number of rows in one call.
+        queue_rows: maximum number of queued rows, see `Admission`.
+        queue_seconds: maximum seconds of queued work, see `Admission`.
+        observe: called on the worker thread after each call.
     """
 
     def __init__(
@@ -67,82 +65,92 @@ class Batcher:
         queue_seconds: float = math.inf,
         observe: Observe = lambda *_: None,
     ) -> None:
-        self._calls = calls
-        self._batch_rows = batch_rows
+        #: The model calls, by name. The worker looks a call up each time, so a replacement is used from then on.
+        self.calls = calls
+        self.batch_rows = batch_rows
         self._observe = observe
         self._queue = Queue(batch_rows)
-        #: Who is let into it.
-        self.admission = Admission(
-            self._queue, batch_rows=batch_rows, queue_rows=queue_rows, queue_seconds=queue_seconds
-        )
+        #: Limits of the queue.
+        self.admission = Admission(self._queue, queue_rows=queue_rows, queue_seconds=queue_seconds)
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Whether the worker waits to be sent out, and whether the loop is on its rounds before it does so.
-        self._resting = True
-        self._gathering = False
-        self._looking: asyncio.TimerHandle | None = None
-        self._working = False
+        self._idle = True  # the worker waits to be woken
+        self._collecting = False  # a round of the event loop is scheduled
         self._stopping = False
-        self._flying: list[Piece] = []
-        self._since = math.inf  # they have been so
+        self._working = False  # the thread runs its loop
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._in_flight: list[BatchSlice] = []
+        self._call_started = math.inf  # on the clock of `time.monotonic`; inf: no call runs
         self._finished: list[Job] = []
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread = threading.Thread(target=self._run_worker, name="model", daemon=True)
 
     def start(self) -> None:
+        """Start the worker thread."""
         self._working = True
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Take no more jobs, finish those queued, end the worker; whatever is left after `timeout` s fails."""
+        """Refuse new jobs, compute the queued ones, end the worker. Jobs left after `timeout` seconds fail."""
         with self._lock:
             self._stopping = True
-            self._send_out()
+            self._wake_worker()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         self._fail_all(BatcherStopped("the service stopped before this request was done; send it again"))
 
     def give_up(self) -> None:
-        """Take no more jobs and fail all there are: the worker hangs."""
+        """Refuse new jobs and fail all others, without waiting for a call that hangs."""
         self._stopping = True
         self._fail_all(BatcherStopped("the model hangs; send the request again"))
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are taken and done."""
+        """True if jobs are accepted."""
         return self._working and not self._stopping
 
     @property
+    def ended(self) -> bool:
+        """True if the worker thread is not running."""
+        return not self._thread.is_alive()
+
+    @property
     def busy(self) -> float:
-        """For how many seconds the call that runs has run; 0 where none does."""
-        return max(0.0, time.monotonic() - self._since)
+        """Seconds since the running call began; 0 if no call runs."""
+        return max(0.0, time.monotonic() - self._call_started)
 
     @property
     def waiting(self) -> int:
-        """Rows that are queued and not yet in a call."""
+        """Number of rows that are queued and in no call yet."""
         return self._queue.rows
 
     async def run(self, call: str, *arrays: Array, context: RequestContext | None = None) -> Arrays:
-        """Put arrays of equally many rows through a call, and return what they became, in order.
+        """Compute a call on arrays of equally many rows.
 
         Args:
-            call: its name.
-            arrays: the arguments, batch first.
-            context: its deadline, and what it has taken.
+            call: name of the call.
+            arrays: arguments of the call, batch first.
+            context: deadline and timings of the request.
+
+        Returns:
+            The outputs of the call, with the rows in the order of the arguments.
 
         Raises:
-            QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see there.
+            QueueFull: the job was not admitted.
+            DeadlinePassed: the deadline of the context passed first.
+            CallFailed: the call raised on these rows.
+            BatcherStopped: the worker is stopping or dead.
         """
-        whole = Whole(arrays)
-        job = Job(call, whole.rows, whole.take, whole.put, context or RequestContext())
+        arguments = ArrayJob(arrays)
+        job = Job(call, arguments.rows, arguments.take, arguments.put, context or RequestContext())
         try:
-            await self._enter(job)
+            await self._submit(job)
         except asyncio.CancelledError:
-            self._leave(job)
+            self._drop(job)
             raise
         finally:
-            del job  # an error's traceback holds this frame, and the job holds the error
-        return whole.result()
+            del job  # the traceback of an error holds this frame, and the job holds the error
+        return arguments.result()
 
     async def stream(
         self,
@@ -153,203 +161,222 @@ class Batcher:
         put: Callable[[int, int, Arrays], None],
         context: RequestContext | None = None,
     ) -> None:
-        """The same for rows that are made on demand and consumed at once, in slices and in order.
+        """Compute a call on rows that are made on demand and consumed at once, slice by slice and in order.
 
-        `take(start, stop)` and `put(start, stop, outputs)` run on the worker's thread. Raises as `run` does.
+        Args:
+            call: name of the call.
+            rows: number of rows in all.
+            take: `take(start, stop)` returns the arguments for these rows. Runs on the worker thread.
+            put: `put(start, stop, outputs)` receives the outputs for these rows. Runs on the worker thread.
+            context: deadline and timings of the request.
+
+        Raises:
+            QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see `run`. An error of `take` or `put` is the cause
+                of a CallFailed.
         """
         job = Job(call, rows, take, put, context or RequestContext())
         try:
-            await self._enter(job)
+            await self._submit(job)
         except asyncio.CancelledError:
-            self._leave(job)
+            self._drop(job)
             raise
         finally:
-            del job
+            del job  # see `run`
 
-    def _enter(self, job: Job) -> "asyncio.Future[None]":
+    def _submit(self, job: Job) -> "asyncio.Future[None]":
+        """Queue a job; return the future that is resolved when the job is done."""
         loop = self._loop
         if loop is None or not loop.is_running():
-            # Once: Python 3.11 asks the system for it, which takes a tenth of a small request.
+            # Cached: in Python 3.11 get_running_loop makes a system call, a tenth of the time of a small request.
             loop = self._loop = asyncio.get_running_loop()
-            self._gathering, self._looking = False, None
-        job.future, job.since = loop.create_future(), time.monotonic()
-        if self._looking is None:
-            self._looking = loop.call_later(LOOK, self._look)
+            self._collecting, self._deadline_timer = False, None
+        job.future, job.queued_at = loop.create_future(), time.monotonic()
+        if self._deadline_timer is None:
+            self._deadline_timer = loop.call_later(DEADLINE_POLL_S, self._check_deadlines)
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
             self.admission.admit(job)
             self._queue.put(job)
-            if self._resting:
-                self._gather()
+            if self._idle:
+                self._collect()
         return job.future
 
-    def _leave(self, job: Job) -> None:
+    def _drop(self, job: Job) -> None:
         with self._lock:
             self._queue.drop(job)
 
-    # On the event loop: when the worker sets out.
+    # Methods of the event loop: when the worker starts, and who is done.
 
-    def _gather(self) -> None:
-        """Send the worker out, at once with a full batch, else when the queue no longer grows."""
-        if self._queue.rows >= self._batch_rows:
-            self._send_out()
-        elif self._loop and not self._gathering:
-            self._gathering = True
-            self._loop.call_soon(self._go_round, self._queue.rows, PATIENCE)
+    def _collect(self) -> None:
+        """Wake the worker at once for a full batch, else after rounds of the event loop that bring no more rows."""
+        if self._queue.rows >= self.batch_rows:
+            self._wake_worker()
+        elif self._loop and not self._collecting:
+            self._collecting = True
+            self._loop.call_soon(self._wait_for_rows, self._queue.rows, IDLE_ROUNDS)
 
-    def _go_round(self, before: int, patience: int) -> None:
+    def _wait_for_rows(self, rows_before: int, rounds_left: int) -> None:
+        """Schedule one more round if rows were added or rounds are left; else wake the worker."""
         with self._lock:
-            now = self._queue.rows
-            if self._loop and self._resting and now < self._batch_rows and (now > before or patience > 1):
-                self._loop.call_soon(self._go_round, now, PATIENCE if now > before else patience - 1)
+            rows = self._queue.rows
+            grown = rows > rows_before
+            if self._loop and self._idle and rows < self.batch_rows and (grown or rounds_left > 1):
+                self._loop.call_soon(self._wait_for_rows, rows, IDLE_ROUNDS if grown else rounds_left - 1)
                 return
-            self._gathering = False
-            self._send_out()
+            self._collecting = False
+            self._wake_worker()
 
-    def _land(self, jobs: list[Job]) -> None:
-        """Wake those whose jobs are done: what they do next may bring more rows for the next batch."""
+    def _resolve(self, jobs: list[Job]) -> None:
+        """Resolve the futures of finished jobs. Their waiters may queue rows for the next batch."""
         for job in jobs:
             job.settle()
         with self._lock:
-            if self._resting and self._queue.rows:
-                self._gather()
+            if self._idle and self._queue.rows:
+                self._collect()
 
-    def _look(self) -> None:
-        """Fail jobs that are past their deadline, though their call may hang, and look again while there are any."""
+    def _check_deadlines(self) -> None:
+        """Fail jobs past their deadline, those in a running call too; repeat while other jobs are left."""
         now = time.monotonic()
         with self._lock:
-            jobs = [*self._queue.jobs(), *(piece.job for piece in self._flying)]
+            jobs = [*self._queue.jobs(), *(part.job for part in self._in_flight)]
             late = [job for job in jobs if job.context.deadline < now]
             for job in late:
                 self._queue.drop(job)
         for job in late:
-            job.error = DeadlinePassed(LATE)
+            job.error = DeadlinePassed(DEADLINE_MESSAGE)
             job.settle()
-        self._looking = self._loop.call_later(LOOK, self._look) if self._loop and len(late) < len(jobs) else None
+        self._deadline_timer = None
+        if self._loop and len(late) < len(jobs):
+            self._deadline_timer = self._loop.call_later(DEADLINE_POLL_S, self._check_deadlines)
 
-    def _send_out(self) -> None:
-        self._resting = False
+    def _wake_worker(self) -> None:
+        self._idle = False
         self._wake.notify()
 
-    # On the worker's thread.
+    # Methods of the worker thread.
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
         try:
-            while pieces := self._take():
-                self._flying, self._since = pieces, time.monotonic()
-                self._compute(pieces)
-                self._flying, self._since, pieces = [], math.inf, []  # nothing is held on to while there is no more
-                self._hand_over()
+            while batch := self._next_batch():
+                self._in_flight, self._call_started = batch, time.monotonic()
+                self._compute(batch)
+                # An idle worker must not keep the arrays of its last batch alive.
+                self._in_flight, self._call_started, batch = [], math.inf, []
+                self._publish()
         finally:
             self._working = False
             if not self._stopping:
-                log.critical("the model's worker thread has died")
+                log.critical("the worker thread of the model has died")
                 self._fail_all(BatcherStopped("the model's worker has died; the service must be restarted"))
 
-    def _take(self) -> list[Piece]:
-        """Wait to be sent out and take the next batch.
-
-        Returns: nothing where the worker is to end.
-        """
+    def _next_batch(self) -> list[BatchSlice]:
+        """Wait to be woken and take the next batch. An empty list ends the worker."""
         with self._lock:
             while True:
-                while self._resting and not self._stopping:
+                while self._idle and not self._stopping:
                     self._wake.wait()
-                if (pieces := self._next()) or self._stopping:
-                    return pieces
-                self._resting = True
-                self._deliver()
+                if (batch := self._take_batch()) or self._stopping:
+                    return batch
+                self._idle = True
+                self._post_finished()
 
-    def _next(self) -> list[Piece]:
-        """The next batch, without what is late. (Not part of the wait, which would hold on to the last of those.)"""
-        pieces, late = self._queue.take(time.monotonic())
+    def _take_batch(self) -> list[BatchSlice]:
+        """Take a batch from the queue and fail late jobs.
+
+        A function of its own, because the locals of `_next_batch` would keep the last late job alive while it waits.
+        """
+        batch, late = self._queue.take(time.monotonic())
         for job in late:
-            self._finish(job, DeadlinePassed(LATE))
-        return pieces
+            self._finish(job, DeadlinePassed(DEADLINE_MESSAGE))
+        return batch
 
-    def _compute(self, pieces: list[Piece]) -> None:
+    def _compute(self, batch: list[BatchSlice]) -> None:
+        """Compute a batch in one call. If the call raises, compute each slice alone."""
         try:
-            outputs = self._call(pieces)
+            outputs = self._run_call(batch)
         except Exception as error:
-            if len(pieces) == 1:
-                self._finish(pieces[0].job, _caused(error))
+            if len(batch) == 1:
+                self._finish(batch[0].job, _call_failed(error))
                 return
-            for piece in pieces:
-                self._compute([piece])
+            for part in batch:
+                self._compute([part])
             return
         row = 0
-        for piece in pieces:
-            size = piece.stop - piece.start
-            self._put(piece, tuple([array[row : row + size] for array in outputs]))
+        for part in batch:
+            size = part.stop - part.start
+            self._put(part, tuple([array[row : row + size] for array in outputs]))
             row += size
 
-    def _call(self, pieces: list[Piece]) -> Arrays:
-        name = pieces[0].job.call
+    def _run_call(self, batch: list[BatchSlice]) -> Arrays:
+        name = batch[0].job.call
         started, now = time.perf_counter(), time.monotonic()
-        inputs = [piece.job.take(piece.start, piece.stop) for piece in pieces]
+        inputs = [part.job.take(part.start, part.stop) for part in batch]
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
-        outputs = self._calls[name](*merged)
+        outputs = self.calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        self.admission.took(name, rows, seconds)
-        for job, start, _ in pieces:
+        self.admission.record(name, rows, seconds)
+        for job, start, _ in batch:
             if not start:
-                job.context.waited += now - job.since
-            job.context.computed += seconds
+                job.context.queued_seconds += now - job.queued_at
+            job.context.computed_seconds += seconds
             if job.context.spans is not None:
                 if not start:
-                    job.context.add_span(Span("queue", job.since, now, name))
+                    job.context.add_span(Span("queue", job.queued_at, now, name))
                 job.context.add_span(Span("compute", now, now + seconds, name, rows))
         self._observe(name, rows, seconds)
         return outputs
 
-    def _put(self, piece: Piece, outputs: Arrays) -> None:
-        job = piece.job
+    def _put(self, part: BatchSlice, outputs: Arrays) -> None:
+        """Hand the outputs of a slice to its job, which is done with its last slice."""
+        job = part.job
         try:
-            job.put(piece.start, piece.stop, outputs)
+            job.put(part.start, part.stop, outputs)
         except Exception as error:
-            self._finish(job, _caused(error))
+            self._finish(job, _call_failed(error))
             return
-        if piece.stop == job.rows:
+        if part.stop == job.rows:
             self._finish(job)
 
     def _finish(self, job: Job, error: Exception | None = None) -> None:
         job.error = error
-        if job.left:
+        if job.remaining:
             with self._lock:
                 self._queue.drop(job)
-        job.over = True
+        job.done = True
         self._finished.append(job)
 
-    def _hand_over(self) -> None:
-        """Let the loop wake who is done, and rest until it has looked for more; unless a full batch waits already, or
-        nobody was done, so that the loop has nothing to bring.
+    def _publish(self) -> None:
+        """Post the finished jobs, and go idle until the event loop has collected more rows.
+
+        The worker stays awake if a full batch is queued, or if no job is finished: then no waiter can add rows.
         """
         with self._lock:
-            self._resting = bool(self._finished) and self._queue.rows < self._batch_rows
-            self._deliver()
+            self._idle = bool(self._finished) and self._queue.rows < self.batch_rows
+            self._post_finished()
 
-    def _deliver(self) -> None:
-        """One call of the loop for all finished jobs: a wake-up of its own for each would cost more than a row."""
+    def _post_finished(self) -> None:
+        """Have the event loop resolve all finished jobs in one callback; one each would cost more than a row."""
         finished, self._finished = self._finished, []
         if not finished:
             return
         try:
-            finished[0].future.get_loop().call_soon_threadsafe(self._land, finished)
+            finished[0].future.get_loop().call_soon_threadsafe(self._resolve, finished)
         except RuntimeError:
-            log.debug("the event loop of finished jobs is closed")
-            self._resting = False
+            log.debug("the event loop of the finished jobs is closed")
+            self._idle = False
 
     def _fail_all(self, error: Exception) -> None:
         with self._lock:
-            for job in [*self._queue.clear(), *(piece.job for piece in self._flying)]:
+            for job in [*self._queue.clear(), *(part.job for part in self._in_flight)]:
                 self._finish(job, error)
-            self._deliver()
+            self._post_finished()
 
 
-def _caused(error: Exception) -> CallFailed:
-    failed = CallFailed(f"the model failed on this request: {error}")
+def _call_failed(error: Exception) -> CallFailed:
+    """Return a CallFailed, or OutOfMemory, with this exception as its cause."""
+    failure = CallFailed(f"the model failed on this request: {error}")
     if isinstance(error, MemoryError):
-        failed = OutOfMemory("there was no memory left for this request; send less at once, or come again")
-    failed.__cause__ = error
-    return failed
+        failure = OutOfMemory("not enough memory for this request; send fewer rows or retry later")
+    failure.__cause__ = error
+    return failure

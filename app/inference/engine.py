@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.inference.backends import TRIALS, Function, Mode, Runtime, torch_call
+from app.inference.backends import PROBE_ROWS, Function, Mode, Runtime, torch_call
 from app.inference.batcher import Batcher, Call, Observe
-from app.inference.queue import Arrays, RequestContext
+from app.inference.context import RequestContext
+from app.inference.queue import Arrays
 from model import noise
 from model.checkpoint import Checkpoint
 from model.likelihoods import LEVELS, Gaussian
@@ -50,8 +51,8 @@ class Calls:
 
     def table(self) -> dict[str, Call]:
         """All of them, by name."""
-        quick, exact = self.runtime.quick, self.runtime.exact
-        trials = [_trial(self.vae, rows) for rows in TRIALS]
+        quick, exact = self.runtime.fast, self.runtime.precise
+        trials = [_trial(self.vae, rows) for rows in PROBE_ROWS]
         of_x, of_z = [(x,) for x, *_ in trials], [(z,) for *_, z in trials]
         encode = self.runtime.compile("encode", quick, _encode, of_x)
         decode = self.runtime.compile("decode", quick, _decode, of_z)
@@ -214,7 +215,7 @@ class Engine:
         self.calls = calls.table()
         self._typical = frozenset(calls.typicals)
         # Where both are computed alike they share batches.
-        self._posterior = "encode" if self.runtime.exact is self.runtime.quick else "posterior"
+        self._posterior = "encode" if self.runtime.precise is self.runtime.fast else "posterior"
         self.batcher = Batcher(
             self.calls,
             batch_rows=batch_rows or self._slice(),
@@ -317,7 +318,7 @@ class Engine:
         rows = {"map" if per_dimension else "score": len(x) * draws}
         if steps:
             rows |= {"score": len(x) * draws, "descend": len(x) * steps}
-        with self.batcher.admission.promised(context, rows):
+        with self.batcher.admission.reserve(context, rows):
             return await self._free_energy(x, draws, seed, context, steps, per_dimension)
 
     async def _free_energy(

@@ -1,12 +1,12 @@
-"""The rows that wait for the model, and which of them ride in the next call; knows no threads, no HTTP and no VAE.
+"""Queue of jobs, and the choice of rows for the next model call. Knows no threads, no HTTP and no VAE.
 
-Jobs that want the same call ride together, those of the call that has waited longest first. A job larger than a batch
-is cut into slices, and jobs that have had no turn yet come before its next one, so that a small job waits for the call
-that runs and no other. Every step costs what it moves, however many wait.
+Jobs that want the same call share a batch; the call whose first job has waited longest goes first. A job larger than a
+batch is cut into slices. New jobs, which have no row in a batch yet, go before the next slice of partial jobs, so a
+small job waits for the running call only. The cost of every operation is proportional to the number of jobs it moves,
+not to the number of jobs that are queued.
 """
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,64 +16,41 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference.context import RequestContext
+
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
-#: Jobs that may be dropped before the queue is looked through for them.
-MANY = 256
-#: Times that are taken down of one request.
-MAX_SPANS = 128
-
-
-class Span(NamedTuple):
-    """A time in which a request waited for something, on the clock of `time.monotonic`."""
-
-    phase: str  # parse, queue, compute or serialize
-    began: float
-    ended: float
-    call: str = ""  # of the model, where it is that
-    rows: int = 0  # of all that rode in it
-
-
-@dataclass(slots=True)
-class RequestContext:
-    """What a request may take, and what it has taken; all of its jobs carry it."""
-
-    deadline: float = math.inf  # on the clock of `time.monotonic`
-    waited: float = 0.0  # seconds in the queue, from a job's arrival to its first call
-    computed: float = 0.0  # seconds of calls that its rows rode in
-    admitted: bool = False  # by its first job: what was let in is not sent away half done
-    promised: dict[str, int] = field(default_factory=dict)  # rows of calls that are still to come
-    spans: list[Span] | None = None  # where somebody wants to know
-
-    def add_span(self, span: Span) -> None:
-        """Take down a time, for whoever wants to know; of a request of very many calls the first are enough."""
-        if self.spans is not None and len(self.spans) < MAX_SPANS:
-            self.spans.append(span)
+#: Number of dropped jobs that keep their place; beyond it, and beyond the number of queued rows, all are removed.
+MAX_DROPPED_JOBS = 256
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """Rows for one call. `take` makes the rows of a slice when their turn has come; `put` gets what they became."""
+    """Rows of one request for one model call.
+
+    `take(start, stop)` returns the arguments of the call for these rows; `put(start, stop, outputs)` receives the
+    outputs. Both run on the worker thread, slice by slice and in order.
+    """
 
     call: str
     rows: int
     take: Callable[[int, int], Arrays]
     put: Callable[[int, int, Arrays], None]
     context: RequestContext
-    since: float = 0.0  # it waits, on the same clock
-    done: int = 0  # rows that have been put into a call
-    over: bool = False
-    turn: int = 0
+    queued_at: float = 0.0  # on the clock of `time.monotonic`
+    rows_taken: int = 0  # rows that are, or were, in a call
+    done: bool = False  # computed, failed, late or dropped
+    sequence: int = 0  # place in the queue
     error: Exception | None = None
     future: "asyncio.Future[None]" = field(init=False)
 
     @property
-    def left(self) -> int:
-        """Rows that are in no call yet."""
-        return self.rows - self.done
+    def remaining(self) -> int:
+        """Number of rows that are in no call yet."""
+        return self.rows - self.rows_taken
 
     def settle(self) -> None:
-        """Wake the waiter, on its event loop; it may be gone."""
+        """Resolve the future, unless its waiter was cancelled. Call it on the event loop of the future."""
         if self.future.done():
             return
         if self.error is None:
@@ -82,8 +59,8 @@ class Job:
             self.future.set_exception(self.error)
 
 
-class Whole:
-    """Arrays that are cut into slices only where they have to be."""
+class ArrayJob:
+    """Arrays as the `take` and `put` of a job. Arrays are sliced and concatenated only if the job was cut."""
 
     __slots__ = ("arrays", "parts", "rows")
 
@@ -99,162 +76,181 @@ class Whole:
         self.parts.append(outputs)
 
     def result(self) -> Arrays:
+        """Outputs of all rows, in order."""
         parts = self.parts
         return parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-class Piece(NamedTuple):
-    """The rows of one job that ride in one call."""
+class BatchSlice(NamedTuple):
+    """Rows of one job in one batch."""
 
     job: Job
     start: int
     stop: int
 
 
-def _gone(*_: Any) -> Any:
-    raise AssertionError("a job that was dropped is computed")
+def _fail_dropped(*_: Any) -> Any:
+    raise AssertionError("a dropped job must not be computed")
 
 
-class _Line:
-    """The jobs that want one call: those that have had no turn yet, and those with slices left, each in order."""
+class CallQueue:
+    """Jobs that wait for one call: new jobs and partial jobs, each in the order of their sequence numbers."""
 
     def __init__(self) -> None:
-        self.fresh: deque[Job] = deque()
-        self.begun: deque[Job] = deque()
-        self.fresh_rows = self.begun_rows = 0  # of those that are not over
+        self.new: deque[Job] = deque()
+        self.partial: deque[Job] = deque()
+        self.new_rows = self.partial_rows = 0  # rows of jobs that are not done
 
     @property
-    def turn(self) -> int:
-        """When the first of its jobs took its place."""
-        return min(jobs[0].turn for jobs in (self.fresh, self.begun) if jobs)
+    def sequence(self) -> int:
+        """Lowest sequence number of its jobs."""
+        return min(jobs[0].sequence for jobs in (self.new, self.partial) if jobs)
 
 
 class Queue:
-    """Jobs in the order in which they are to be computed.
+    """Jobs in the order in which they are computed.
 
     Args:
-        batch_rows: the most rows in one call.
+        batch_rows: maximum number of rows in one call.
     """
 
     def __init__(self, batch_rows: int) -> None:
-        self.rows = 0  # of all jobs, in no call yet
-        self._batch_rows = batch_rows
-        self._lines: dict[str, _Line] = {}
-        self._dropped = 0  # since all of them were looked through for those that are over
-        self._turns = count()
+        #: Number of rows that are queued and in no call yet.
+        self.rows = 0
+        self.batch_rows = batch_rows
+        self._calls: dict[str, CallQueue] = {}
+        self._dropped = 0  # jobs dropped since the last sweep
+        self._sequence = count()
+
+    @property
+    def places(self) -> int:
+        """Number of jobs that occupy memory, including dropped jobs that are not removed yet."""
+        return sum(len(queue.new) + len(queue.partial) for queue in self._calls.values())
 
     def put(self, job: Job) -> None:
-        """At the end."""
-        job.turn = next(self._turns)
-        line = self._lines.setdefault(job.call, _Line())
-        line.fresh.append(job)
-        line.fresh_rows += job.rows
+        """Append a job to the queue of its call."""
+        job.sequence = next(self._sequence)
+        queue = self._calls.setdefault(job.call, CallQueue())
+        queue.new.append(job)
+        queue.new_rows += job.rows
         self.rows += job.rows
 
-    def ahead(self, rows: int) -> dict[str, int]:
-        """Of what waits, that which a new job of so many rows would have to wait for: rows by call.
+    def rows_before(self, rows: int) -> dict[str, int]:
+        """Count the queued rows that are computed before a new job of `rows` rows, by call.
 
-        One that may ride in a single call waits for those that have had no turn, and for as many rows of others in
-        between; a larger one for everybody.
+        A job that fits into one batch waits for the new jobs, and for at most as many rows of partial jobs. A larger
+        job waits for all rows.
         """
-        one = rows <= self._batch_rows
+        fits = rows <= self.batch_rows
         return {
-            call: line.fresh_rows + (min(line.fresh_rows, line.begun_rows) if one else line.begun_rows)
-            for call, line in self._lines.items()
+            call: queue.new_rows + (min(queue.new_rows, queue.partial_rows) if fits else queue.partial_rows)
+            for call, queue in self._calls.items()
         }
 
     def drop(self, job: Job) -> None:
-        """No more of this job is to be computed."""
-        if self._end(job):
-            # It keeps its place until its turn comes; but not too many of them, however long that takes.
+        """Mark a job done, so that none of its remaining rows is computed."""
+        if self._mark_done(job):
+            # Removal from the middle of a deque is slow, so the job keeps its place until it comes first, or until
+            # too many dropped jobs have gathered.
             self._dropped += 1
-            if self._dropped > max(MANY, self.rows):
+            if self._dropped > max(MAX_DROPPED_JOBS, self.rows):
                 self._sweep()
 
-    def _end(self, job: Job) -> bool:
-        """The same for a job that loses its place at once; whether it had one."""
-        if job.over:
-            return False
-        job.over = True
-        if not job.left:
-            return False
-        self.rows -= job.left
-        line = self._lines[job.call]
+    def _mark_done(self, job: Job) -> bool:
+        """Mark a job done and subtract its remaining rows. Return True if it still had rows queued."""
         if job.done:
-            line.begun_rows -= job.left
+            return False
+        job.done = True
+        if not job.remaining:
+            return False
+        self.rows -= job.remaining
+        queue = self._calls[job.call]
+        if job.rows_taken:
+            queue.partial_rows -= job.remaining
         else:
-            line.fresh_rows -= job.left
-            job.take = job.put = _gone  # and with them its arrays
+            queue.new_rows -= job.remaining
+            job.take = job.put = _fail_dropped  # releases the arrays
         return True
 
     def _sweep(self) -> None:
+        """Remove all jobs that are done."""
         self._dropped = 0
-        for line in self._lines.values():
-            line.fresh, line.begun = (deque(job for job in jobs if not job.over) for jobs in (line.fresh, line.begun))
+        for queue in self._calls.values():
+            queue.new, queue.partial = (
+                deque(job for job in jobs if not job.done) for jobs in (queue.new, queue.partial)
+            )
 
-    def take(self, now: float) -> tuple[list[Piece], list[Job]]:
-        """The next batch, and jobs that were found to be past their deadline and are not computed.
+    def take(self, now: float) -> tuple[list[BatchSlice], list[Job]]:
+        """Remove the next batch from the queue.
 
-        Where jobs with and without a turn wait for the same call, half of the rows are for each, or where there is
-        only one, every other: neither keeps the other out for longer than the batch that runs.
+        If new and partial jobs wait for the same call, each kind gets half of the rows; if a batch has one row, they
+        alternate. So neither kind delays the other by more than the running batch.
+
+        Args:
+            now: time on the clock of `time.monotonic`.
+
+        Returns:
+            The slices of the batch, all of one call, and the jobs that were removed because their deadline has passed.
         """
         late: list[Job] = []
-        for line in self._lines.values():
-            for jobs in (line.fresh, line.begun):
-                while jobs and self._dead(jobs[0], now, late):
+        for queue in self._calls.values():
+            for jobs in (queue.new, queue.partial):
+                while jobs and self._is_done(jobs[0], now, late):
                     jobs.popleft()
-        waiting = [line for line in self._lines.values() if line.fresh or line.begun]
+        waiting = [queue for queue in self._calls.values() if queue.new or queue.partial]
         if not waiting:
             return [], late
-        line = min(waiting, key=lambda line: line.turn) if len(waiting) > 1 else waiting[0]
-        room = self._batch_rows
-        half = room // 2 or int(not line.fresh or (bool(line.begun) and line.begun[0].turn < line.fresh[0].turn))
-        kept = 0
-        for job in line.begun:
-            kept += 0 if job.over else job.left
-            if kept >= half:
-                kept = half
+        queue = min(waiting, key=lambda queue: queue.sequence) if len(waiting) > 1 else waiting[0]
+        new, partial = queue.new, queue.partial
+        # Rows reserved for partial jobs: half of the batch, or fewer if fewer are queued. A batch of one row goes to
+        # the job with the lower sequence number.
+        half = self.batch_rows // 2 or int(not new or (bool(partial) and partial[0].sequence < new[0].sequence))
+        reserved = 0
+        for job in partial:
+            reserved += 0 if job.done else job.remaining
+            if reserved >= half:
+                reserved = half
                 break
-        pieces = list(self._cut(line.fresh, room - kept, now, late))
-        fresh = sum([stop - start for _, start, stop in pieces])
-        begun = list(self._cut(line.begun, room - fresh, now, late))
-        left = sum([piece.job.left for piece in pieces])
-        line.fresh_rows -= fresh + left
-        line.begun_rows += left - sum([stop - start for _, start, stop in begun])
-        pieces += begun
-        for piece in pieces:
-            job = piece.job
-            if job.left:
-                job.turn = next(self._turns)
-                line.begun.append(job)
-        return pieces, late
+        slices = list(self._cut(new, self.batch_rows - reserved, now, late))
+        new_taken = sum([stop - start for _, start, stop in slices])
+        partial_slices = list(self._cut(partial, self.batch_rows - new_taken, now, late))
+        remaining = sum([part.job.remaining for part in slices])
+        queue.new_rows -= new_taken + remaining
+        queue.partial_rows += remaining - sum([stop - start for _, start, stop in partial_slices])
+        slices += partial_slices
+        for part in slices:
+            if part.job.remaining:
+                part.job.sequence = next(self._sequence)
+                partial.append(part.job)
+        return slices, late
 
-    def _cut(self, jobs: deque[Job], room: int, now: float, late: list[Job]) -> Iterator[Piece]:
-        """As many rows as there is room for, of one job after the other, which lose their place."""
-        while jobs and room:
+    def _cut(self, jobs: deque[Job], capacity: int, now: float, late: list[Job]) -> Iterator[BatchSlice]:
+        """Remove jobs from the front and yield a slice of each, up to `capacity` rows in all."""
+        while jobs and capacity:
             job = jobs.popleft()
-            if self._dead(job, now, late):
+            if self._is_done(job, now, late):
                 continue
-            start = job.done
-            job.done = stop = min(job.rows, start + room)
-            room -= stop - start
+            start = job.rows_taken
+            job.rows_taken = stop = min(job.rows, start + capacity)
+            capacity -= stop - start
             self.rows -= stop - start
-            yield Piece(job, start, stop)
+            yield BatchSlice(job, start, stop)
 
-    def _dead(self, job: Job, now: float, late: list[Job]) -> bool:
-        if not job.over and job.context.deadline < now:
-            self._end(job)
+    def _is_done(self, job: Job, now: float, late: list[Job]) -> bool:
+        """Return True if a job is done. A job past its deadline is marked done and appended to `late`."""
+        if not job.done and job.context.deadline < now:
+            self._mark_done(job)
             late.append(job)
-        return job.over
+        return job.done
 
     def jobs(self) -> list[Job]:
-        """Every job with rows that wait."""
-        return [job for line in self._lines.values() for job in (*line.fresh, *line.begun) if not job.over]
+        """All jobs with queued rows."""
+        return [job for queue in self._calls.values() for job in (*queue.new, *queue.partial) if not job.done]
 
     def clear(self) -> list[Job]:
-        """Every job with rows that wait, which none does afterwards."""
+        """Drop all jobs. Return those that had queued rows."""
         jobs = self.jobs()
         for job in jobs:
             self.drop(job)
-        self._lines.clear()
+        self._calls.clear()
         return jobs

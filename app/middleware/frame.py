@@ -143,8 +143,8 @@ class Frame:
         took = {"milliseconds": round(seconds * 1e3, 2)}
         if request is not None and request.rows:
             context = request.context
-            took |= {"rows": request.rows, "queued": round(context.waited * 1e3, 2)}
-            took["computed"] = round(context.computed * 1e3, 2)
+            took |= {"rows": request.rows, "queued": round(context.queued_seconds * 1e3, 2)}
+            took["computed"] = round(context.computed_seconds * 1e3, 2)
         trace = trace_of(request) if request is not None else None
         fields = {"id": name.decode(), "method": method, "path": path, "route": route, "status": status, **took}
         said = " ".join(f"{key}={value}" for key, value in took.items()) + f" id={fields['id']}"

@@ -1,4 +1,4 @@
-"""The log: for people, or a JSON object a line for whatever collects them."""
+"""Log formats: text for people, or one JSON object a line for log collectors."""
 
 import datetime
 import logging
@@ -6,17 +6,17 @@ from typing import Any
 
 import orjson
 
-HUMAN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+HUMAN_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class Lines(logging.Formatter):
-    """Each record as one JSON object; those of requests with a field for each thing that is known of them."""
+class JSONFormatter(logging.Formatter):
+    """Formatter that writes each record as one JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """time (UTC, RFC 3339), level, logger, message, the record's own `fields`, and the traceback of an error."""
-        when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        """Format a record: time (UTC, RFC 3339), level, logger, message, its `fields`, and the traceback if any."""
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, Any] = {
-            "time": when.isoformat(timespec="milliseconds"),
+            "time": time.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -27,15 +27,15 @@ class Lines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def configure(level: str, form: str) -> None:
-    """Have this process write its log to standard error.
+def configure(level: str, log_format: str) -> None:
+    """Send the log of this process to standard error.
 
     Args:
-        level: least severe record that is shown.
-        form: human or json.
+        level: least severe level that is shown.
+        log_format: human or json.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(Lines() if form == "json" else logging.Formatter(HUMAN))
+    handler.setFormatter(JSONFormatter() if log_format == "json" else logging.Formatter(HUMAN_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    # It warns of each body that is not what it should be: the refusal says it, to whom it concerns.
+    # python_multipart warns of every malformed body. The response already tells the client.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Prometheus metrics of one application: its own registry, nothing global.
+"""Prometheus metrics of one application, in a registry of its own.
 
-Where the service has several workers, `PROMETHEUS_MULTIPROC_DIR` names a folder in which prometheus_client keeps the
-values of all of them, and any worker answers with the totals.
+With several workers, `PROMETHEUS_MULTIPROC_DIR` names a folder in which prometheus_client keeps the values of all
+workers; every worker responds with the totals.
 """
 
 import os
@@ -12,32 +12,31 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
-#: prometheus_client reads this when it is imported.
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-#: Of answers with these statuses there is a number of its own, which is there from the start: a rate needs a first
-#: value, and one more refusal is a rise where it is the first.
-COUNTED = {
-    429: ("vae_requests_rejected", "Requests refused for want of room."),
-    499: ("vae_requests_abandoned", "Requests whose client left before its answer."),
+#: Environment variable with the folder of all workers; prometheus_client reads it at import.
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+#: Upper bounds of histogram buckets.
+DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH_BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: Counters of responses by status: name and description. They exist from the start, unlike the labels of
+#: `vae_requests`, so that the first such response already shows as a rate.
+STATUS_COUNTERS = {
+    429: ("vae_requests_rejected", "Requests refused because the service is overloaded."),
+    499: ("vae_requests_abandoned", "Requests whose client disconnected before the response."),
     504: ("vae_requests_expired", "Requests that were not done by their deadline."),
 }
-#: What is looked at whenever metrics are asked for; the totals of all workers.
-WATCHED = {
-    "vae_ready": "How many workers answer requests.",
-    "vae_queue_rows": "Rows waiting for the model.",
-    "vae_queue_limit_rows": "Rows that may wait for the model.",
-    "vae_body_bytes": "Bytes of bodies that are read or worked on.",
-    "vae_body_limit_bytes": "Bytes of bodies that may be.",
-    "vae_resident_memory_bytes": "Memory that the service takes.",
+#: Gauges that are read when metrics are scraped, summed over workers: name and description.
+GAUGES = {
+    "vae_ready": "Number of workers that answer requests.",
+    "vae_queue_rows": "Rows queued for the model.",
+    "vae_queue_limit_rows": "Maximum number of rows queued for the model.",
+    "vae_body_bytes": "Bytes of request bodies in memory.",
+    "vae_body_limit_bytes": "Maximum bytes of request bodies in memory.",
+    "vae_resident_memory_bytes": "Resident memory of the service.",
 }
 
 
 class Metrics:
-    """What an operator sees; `calls` of the model are observed from the worker's thread, requests from the loop."""
+    """Metrics of one process. `call` runs on the worker thread of the model, all other methods on the event loop."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -46,88 +45,92 @@ class Metrics:
         )
         self._latency = Histogram(
             "vae_request_duration_seconds",
-            "Time from a request's head to the end of its answer.",
+            "Time from the head of a request to the end of its response.",
             ["route"],
-            buckets=SECONDS,
+            buckets=DURATION_BUCKETS_S,
             registry=self.registry,
         )
         self._batches = Histogram(
-            "vae_batch_rows", "Rows in one call of the model.", ["call"], buckets=ROWS, registry=self.registry
+            "vae_batch_rows", "Rows in one model call.", ["call"], buckets=BATCH_BUCKETS_ROWS, registry=self.registry
         )
-        self._compute = Counter(
-            "vae_model_seconds", "Time spent in calls of the model.", ["call"], registry=self.registry
-        )
+        self._compute = Counter("vae_model_seconds", "Time spent in model calls.", ["call"], registry=self.registry)
         self._model = Gauge(
             "vae_model_info",
-            "The model that is served.",
+            "The model that is being served.",
             ["name", "digest", "version"],
             registry=self.registry,
             multiprocess_mode="livemax",
         )
         self._loading = Gauge(
             "vae_model_load_seconds",
-            "Time that it took to compile the model and to try each of its calls.",
+            "Time to compile the model and warm up all of its calls.",
             registry=self.registry,
             multiprocess_mode="mostrecent",
         )
         self._gauges = {
-            name: Gauge(name, said, registry=self.registry, multiprocess_mode="livesum")
-            for name, said in WATCHED.items()
+            name: Gauge(name, description, registry=self.registry, multiprocess_mode="livesum")
+            for name, description in GAUGES.items()
         }
-        self._counted = {
-            status: Counter(name, said, registry=self.registry) for status, (name, said) in COUNTED.items()
+        self._status_counters = {
+            status: Counter(name, description, registry=self.registry)
+            for status, (name, description) in STATUS_COUNTERS.items()
         }
-        self._watched: Mapping[str, Callable[[], float]] = {}
-        # Finding the labelled value takes longer than adding to it.
-        self._of_request: dict[tuple[str, str, int], tuple[Histogram, list[Counter]]] = {}
-        self._of_call: dict[str, tuple[Histogram, Counter]] = {}
+        self._gauge_sources: Mapping[str, Callable[[], float]] = {}
+        # Caches of labelled metrics: to look one up takes longer than to add to it.
+        self._request_metrics: dict[tuple[str, str, int], tuple[Histogram, list[Counter]]] = {}
+        self._call_metrics: dict[str, tuple[Histogram, Counter]] = {}
 
     def describe(self, name: str, digest: str, version: str, seconds: float) -> None:
-        """Tell which model is served from now on, and how long it took to load."""
-        if FOLDER not in os.environ:  # of several workers none has had another: they are replaced whole
+        """Set the model that is served from now on, and the seconds that it took to load."""
+        # Several workers are replaced when the model changes, so none has the labels of an earlier model.
+        if MULTIPROCESS_DIR not in os.environ:
             self._model.clear()
         self._model.labels(name, digest, version).set(1)
         self._loading.set(seconds)
 
-    def watch(self, watched: Mapping[str, Callable[[], float]]) -> None:
-        """Read these, whose names are in `WATCHED`, whenever metrics are asked for and whenever `look` is called."""
-        self._watched = watched
-        self.look()
+    def set_gauge_sources(self, sources: Mapping[str, Callable[[], float]]) -> None:
+        """Set the functions that give the values of gauges, by their names in GAUGES, and update the gauges."""
+        self._gauge_sources = sources
+        self.update_gauges()
 
-    def look(self) -> None:
-        """Take down what is watched, for other workers to tell of."""
-        for name, value in self._watched.items():
+    def update_gauges(self) -> None:
+        """Read the gauges from their sources, so that other workers can report them."""
+        for name, value in self._gauge_sources.items():
             self._gauges[name].set(value())
 
-    def leave(self) -> None:
-        """This worker ends: it has no more part in the totals of what is watched."""
-        self._watched = {}
+    def clear_gauges(self) -> None:
+        """Set the gauges to 0 and drop their sources, so that a worker that ends no longer counts in the totals."""
+        self._gauge_sources = {}
         for gauge in self._gauges.values():
             gauge.set(0)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request that has been answered."""
         key = route, method, status
-        found = self._of_request.get(key)
-        if found is None:
+        metrics = self._request_metrics.get(key)
+        if metrics is None:
             counters = [self._requests.labels(route, method, str(status))]
-            counters += [self._counted[status]] if status in COUNTED else []
-            found = self._of_request[key] = self._latency.labels(route), counters
-        found[0].observe(seconds)
-        for counter in found[1]:
+            counters += [self._status_counters[status]] if status in STATUS_COUNTERS else []
+            metrics = self._request_metrics[key] = self._latency.labels(route), counters
+        latency, counters = metrics
+        latency.observe(seconds)
+        for counter in counters:
             counter.inc()
 
     def call(self, name: str, rows: int, seconds: float) -> None:
-        found = self._of_call.get(name)
-        if found is None:
-            found = self._of_call[name] = self._batches.labels(name), self._compute.labels(name)
-        found[0].observe(rows)
-        found[1].inc(seconds)
+        """Count a model call that has finished."""
+        metrics = self._call_metrics.get(name)
+        if metrics is None:
+            metrics = self._call_metrics[name] = self._batches.labels(name), self._compute.labels(name)
+        batches, compute = metrics
+        batches.observe(rows)
+        compute.inc(seconds)
 
     def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        self.look()
-        if FOLDER not in os.environ:
+        """Return the metrics of all workers in the text format of Prometheus."""
+        self.update_gauges()
+        if MULTIPROCESS_DIR not in os.environ:
             return generate_latest(self.registry)
-        everyone = CollectorRegistry()
-        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-        return generate_latest(everyone)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -89,12 +89,12 @@ class Traces:
         if span.is_recording():
             inside = self._within(span)
             for timed in request.context.spans or ():
-                inner = self._tracer.start_span(timed.phase, inside, start_time=at(timed.began))
+                inner = self._tracer.start_span(timed.name, inside, start_time=at(timed.start))
                 if timed.call:
                     inner.set_attribute("vae.call", timed.call)
                 if timed.rows:
                     inner.set_attribute("vae.batch_rows", timed.rows)
-                inner.end(at(timed.ended))
+                inner.end(at(timed.end))
         span.end(ended)
 
     def close(self) -> None:

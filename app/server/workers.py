@@ -15,7 +15,7 @@ from prometheus_client import multiprocess
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from app.observability.metrics import FOLDER
+from app.observability.metrics import MULTIPROCESS_DIR
 from app.settings import PREFIX, Settings
 from model.errors import VAEError
 
@@ -51,7 +51,7 @@ def run(settings: Settings, config: uvicorn.Config, listener: socket, line: str)
     for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[PREFIX + name.upper()] = str(value)
     with tempfile.TemporaryDirectory(prefix="vae-metrics-") as folder:
-        os.environ[FOLDER] = folder
+        os.environ[MULTIPROCESS_DIR] = folder
         supervisor = _Supervisor(config, [listener], line)
         supervisor.run()
         return 0 if supervisor.served else 1

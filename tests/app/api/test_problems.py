@@ -5,7 +5,7 @@ import inspect
 import re
 
 from app.api import problems as errors
-from app.inference import batcher
+from app.inference import errors as inference_errors
 from model import errors as model_errors
 
 
@@ -18,8 +18,8 @@ def classes(module: object) -> list[type[Exception]]:
 
 
 def test_every_class_has_a_status() -> None:
-    for kind in (*classes(errors), *classes(batcher), *classes(model_errors)):
-        if kind is errors.Refusal:
+    for kind in (*classes(errors), *classes(inference_errors), *classes(model_errors)):
+        if kind in {errors.Refusal, inference_errors.InferenceError}:
             continue
         assert any(base in errors.STATUS for base in kind.__mro__), kind
     for status, title in errors.STATUS.values():

@@ -173,7 +173,7 @@ def test_an_error_nobody_thought_of_is_a_problem_without_its_trace(service: Serv
 
 
 def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.inference.admission import QueueFull
+    from app.inference.errors import QueueFull
 
     client = service()
 
@@ -182,7 +182,7 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
 
     monkeypatch.setattr(state(client).engine.batcher, "run", full)
     response = client.post("/encode", json=GOOD)
-    check(response, 429, "come again in 7 s")
+    check(response, 429, "retry after 7 s")
     assert response.headers["retry-after"] == "7"
 
 

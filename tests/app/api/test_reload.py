@@ -51,7 +51,7 @@ def test_the_new_model_answers_from_then_on(folder: Path) -> None:
         infos = [line for line in client.get("/metrics").text.splitlines() if line.startswith("vae_model_info{")]
         assert len(infos) == 1 and after in infos[0]
         assert not old.engine.batcher.alive
-        assert not old.engine.batcher._thread.is_alive()
+        assert old.engine.batcher.ended
 
 
 def test_one_of_another_kind_is_taken_whole(folder: Path) -> None:

@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from app.api.latents import ENCODE
 from app.api.request import Streamed
-from app.inference import queue
-from app.inference.queue import MAX_SPANS, RequestContext
+from app.inference.context import MAX_SPANS, RequestContext
+from app.inference.context import Span as ContextSpan
 from app.main import create_app
 from app.observability.tracing import Traces, trace_of
 from app.settings import Settings
@@ -237,11 +237,11 @@ def test_a_collector_that_hangs_keeps_no_process(monkeypatch: pytest.MonkeyPatch
 
 def test_of_a_request_of_very_many_calls_the_first_are_told() -> None:
     context = RequestContext()
-    context.add_span(queue.Span("queue", 0, 1))
+    context.add_span(ContextSpan("queue", 0, 1))
     assert context.spans is None, "nobody asked"
     context.spans = []
     for start in range(10 * MAX_SPANS):
-        context.add_span(queue.Span("compute", start, start + 1))
+        context.add_span(ContextSpan("compute", start, start + 1))
     assert len(context.spans) == MAX_SPANS
 
 

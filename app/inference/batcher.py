@@ -7,15 +7,20 @@ arrive, and a single request waits for IDLE_ROUNDS empty rounds, some microsecon
 If a call fails, only its jobs fail. If several jobs shared it, each is computed again alone, so a bad job costs its
 neighbours time but never their results.
 
-    idle ── job queued ──> collecting ── batch full, or no new row in IDLE_ROUNDS rounds ──> running
-      ^                        ^                                                             │    │ ^
-      │                        └─────────── call done, rows queued, batch not full ──────────┤    │ │
-      └──────────────────────────────────── call done, no row queued ────────────────────────┘    └─┘
-                                                                    call done, full batch queued, or no job done
-    any ── stop() ──> stopping: no new jobs; the worker computes the queued jobs, then ends
-    any ── give_up(), or the worker dies ──> stopping: all jobs fail
+The states of a batcher:
 
-Idle and collecting differ for the event loop alone (`_collecting`); in both the worker waits to be woken (`_idle`).
+    idle        The queue is empty.
+                  -> collecting: a job is queued.
+    collecting  The event loop runs rounds that may bring more rows; the worker sleeps.
+                  -> running: the batch is full, or IDLE_ROUNDS rounds brought no row.
+    running     The worker computes a batch.
+                  -> running: a full batch is queued, or the call finished no job and so brings no rows.
+                  -> collecting: less than a batch is queued.
+                  -> idle: no row is queued.
+    stopping    No job is accepted. `stop` lets the worker compute the queued jobs and ends it; after `give_up`, or if
+                the worker dies, all jobs fail.
+
+The worker knows of idle and collecting only that it waits to be woken (`_idle`).
 """
 
 import asyncio

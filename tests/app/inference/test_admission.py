@@ -61,7 +61,7 @@ def test_queued_seconds_have_a_limit_and_the_deadline_is_one_too() -> None:
             with pytest.raises(QueueFull, match=r"queue full \(1\.2 s of work\)") as refused:
                 await batcher.run("double", column(7))
             assert refused.value.retry_after == 1
-            context = RequestContext(time.monotonic() + 0.5)
+            context = RequestContext(deadline=time.monotonic() + 0.5)
             with pytest.raises(QueueFull):
                 await batcher.run("double", column(*range(9)), context=context)  # a large job with a deadline
             large = asyncio.create_task(batcher.run("double", column(*range(9))))
@@ -137,7 +137,9 @@ def test_a_deadline_that_has_passed_is_not_a_full_queue() -> None:
             first = await occupy(batcher, gate, 0)
             queued = asyncio.create_task(batcher.run("double", column(1, 2)))
             await asyncio.sleep(0)
-            late = asyncio.create_task(batcher.run("double", column(3), context=RequestContext(time.monotonic() - 1)))
+            late = asyncio.create_task(
+                batcher.run("double", column(3), context=RequestContext(deadline=time.monotonic() - 1))
+            )
             await asyncio.sleep(0)
             gate.release.set()
             with pytest.raises(DeadlinePassed):

@@ -212,7 +212,9 @@ def test_late_jobs_are_not_computed() -> None:
         gate = GatedCall()
         with running_batcher(gate) as batcher:
             first = await occupy(batcher, gate, 0)
-            late = asyncio.create_task(batcher.run("double", column(7), context=RequestContext(time.monotonic())))
+            late = asyncio.create_task(
+                batcher.run("double", column(7), context=RequestContext(deadline=time.monotonic()))
+            )
             await asyncio.sleep(0.01)
             gate.release.set()
             await first
@@ -231,7 +233,7 @@ def test_a_late_job_is_freed_without_garbage_collection() -> None:
             gc.disable()  # it would free reference cycles
             try:
                 with suppress(DeadlinePassed):
-                    await batcher.run("double", column(1), context=RequestContext(0.0))
+                    await batcher.run("double", column(1), context=RequestContext(deadline=0.0))
                     raise AssertionError
                 end = time.monotonic() + 10
                 while [item for item in gc.get_objects() if type(item) is Job and id(item) not in before]:
@@ -326,7 +328,7 @@ def test_every_call_is_observed_with_its_rows() -> None:
 
     async def go() -> None:
         with running_batcher(GatedCall(), observe=lambda *call: observed.append(call)) as batcher:
-            await batcher.run("double", column(*range(10)), context=RequestContext(math.inf))
+            await batcher.run("double", column(*range(10)), context=RequestContext(deadline=math.inf))
 
     asyncio.run(go())
     assert [(name, count) for name, count, _ in observed] == [("double", 4), ("double", 4), ("double", 2)]

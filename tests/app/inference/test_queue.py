@@ -16,7 +16,7 @@ def job(rows: int = 1, call: str = "encode", deadline: float = math.inf) -> Job:
     def unused(*_: Any) -> Any:
         raise AssertionError
 
-    return Job(call, rows, unused, unused, RequestContext(deadline))
+    return Job(call, rows, unused, unused, RequestContext(deadline=deadline))
 
 
 def taken(queue: Queue) -> list[tuple[Job, int, int]]:

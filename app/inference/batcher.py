@@ -28,7 +28,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,14 +63,14 @@ class Batcher:
 
     def __init__(
         self,
-        calls: Mapping[str, Call],
+        calls: dict[str, Call],
         *,
         batch_rows: int,
         queue_rows: int,
         queue_seconds: float = math.inf,
         observe: Observe = lambda *_: None,
     ) -> None:
-        #: The model calls, by name. The worker looks a call up each time, so a replacement is used from then on.
+        #: The model calls, by name. The worker looks a call up each time: assign to an item to replace a call.
         self.calls = calls
         self.batch_rows = batch_rows
         self._observe = observe

@@ -87,7 +87,7 @@ class Held(GatedCall):
     def __init__(self, service: Running) -> None:
         self.batcher: Batcher = service.app.state.service.engine.batcher
         super().__init__(self.batcher.calls["encode"], closed=True)
-        self.batcher.calls = {**self.batcher.calls, "encode": self}
+        self.batcher.calls["encode"] = self
 
     @property
     def seen(self) -> list[int]:

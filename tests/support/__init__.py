@@ -1,1 +1,1 @@
-"""Test doubles and helpers that tests of several modules use."""
+"""What tests share, by subject."""

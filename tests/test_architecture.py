@@ -37,16 +37,30 @@ def test_every_module_says_what_it_is() -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+#: Modules of `app` that each module of the batcher may import: the imports point one way.
+BATCHER_IMPORTS = {
+    "errors": set[str](),
+    "context": set[str](),
+    "queue": {"context"},
+    "admission": {"context", "errors", "queue"},
+    "batcher": {"admission", "context", "errors", "queue"},
+}
+HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
+
+
 def test_the_batcher_knows_no_http_and_no_vae() -> None:
-    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/inference/admission.py").read_text())) == {
-        "app.inference.queue"
-    }
-    assert not imports(ROOT / "app/inference/queue.py") & {"app", "model", "torch", "fastapi", "starlette"}
-    assert not imports(ROOT / "app/inference/batcher.py") & {"model", "torch", "fastapi", "starlette"}
-    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/inference/batcher.py").read_text())) == {
-        "app.inference.admission",
-        "app.inference.queue",
-    }
+    for name, allowed in BATCHER_IMPORTS.items():
+        path = ROOT / f"app/inference/{name}.py"
+        assert not imports(path) & {"model", "torch"}, path
+        ours = set(re.findall(r"(?:from|import) app\.?([\w.]*)", path.read_text()))
+        assert ours <= {f"inference.{module}" for module in allowed}, path
+
+
+def test_inference_knows_no_http() -> None:
+    for path in ROOT.glob("app/inference/*.py"):
+        assert not imports(path) & HTTP, path
+        ours = set(re.findall(r"(?:from|import) app\.?([\w.]*)", path.read_text()))
+        assert {module.partition(".")[0] for module in ours} <= {"inference", "settings"}, path
 
 
 def test_codecs_import_nothing_of_the_app_outside_themselves() -> None:

@@ -34,7 +34,7 @@ def main(name: str, engine: str) -> None:
     runtime = Runtime(vae, engine=engine)  # type: ignore[arg-type]
     calls = Calls(loaded, runtime).table()
     random = np.random.default_rng(0)
-    found: dict[str, object] = {"engine": runtime.made["encode"].engine}
+    found: dict[str, object] = {"engine": runtime.backends["encode"].engine}
     for rows in ROWS:
         x = (random.integers(0, 256, (rows, *vae.config.data.shape)) / 255).astype(np.float32)
         z = random.standard_normal((rows, vae.config.latent)).astype(np.float32)

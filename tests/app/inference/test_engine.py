@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from app.inference.context import RequestContext
 from app.inference.engine import Engine, Scores
-from app.inference.queue import RequestContext
 from model.checkpoint import Checkpoint
 from model.scoring.calibration import Protocol
 from model.scoring.score import score_batch
@@ -128,7 +128,7 @@ def test_a_call_has_as_many_rows_as_the_model_is_fast(
     engine = Engine(
         loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
     )
-    assert engine.batcher._batch_rows == rows
+    assert engine.batcher.batch_rows == rows
 
 
 @pytest.mark.parametrize("error", [MemoryError, ArithmeticError])
@@ -142,4 +142,4 @@ def test_a_model_whose_calls_fail_at_the_measurement_has_calls_of_few_rows(
     engine = Engine(
         loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
     )
-    assert engine.batcher._batch_rows == 64
+    assert engine.batcher.batch_rows == 64

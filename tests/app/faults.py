@@ -13,10 +13,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app import main
 from app.inference import engine
 from app.inference.batcher import Batcher, Call
 from app.inference.queue import Array, Arrays
-from app.server import workers
 
 
 class FaultyCall:
@@ -49,6 +49,6 @@ class FaultyBatcher(Batcher):
 
 
 def application() -> FastAPI:
-    """Return the application of `app.server.workers` with a FaultyBatcher."""
+    """Return the application of one worker process, with a FaultyBatcher."""
     engine.Batcher = FaultyBatcher  # type: ignore[attr-defined]
-    return workers.application()
+    return main.worker_application()

@@ -9,12 +9,13 @@ from starlette.responses import Response
 from app.api.operation import Operation
 from app.api.problems import Forbidden, Invalid, Unavailable
 from app.api.request import Request
-from app.api.schemas import Answer, CalibratedFor, Computed, Health, Limits, ModelCard, NoQuery, Reloaded
+from app.api.schemas import Answer, CalibratedFor, CardWarning, Computed, Health, Limits, ModelCard, NoQuery, Reloaded
 from app.api.state import Service
 from app.observability import metrics
 from app.version import VERSION
 from model.config import ImageData
 from model.images import CONVERSION
+from model.warnings import checkpoint_warnings
 
 
 async def card(request: Request, service: Service, query: NoQuery) -> Response:
@@ -45,6 +46,7 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
             ],
             training=card.training.model_dump(mode="json") if card.training else None,
             evaluation=card.evaluation,
+            warnings=[CardWarning(**warning._asdict()) for warning in checkpoint_warnings(checkpoint)],
             device=str(checkpoint.vae.origin.device),
             threads=torch.get_num_threads(),
             computed={name: Computed(**asdict(made)) for name, made in service.engine.runtime.made.items()},

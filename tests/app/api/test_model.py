@@ -118,7 +118,7 @@ def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: TestClient)
     # Swagger UI has a script in its page.
     assert "unsafe-inline" in grey.get("/docs").headers["content-security-policy"]
     named = re.findall(r'(?:src|href)="(explorer/[^"]+)"', page.text)
-    for name in ("app.js", "api.js", "dom.js", "glass.js", "map.js"):
+    for name in ("app.js", "api.js", "dom.js", "inspector.js", "map.js"):
         text = grey.get(f"/explorer/{name}").text
         named += [f"explorer/{other}" for other in re.findall(r'from "\./([a-z]+\.js)"', text)]
     assert len(set(named)) > 10

@@ -33,8 +33,8 @@ function architecture({ card: c, active }) {
 
 function training({ card: { training: t }, gallery, parts }) {
   const record = t ? facts([
-    ["Data", t.dataset], ["Training samples", count(parts.fitted)], ["Held-out samples", count(parts.held)],
-    ["Samples set aside", count(parts.aside)],
+    ["Data", t.dataset], ["Training samples", count(parts.fitted)], ["Held-out samples", count(parts.heldOut)],
+    ["Samples set aside", count(parts.setAside)],
     ["Best epoch", t.settings?.epochs && `${t.epoch} of ${t.settings.epochs}`],
     ["Time to best epoch", duration(t.seconds)], ["Machine", t.machine],
   ]) : h("p", {}, "The card has no record of the training.");

@@ -50,8 +50,8 @@ export class Model {
   get parts() {
     const { training: t } = this.card;
     if (!t) return null;
-    const [held, aside] = [t.held_out ?? 0, t.settings?.set_aside ?? 0];
-    return { fitted: t.samples - held - aside, held, aside };
+    const [heldOut, setAside] = [t.held_out ?? 0, t.settings?.set_aside ?? 0];
+    return { fitted: t.samples - heldOut - setAside, heldOut, setAside };
   }
 
   /** Position of a mean of Q on the map. */

@@ -33,6 +33,7 @@ def test_the_card_says_what_is_served_and_the_limits(
     assert card.discrete == (CONFIGS[name].likelihood.name != "gaussian")
     assert (card.conversion is None) == (name == "table-mlp-gaussian")
     assert card.calibrations == []
+    assert [warning.code for warning in card.warnings] == ["not_calibrated", "not_evaluated"]
     assert card.anomaly_score == "free_energy"
 
 

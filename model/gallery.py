@@ -248,7 +248,8 @@ class OnDisk:
     """
 
     def __init__(self, path: Path, data: bytes, config: ModelConfig) -> None:
-        self.count = len(from_bytes(data, config))
+        gallery = from_bytes(data, config)
+        self.count, self.active_units, self.learning = len(gallery), gallery.active_units, gallery.learning
         self._path, self._config = path, config
         self._sha256 = hashlib.sha256(data).digest()
         self._kept: bytes | None = None

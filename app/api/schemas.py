@@ -248,6 +248,23 @@ class Computed(Answer):
     ]
 
 
+WARNING = {
+    "code": "not_evaluated",
+    "title": "The model has not been evaluated",
+    "text": "Its quality on new data is unknown. Run vae evaluate --save to measure it.",
+}
+
+
+class CardWarning(Answer):
+    """A likely fault of the model, and its remedy."""
+
+    model_config = example(**WARNING)
+
+    code: Annotated[str, Field(description="Stable name of the rule.")]
+    title: str
+    text: str
+
+
 class ModelCard(Answer):
     """What is served."""
 
@@ -266,6 +283,7 @@ class ModelCard(Answer):
         calibrations=[{"samples": 1, "refine": 0, "seed": 0, "inputs": 5000, "typicality_inputs": 2500}],
         training=None,
         evaluation=None,
+        warnings=[WARNING],
         device="cpu",
         threads=2,
         computed={"encode": COMPUTED, "decode": COMPUTED, "score": COMPUTED},
@@ -287,6 +305,7 @@ class ModelCard(Answer):
     calibrations: Annotated[list[CalibratedFor], Field(description="What free energies have p-values.")]
     training: dict[str, Any] | None
     evaluation: Annotated[dict[str, Any] | None, Field(description="The report of `vae evaluate`.")]
+    warnings: Annotated[list[CardWarning], Field(description="Likely faults of the model; empty if there are none.")]
     device: str
     threads: int
     computed: Annotated[dict[str, Computed], Field(description="What computes the model, by call.")]

@@ -32,6 +32,7 @@ from model.scoring.score import ACTIVE
 from model.training.config import Portion
 from model.training.loop import Record
 from model.vae import to_tensor
+from model.warnings import model_warnings, unlearned_columns
 
 #: Samples on the map, samples of which columns are judged, and those that are looked at one by one.
 ON_MAP, JUDGED, EXTREMES = 4000, 1000, 8
@@ -148,8 +149,9 @@ def html(subject: Subject) -> str:
         f"The model: {config.network.name} for {config.data.describe()}, latent {config.latent}, "
         f"{config.likelihood.name} likelihood; made {card.created}, digest {subject.checkpoint.digest[:16]}.",
     )
-    found = [*words.warnings(report, subject.records, card), *words.unlearned(subject.blind)]
-    first = _tiles(report) + "".join(page.warning(*one) for one in found)
+    warnings = model_warnings(report.plain(), subject.records, latent=report.latent, training=card.training)
+    warnings += unlearned_columns(subject.blind)
+    first = _tiles(report) + "".join(page.warning(warning.title, warning.text) for warning in warnings)
     sections = [
         ("figures", "Figures", _figures(report)),
         ("learning", "Learning curves", _learning(subject)),

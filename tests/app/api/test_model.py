@@ -36,6 +36,7 @@ def test_the_card_says_what_is_served_and_the_limits(
     assert card.discrete == (CONFIGS[name].likelihood.name != "gaussian")
     assert (card.conversion is None) == (name == "table-mlp-gaussian")
     assert card.calibrations == []
+    assert [warning.code for warning in card.warnings] == ["not_calibrated", "not_evaluated"]
     assert card.anomaly_score == "free_energy"
 
 
@@ -130,7 +131,7 @@ def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: Client) -> 
     # Swagger UI has a script in its page.
     assert "unsafe-inline" in grey.get("/docs").headers["content-security-policy"]
     named = re.findall(r'(?:src|href)="(explorer/[^"]+)"', page.text)
-    for name in ("app.js", "api.js", "dom.js", "glass.js", "map.js"):
+    for name in ("app.js", "api.js", "dom.js", "inspector.js", "map.js"):
         text = grey.get(f"/explorer/{name}").text
         named += [f"explorer/{other}" for other in re.findall(r'from "\./([a-z]+\.js)"', text)]
     assert len(set(named)) > 10

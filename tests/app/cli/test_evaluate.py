@@ -168,7 +168,7 @@ def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
     assert "Free energy by epoch; held out, it is lowest after epoch" in page
     # So few samples that none was set aside.
     assert "squares.npy is what the model was trained on. Judged are the 6 samples of it that were held out" in said
-    assert "These samples have chosen the model" in page
+    assert "The evaluated samples also chose the best epoch" in page
     assert "chose the epoch, and are those of this report" in page
 
 

@@ -175,7 +175,7 @@ def test_warnings_stand_at_the_top(loaded: Load) -> None:
     made = subject(loaded(GREY), GREY)
     collapsed = replace(made.evaluation, report=replace(made.report, active_units=0))
     page = Page(paper.html(replace(made, evaluation=collapsed)))
-    assert page.said.index("The latent is collapsed") < page.said.index("Learning curves")
+    assert page.said.index("The latent has collapsed") < page.said.index("Learning curves")
     assert "role" in str(page.all("div"))
 
 

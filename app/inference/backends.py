@@ -10,10 +10,8 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,15 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from app.inference.batcher import Call
-from app.inference.queue import Arrays
 from app.settings import EngineName, PrecisionName
 from model.errors import ConfigError
-from model.vae import VAE, to_tensor
+from model.scoring.functions import Arrays, Call, Function, torch_call
+from model.vae import VAE
 
-#: Tensors with the batch first -> tensors with as many rows; of a model where it is said so, which then comes first.
-Function = Callable[..., tuple[Tensor, ...]]
-Mode = Callable[[], AbstractContextManager[Any]]
 #: How far ONNX Runtime may be from torch, as a share of the largest magnitude of each array.
 TOLERANCE = 1e-5
 #: Rows that a runtime is held against torch on: one alone, and some together.
@@ -84,9 +78,9 @@ class Runtime:
         Raises:
             ConfigError: ONNX Runtime was asked for by name, and cannot compute this here or does not agree with torch.
         """
-        reference = torch_call(lambda *x: function(self.vae, *x), self.vae)
+        reference = torch_call(function, self.vae)
         if vae is self._half and vae is not self.vae:
-            half = torch_call(lambda *x: function(vae, *x), vae)
+            half = torch_call(function, vae)
             error = disagreement(reference, half, trials)
             self.made[name] = Computed(f"torch {torch.__version__}", "bfloat16", error)
             return half
@@ -107,17 +101,6 @@ class Runtime:
             raise ConfigError(f"engine: {reason}; use engine torch")
         log.log(level, "%s; torch computes it instead", reason)
         return reference
-
-
-def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:
-    """A function of tensors as one of arrays, on the device of a model."""
-    device = str(vae.origin.device)
-
-    def call(*arrays: np.ndarray) -> Arrays:
-        with mode():
-            return tuple(output.cpu().numpy() for output in function(*(to_tensor(array, device) for array in arrays)))
-
-    return call
 
 
 def disagreement(reference: Call, other: Call, trials: Sequence[Arrays]) -> float:

@@ -14,17 +14,17 @@ import numpy as np
 from fastapi import FastAPI
 
 from app.inference.batcher import Call
-from app.inference.engine import Calls
+from app.inference.functions import ModelFunctions
 from app.server import workers
 
 
 def application() -> FastAPI:
     """As `app.server.workers.application`, with faults in /encode."""
-    whole, born = Calls.table, time.time()
+    build, born = ModelFunctions.build, time.time()
 
-    def table(self: Calls) -> dict[str, Call]:
-        found = whole(self)
-        inner = found["encode"]
+    def build_with_faults(self: ModelFunctions) -> dict[str, Call]:
+        functions = build(self)
+        inner = functions["encode"]
 
         def encode(x: np.ndarray[Any, Any]) -> Any:
             file = Path(os.environ["FAULT"])
@@ -39,7 +39,7 @@ def application() -> FastAPI:
                 os.kill(os.getpid(), signal.SIGKILL)
             return inner(x)
 
-        return {**found, "encode": encode}
+        return {**functions, "encode": encode}
 
-    Calls.table = table  # type: ignore[method-assign]
+    ModelFunctions.build = build_with_faults  # type: ignore[method-assign]
     return workers.application()

@@ -12,9 +12,10 @@ import torch
 from app.inference import backends as runtime
 from app.inference.backends import TOLERANCE, Bfloat16, Runtime
 from app.inference.batcher import Call
-from app.inference.engine import Calls
+from app.inference.functions import ModelFunctions
 from model.checkpoint import Checkpoint
 from model.errors import ConfigError
+from model.scoring.functions import torch_call
 from tests.conftest import CONFIGS
 
 Load = Callable[[str], Checkpoint]
@@ -24,7 +25,7 @@ NAME = "grey-conv-gaussian"
 def tables(found: Checkpoint, **asked: Any) -> tuple[dict[str, Call], dict[str, Call], Runtime]:
     """The calls of a model by torch and as asked for, and how the latter are made."""
     made = Runtime(found.vae, **asked)
-    return Calls(found, Runtime(found.vae, engine="torch")).table(), Calls(found, made).table(), made
+    return ModelFunctions(found, Runtime(found.vae, engine="torch")).build(), ModelFunctions(found, made).build(), made
 
 
 def arguments(found: Checkpoint, rows: int) -> dict[str, tuple[Any, ...]]:
@@ -77,9 +78,7 @@ def test_torch_is_the_reference_itself(loaded: Load) -> None:
 
 def doubled(*given: Any) -> Call:
     """A runtime with a bug."""
-    return lambda *arrays: tuple(
-        2 * part for part in runtime.torch_call(lambda *x: given[1](given[0], *x), given[0])(*arrays)
-    )
+    return lambda *arrays: tuple(2 * part for part in torch_call(given[1], given[0])(*arrays))
 
 
 def broken(*_: Any) -> Call:

@@ -23,8 +23,8 @@ from pydantic import Field
 from model.config import Finite, Frozen, ImageData, ModelConfig
 from model.errors import CheckpointError, DataError
 from model.projection import Plane
-from model.scoring.calibration import Calibration, Protocol
-from model.scoring.score import Part, active_units, in_batches, score
+from model.scoring.batches import ScoredBatch, active_units, in_batches, score
+from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ Singles = NDArray[np.float32]
 BYTES, FEWEST, MOST = 8 << 20, 24, 2000
 BINS = 60
 #: How the scores are made.
-PROTOCOL = Protocol(1, 0, 0)
+PROTOCOL = ScoringConfig(1, 0, 0)
 #: The scores of each input; the last two only where the model has them.
 SCORES = ("free_energy", "distortion", "rate", "cross_entropy", "entropy", "bits_per_dim", "typicality")
 ALWAYS = SCORES[:5]
@@ -116,7 +116,7 @@ def make(
     for part in score(vae, in_batches(samples), PROTOCOL, calibration):
         parts.append(part)
         on_sample(part.first + len(part.rate_per_dimension))
-    means = np.concatenate([part.scored.sizes.mean for part in parts])
+    means = np.concatenate([part.means for part in parts])
     scores = _scores(parts)
     if not all(np.isfinite(numbers).all() for numbers in (means, *scores.values())):
         raise DataError("a sample for the gallery has scores that are not finite; look for values far out in the data")
@@ -161,9 +161,9 @@ def _evenly(count: int, size: int) -> NDArray[np.int64]:
     return np.arange(kept) * count // kept
 
 
-def _scores(parts: list[Part]) -> dict[str, NDArray[np.float64]]:
-    found = {name: [getattr(part.scored.scores, name) for part in parts] for name in SCORES[:-1]}
-    found["typicality"] = [part.verdict.typicality for part in parts]
+def _scores(parts: list[ScoredBatch]) -> dict[str, NDArray[np.float64]]:
+    found = {name: [getattr(part.scores.estimates, name) for part in parts] for name in SCORES[:-1]}
+    found["typicality"] = [part.scores.calibrated.typicality for part in parts]
     return {name: np.concatenate(numbers) for name, numbers in found.items() if numbers[0] is not None}
 
 

@@ -28,8 +28,8 @@ from model.config import (  # noqa: E402
     ModelConfig,
     VectorData,
 )
-from model.scoring import score as scoring  # noqa: E402
-from model.scoring.calibration import Calibration, Protocol  # noqa: E402
+from model.scoring import batches  # noqa: E402
+from model.scoring.calibration import Calibration, ScoringConfig  # noqa: E402
 from model.vae import VAE  # noqa: E402
 from tests.support.services import TRANSPORTS, Client, Transport, client_of  # noqa: E402
 
@@ -83,7 +83,7 @@ def loaded(saved: Callable[[str], Path]) -> Callable[[str], Checkpoint]:
 
 
 #: What the calibrated models are calibrated for.
-PROTOCOLS = (Protocol(1, 0, 0), Protocol(4, 0, 0), Protocol(4, 5, 0))
+SCORINGS = (ScoringConfig(1, 0, 0), ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0))
 
 
 def reference(name: str, count: int = 120, seed: int = 1) -> np.ndarray[Any, Any]:
@@ -96,15 +96,15 @@ def reference(name: str, count: int = 120, seed: int = 1) -> np.ndarray[Any, Any
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """A small model that is calibrated for `PROTOCOLS`, by the name of its configuration, loaded."""
+    """A small model that is calibrated for `SCORINGS`, by the name of its configuration, loaded."""
     root = tmp_path_factory.mktemp("calibrated")
 
     @functools.cache
     def of(name: str) -> Checkpoint:
         vae = build(name)
         save(root / name, vae, Card(name=name, created="2024-01-01"))
-        known = Calibration(scoring.latent_density(vae, reference(name, 300, seed=2)), {})
-        save_calibration(root / name, scoring.calibrate(vae, reference(name), PROTOCOLS, calibration=known))
+        known = Calibration(batches.latent_density(vae, reference(name, 300, seed=2)), {})
+        save_calibration(root / name, batches.calibrate(vae, reference(name), SCORINGS, calibration=known))
         return load(root / name)
 
     return of

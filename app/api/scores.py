@@ -46,11 +46,11 @@ async def free_energy(
         "samples": params.samples,
         "refine": params.refine,
         "seed": params.seed,
-        **vars(result.scores),
+        **vars(result.estimates),
         "regret": result.regret,
-        "typicality": result.verdict.typicality,
-        "p_values": result.verdict.p_values,
-        "p_values_reason": result.verdict.reason,
+        "typicality": result.calibrated.typicality,
+        "p_values": result.calibrated.p_values,
+        "p_values_reason": result.calibrated.reason,
     }
     if result.per_dimension is None:
         return await respond(format, fields, context=context)

@@ -73,7 +73,7 @@ def evaluate_command(
     from model import checkpoint
     from model.datasets import open_dataset
     from model.report.evaluation import evaluate
-    from model.scoring.calibration import Protocol
+    from model.scoring.calibration import ScoringConfig
     from model.scoring.detection import detect
     from model.training.config import judges
 
@@ -88,7 +88,10 @@ def evaluate_command(
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
         found = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
     made = replace(found.report, portion=portion)
-    protocols = [(Protocol(1, 0, seed), detection), (Protocol(16, refine, seed), detection // 10 if refine else 0)]
+    protocols = [
+        (ScoringConfig(1, 0, seed), detection),
+        (ScoringConfig(16, refine, seed), detection // 10 if refine else 0),
+    ]
     for protocol, most in protocols:
         if most:
             with console.status(f"Telling outliers apart ({protocol})"):

@@ -286,17 +286,17 @@ class _Loop:
     def _calibrate(self) -> None:
         """Of the best epoch, once; a run that was killed before is calibrated when its command is repeated."""
         from model import checkpoint
-        from model.scoring import score as scoring
-        from model.scoring.calibration import LEAST, Calibration
+        from model.scoring import batches
+        from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration
 
         saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device)
         if saved.calibration is not None or not len(self.split.set_aside):
             return
-        enough = len(self.split.set_aside) >= LEAST
-        density = scoring.latent_density(saved.vae, self.split.fit) if enough else None
-        total = len(self.split.set_aside) * len(scoring.PROTOCOLS)
+        enough = len(self.split.set_aside) >= MIN_TYPICALITY_INPUTS
+        density = batches.latent_density(saved.vae, self.split.fit) if enough else None
+        total = len(self.split.set_aside) * len(batches.DEFAULT_SCORINGS)
         with progress(self.console, "Calibrating", total) as advance:
-            made = scoring.calibrate(
+            made = batches.calibrate(
                 saved.vae, self.split.set_aside, calibration=Calibration(density, {}), on_sample=advance
             )
         checkpoint.save_calibration(self.run.folder, made)

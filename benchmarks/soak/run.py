@@ -28,7 +28,7 @@ from app.version import VERSION
 
 from model import checkpoint, machine, noise
 from model.likelihoods import Gaussian
-from model.scoring.free_energy import estimate
+from model.scoring.batches import estimate
 from model.vae import VAE, to_tensor
 
 HERE = Path(__file__).parent

@@ -27,8 +27,8 @@ from model.report import samples as looks
 from model.report import text as words
 from model.report.evaluation import Evaluation, Report
 from model.report.text import number
+from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.detection import Detection
-from model.scoring.score import ACTIVE
 from model.training.config import Portion
 from model.training.loop import Record
 from model.vae import to_tensor
@@ -75,7 +75,9 @@ class Subject:
     def active(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which dimensions of the latent are, by falling rate."""
         order = np.argsort(-self.evaluation.rates, kind="stable")
-        active: np.ndarray[tuple[int], np.dtype[np.bool_]] = self.evaluation.means.var(axis=0)[order] > ACTIVE
+        active: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
+            self.evaluation.means.var(axis=0)[order] > MIN_ACTIVE_VARIANCE
+        )
         return active
 
     @cached_property

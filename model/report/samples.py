@@ -14,7 +14,7 @@ from model.datasets import Dataset, Subset
 from model.report import html as page
 from model.report import pictures
 from model.report.text import number, short
-from model.scoring.score import ROWS, in_batches
+from model.scoring.batches import BATCH_ROWS, in_batches
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -42,7 +42,7 @@ def pick(dataset: Dataset, indices: Sequence[int]) -> Array:
     """These samples, in this order."""
     found: dict[int, Array] = {}
     wanted, first = set(indices), 0
-    for batch in dataset.batches(ROWS):
+    for batch in dataset.batches(BATCH_ROWS):
         for index in sorted(wanted):
             if first <= index < first + len(batch):
                 found[index] = batch[index - first]

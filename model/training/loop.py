@@ -27,7 +27,7 @@ from model import noise
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
 from model.likelihoods import AutoregressiveLogistic
-from model.scoring.free_energy import terms
+from model.scoring.free_energy import log_weight_terms
 from model.training.optimizer import Optimizer
 from model.vae import VAE, to_tensor
 
@@ -210,7 +210,9 @@ class Training:
         parts = []
         for start in range(0, len(held_out), 256):
             x = to_tensor(held_out[start : start + 256], self.settings.device)
-            t = terms(self.average, x, self.average.encode(x), to_tensor(draws[start : start + 256], str(x.device)))
+            t = log_weight_terms(
+                self.average, x, self.average.encode(x), to_tensor(draws[start : start + 256], str(x.device))
+            )
             rate = t.cross_entropy - t.nlog_q
             parts.append(torch.stack([t.distortion + rate, t.distortion, rate]).cpu().double().numpy())
         return np.concatenate(parts, axis=1)

@@ -18,9 +18,8 @@ from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, 
 from model.datasets import Dataset
 from model.errors import VAEError
 from model.likelihoods import Gaussian
-from model.scoring.calibration import Scored
-from model.scoring.free_energy import FreeEnergy
-from model.scoring.typicality import Sizes
+from model.scoring.calibration import CalibratedScores, Calibration, ScoringConfig
+from model.scoring.typicality import TypicalityFeatures
 from model.training.loop import Training, TrainingSettings
 from model.vae import VAE
 from tests.conftest import GREY
@@ -136,27 +135,28 @@ def saved_array(path: Path, array: Array) -> Path:
     return path
 
 
-def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> Scored:
-    """Scores as if some model had made them, of inputs that are alike but for chance; `measured` of complexity."""
+def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> TypicalityFeatures:
+    """Random features of inputs of one kind, with this many measures of complexity."""
     draw = np.random.default_rng(seed)
-    distortion, entropy = 90 + 10 * draw.normal(size=count), draw.normal(size=count)
-    rate, gap = draw.gamma(9, size=count), draw.exponential(size=count)
-    scores = FreeEnergy(
-        free_energy=distortion + rate,
-        standard_error=draw.uniform(0.1, 0.2, count),
-        distortion=distortion,
-        cross_entropy=rate + entropy,
-        entropy=entropy,
+    distortion, rate = 90 + 10 * draw.normal(size=count), draw.gamma(9, size=count)
+    return TypicalityFeatures(
+        mean=draw.normal(size=(count, latent)),
+        scale_norm=draw.gamma(5, size=count),
         rate=rate,
-        rate_analytic=rate,
-        bits_per_dim=None,
-        nlog_p_x=distortion + rate - gap,
-        inference_gap=gap,
-        effective_sample_size=draw.uniform(1, 16, count),
+        residual=draw.gamma(3, size=count),
+        complexity=draw.normal(50, 5, size=(count, measured)),
+        distortion=distortion,
+        free_energy=distortion + rate,
+        regret=draw.exponential(0.5, size=count) if refined else None,
     )
-    means, norms, residuals = draw.normal(size=(count, latent)), draw.gamma(5, size=count), draw.gamma(3, size=count)
-    sizes = Sizes(means, norms, rate, residuals, draw.normal(50, 5, size=(count, measured)))
-    return Scored(scores, gap / 2 if refined else None, sizes)
+
+
+def ranked(calibration: Calibration, scoring: ScoringConfig, features: TypicalityFeatures) -> CalibratedScores:
+    """P-values of scores by their definition, without a model."""
+    reference = calibration.references.get(scoring)
+    model = reference.typicality_model if reference else None
+    typicality = model.score(features) if model else None
+    return calibration.rank(scoring, features.free_energy, features.regret, typicality)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from model.checkpoint import Checkpoint
 from model.errors import CheckpointError, DataError
 from model.gallery import OnDisk, from_bytes, make, rejudge, to_bytes
 from model.report.evaluation import evaluate
-from model.scoring import score as scoring
-from model.scoring.calibration import Calibration, Protocol
+from model.scoring import batches
+from model.scoring.calibration import Calibration, ScoringConfig
 from model.training.loop import Record
 from model.vae import to_tensor
 from tests.conftest import CLASSES, CONFIGS, LEARNING, build, reference
@@ -56,14 +56,14 @@ class TestMaking:
     @every
     def test_scores_are_those_of_one_draw_with_seed_0(self, name: str, shown: Load, calibrated: Load) -> None:
         found = kept(shown(name))
-        (part,) = scoring.score(build(name), [reference(name)], Protocol(1, 0, 0), calibrated(name).calibration)
+        (part,) = batches.score(build(name), [reference(name)], ScoringConfig(1, 0, 0), calibrated(name).calibration)
         discrete = CONFIGS[name].likelihood.name != "gaussian"
         for score in gallery.SCORES[: None if discrete else -2]:
             if score != "typicality":
-                expected = getattr(part.scored.scores, score)
+                expected = getattr(part.scores.estimates, score)
                 np.testing.assert_allclose(found.scores[score], expected, rtol=1e-4, atol=1e-3)
-        assert part.verdict.typicality is not None
-        np.testing.assert_allclose(found.scores["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+        assert part.scores.calibrated.typicality is not None
+        np.testing.assert_allclose(found.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
         assert ("bits_per_dim" in found.scores) == discrete
         if discrete:
             bits = found.scores["free_energy"] / (CONFIGS[name].data.dims * math.log(2))
@@ -116,14 +116,14 @@ class TestMaking:
 
     def test_another_calibration_changes_typicality_alone(self, shown: Load) -> None:
         found, vae = kept(shown(NAME)), build(NAME)
-        density = scoring.latent_density(vae, reference(NAME, 300, seed=5))
-        other = scoring.calibrate(
+        density = batches.latent_density(vae, reference(NAME, 300, seed=5))
+        other = batches.calibrate(
             vae, reference(NAME, 120, seed=6), [gallery.PROTOCOL], calibration=Calibration(density, {})
         )
         judged = rejudge(found, vae, other)
-        (part,) = scoring.score(vae, [found.inputs], gallery.PROTOCOL, other)
-        assert part.verdict.typicality is not None
-        np.testing.assert_allclose(judged.scores["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+        (part,) = batches.score(vae, [found.inputs], gallery.PROTOCOL, other)
+        assert part.scores.calibrated.typicality is not None
+        np.testing.assert_allclose(judged.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
         assert not np.allclose(judged.scores["typicality"], found.scores["typicality"])
         same = {**judged.scores, "typicality": found.scores["typicality"]}
         assert to_bytes(replace(judged, scores=same)) == to_bytes(found)

@@ -17,7 +17,7 @@ from app.inference.context import RequestContext
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from tests.app.api.test_latents import every, inputs, npy
-from tests.conftest import CONFIGS, PROTOCOLS
+from tests.conftest import CONFIGS, SCORINGS
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]
@@ -43,9 +43,9 @@ def test_the_card_says_what_is_served_and_the_limits(
 def test_the_card_says_which_scores_have_p_values(serving_calibrated: Serving) -> None:
     client = serving_calibrated("table-mlp-gaussian")
     card = ModelCard.model_validate(client.get("/model").json())
-    assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in PROTOCOLS]
+    assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in SCORINGS]
     # One half fits typicality, the other is what typicalities are compared with.
-    assert [c.typicality_inputs for c in card.calibrations] == [60] * len(PROTOCOLS)
+    assert [c.typicality_inputs for c in card.calibrations] == [60] * len(SCORINGS)
     assert card.anomaly_score == "typicality"
     for known in card.calibrations:
         query = f"samples={known.samples}&refine={known.refine}&seed={known.seed}"

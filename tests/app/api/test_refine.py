@@ -11,8 +11,8 @@ import pytest
 
 from app.inference import batcher
 from model.checkpoint import Checkpoint
-from model.scoring.calibration import Protocol
-from model.scoring.score import score_batch
+from model.scoring.batches import score_batch
+from model.scoring.calibration import ScoringConfig
 from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
 from tests.conftest import build
 from tests.support.services import Client, Transport, client_of, state_of
@@ -32,14 +32,14 @@ def scores(client: Client, x: np.ndarray[Any, Any], query: str) -> dict[str, Any
 @every
 def test_scores_are_those_of_the_library_for_the_same_samples_steps_and_seed(serving: Serving, name: str) -> None:
     x = inputs(name, 7)
-    expected, _ = score_batch(build(name), inside(name, x), Protocol(6, 8, 3))
+    expected = score_batch(build(name), inside(name, x), ScoringConfig(6, 8, 3))
     answer = scores(serving(name), x, "samples=6&refine=8&seed=3")
     assert (answer["samples"], answer["refine"], answer["seed"]) == (6, 8, 3)
     for key in TERMS:
-        np.testing.assert_allclose(answer[key], getattr(expected.scores, key), rtol=1e-4, atol=1e-3, err_msg=key)
+        np.testing.assert_allclose(answer[key], getattr(expected.estimates, key), rtol=1e-4, atol=1e-3, err_msg=key)
     assert expected.regret is not None
     np.testing.assert_allclose(
-        answer["regret"], expected.regret, rtol=1e-4, atol=1e-4 * expected.scores.free_energy.max()
+        answer["regret"], expected.regret, rtol=1e-4, atol=1e-4 * expected.estimates.free_energy.max()
     )
 
 
@@ -159,6 +159,6 @@ def test_a_deadline_in_the_midst_of_a_refinement_is_a_504_and_the_worker_lives_o
         assert engine.batcher.waiting == 0
         close(
             scores(client, inputs(GREY, 1), "refine=5")["free_energy"],
-            score_batch(build(GREY), inside(GREY, inputs(GREY, 1)), Protocol(1, 5, 0))[0].scores.free_energy,
+            score_batch(build(GREY), inside(GREY, inputs(GREY, 1)), ScoringConfig(1, 5, 0)).estimates.free_energy,
             1e-4,
         )

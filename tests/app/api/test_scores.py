@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model import noise
-from model.scoring.free_energy import estimate
+from model.scoring.batches import estimate
 from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
 from tests.conftest import CONFIGS, build
 from tests.support.services import Client

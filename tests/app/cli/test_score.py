@@ -16,11 +16,11 @@ from app.cli.score import SCORES
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.errors import DataError
-from model.scoring import score as scoring
-from model.scoring.calibration import UNCALIBRATED, Protocol
+from model.scoring import batches
+from model.scoring.calibration import UNCALIBRATED, ScoringConfig
 from model.scoring.free_energy import FreeEnergy
 from tests.app.cli.conftest import Invoke, table
-from tests.conftest import PROTOCOLS, reference
+from tests.conftest import SCORINGS, reference
 
 NAME = "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]
@@ -56,22 +56,23 @@ def benjamini_hochberg(p: Floats, rate: float) -> list[int]:
 def fewer(found: Checkpoint) -> str:
     """The name of a copy of a model, calibrated on too few inputs for typicality."""
     shutil.copytree(found.folder, "fewer")
-    checkpoint.save_calibration(Path("fewer"), scoring.calibrate(found.vae, reference(NAME, 60), PROTOCOLS))
+    checkpoint.save_calibration(Path("fewer"), batches.calibrate(found.vae, reference(NAME, 60), SCORINGS))
     return "fewer"
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
-def test_p_values_and_typicality_stand_beside_the_scores(
-    vae: Invoke, calibrated: Load, data: str, protocol: Protocol
+@pytest.mark.parametrize("scoring", SCORINGS, ids=str)
+def test_p_values_and_typicality_are_written_beside_the_scores(
+    vae: Invoke, calibrated: Load, data: str, scoring: ScoringConfig
 ) -> None:
-    found = calibrated(NAME)
-    options = ("--samples", str(protocol.samples), "--refine", str(protocol.refine), "--seed", str(protocol.seed))
-    said = vae("score", str(found.folder), data, "--out", "scores.csv", *options)
-    assert "Wrote the scores of 90 samples to scores.csv" in said
-    assert "No p-values" not in said
-    (part,) = scoring.score(found.vae, [mixed()], protocol, found.calibration)
-    p_values = part.verdict.p_values
-    assert p_values is not None and part.verdict.typicality is not None
+    model = calibrated(NAME)
+    options = ("--samples", str(scoring.samples), "--refine", str(scoring.refine), "--seed", str(scoring.seed))
+    message = vae("score", str(model.folder), data, "--out", "scores.csv", *options)
+    assert "Wrote the scores of 90 samples to scores.csv" in message
+    assert "No p-values" not in message
+    (batch,) = batches.score(model.vae, [mixed()], scoring, model.calibration)
+    calibrated_scores, estimates = batch.scores.calibrated, batch.scores.estimates
+    p_values = calibrated_scores.p_values
+    assert p_values is not None and calibrated_scores.typicality is not None
     written = table("scores.csv")
     terms = [field.name for field in fields(FreeEnergy)]
     assert list(written[0]) == ["sample", *terms, "regret", "typicality", *(f"p_{name}" for name in SCORES)]
@@ -80,8 +81,8 @@ def test_p_values_and_typicality_stand_beside_the_scores(
             np.testing.assert_array_equal(column(f"p_{name}"), p_values[name])
         else:
             assert {row[f"p_{name}"] for row in written} == {""}
-    np.testing.assert_allclose(column("typicality"), part.verdict.typicality, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(column("free_energy"), part.scored.scores.free_energy, rtol=1e-5)
+    np.testing.assert_allclose(column("typicality"), calibrated_scores.typicality, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(column("free_energy"), estimates.free_energy, rtol=1e-5)
 
 
 def test_refinement_lowers_free_energy_by_the_regret(vae: Invoke, calibrated: Load, data: str) -> None:
@@ -157,7 +158,7 @@ def test_without_typicality_free_energy_decides(vae: Invoke, loaded: Load, data:
 @pytest.mark.parametrize("by", ["typicality", "regret"])
 def test_p_values_that_these_scores_do_not_have_cannot_decide(vae: Invoke, loaded: Load, data: str, by: str) -> None:
     model = fewer(loaded(NAME))
-    with pytest.raises(DataError, match=f"--by {by}: this model has no p-values of it for these scores; leave --by"):
+    with pytest.raises(DataError, match=f"--by {by}: this model has no p-values of it for these scores; omit --by"):
         vae("score", model, data, "--out", "scores.csv", "--flag", "0.1", "--by", by)
     assert not Path("scores.csv").exists()
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from app.inference import backends
-from app.inference.backends import TOLERANCE, Bfloat16, Runtime, relative_error, torch_call
+from app.inference.backends import TOLERANCE, Bfloat16, Runtime, relative_error
 from app.inference.batcher import Call
-from app.inference.engine import Calls
+from app.inference.functions import ModelFunctions
 from model.checkpoint import Checkpoint
 from model.errors import ConfigError
+from model.scoring.functions import torch_call
 from tests.conftest import CONFIGS
 
 Load = Callable[[str], Checkpoint]
@@ -25,7 +26,7 @@ def tables(checkpoint: Checkpoint, **options: Any) -> tuple[dict[str, Call], dic
     """The calls of a model by torch, its calls with these options, and the runtime of the latter."""
     runtime = Runtime(checkpoint.vae, **options)
     reference = Runtime(checkpoint.vae, engine="torch")
-    return Calls(checkpoint, reference).table(), Calls(checkpoint, runtime).table(), runtime
+    return ModelFunctions(checkpoint, reference).build(), ModelFunctions(checkpoint, runtime).build(), runtime
 
 
 def arguments(checkpoint: Checkpoint, rows: int) -> dict[str, tuple[Any, ...]]:
@@ -78,7 +79,7 @@ def test_torch_has_no_error_against_itself(loaded: Load) -> None:
 
 def doubled(vae: Any, function: Any, _: Any) -> Call:
     """Backend with a bug: its outputs are twice those of torch."""
-    call = torch_call(lambda *x: function(vae, *x), vae)
+    call = torch_call(function, vae)
     return lambda *arrays: tuple(2 * output for output in call(*arrays))
 
 

@@ -15,7 +15,7 @@ from model import noise
 from model.config import ModelConfig
 from model.errors import TrainingError
 from model.likelihoods import AutoregressiveLogistic, Gaussian
-from model.scoring.free_energy import estimate
+from model.scoring.batches import estimate
 from model.training.config import Recipe, Split
 from model.training.loop import Record, Training, TrainingSettings
 from model.vae import VAE, to_tensor

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.observability import logs
 from model.config import explain
 from model.errors import ConfigError
 
@@ -89,10 +88,6 @@ class Settings(BaseSettings):
     traces: Annotated[
         bool, Field(description="Whether spans go to an OpenTelemetry collector, by OTLP over HTTP; see below.")
     ] = False
-
-    def configure_logging(self) -> None:
-        """Have this process write its log as the settings say."""
-        logs.configure(self.log_level, self.log_format)
 
     @classmethod
     def load(cls, **given: Any) -> "Settings":

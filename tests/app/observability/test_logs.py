@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from app.middleware.request_id import choose_request_id
+from app.observability import logs
 from app.observability.logs import JSONFormatter
-from app.settings import Settings
 from model.checkpoint import Checkpoint
 from tests.support.services import Client, Transport, client_of
 
@@ -34,7 +34,7 @@ def test_a_record_is_one_json_object() -> None:
 def test_the_settings_choose_the_format(log_format: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.Logger("root of a test")
     monkeypatch.setattr(logging, "root", root)
-    Settings.load(log_format=log_format, log_level="warning").configure_logging()
+    logs.configure("warning", log_format)
     assert root.level == logging.WARNING
     record = logging.LogRecord("vae", logging.WARNING, __file__, 1, "full", None, None)
     assert re.match(line, root.handlers[0].format(record))

@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Matrix = list[list[float]]
 Format = Annotated[
     Literal["json", "npz", "png"] | None,
-    Field(
-        description="Format of the response; overrules the Accept header. png is available where the response holds images."
-    ),
+    Field(description="Format of the response; overrules the Accept header. png is for responses with images."),
 ]
 Seed = Annotated[
     int,

@@ -71,7 +71,7 @@ def score_command(
             flagged = None if flag is None else _flag(temporary, by, flag)
     except OSError as error:
         raise DataError(
-            f"{out}: cannot be written ({error.strerror}); free disk space or choose a file in another existing folder"
+            f"{out}: cannot be written ({error.strerror}); make room, or name a file in another existing folder"
         ) from error
     if flagged is not None:
         console.print(flagged)

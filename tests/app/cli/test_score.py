@@ -53,10 +53,10 @@ def benjamini_hochberg(p: Floats, rate: float) -> list[int]:
     return [int(bool(passed) and value <= max(passed)) for value in p]
 
 
-def fewer(found: Checkpoint) -> str:
+def few_inputs(model: Checkpoint) -> str:
     """The name of a copy of a model, calibrated on too few inputs for typicality."""
-    shutil.copytree(found.folder, "fewer")
-    checkpoint.save_calibration(Path("fewer"), batches.calibrate(found.vae, reference(NAME, 60), SCORINGS))
+    shutil.copytree(model.folder, "fewer")
+    checkpoint.save_calibration(Path("fewer"), batches.calibrate(model.vae, reference(NAME, 60), SCORINGS))
     return "fewer"
 
 
@@ -96,12 +96,12 @@ def test_refinement_lowers_free_energy_by_the_regret(vae: Invoke, calibrated: Lo
     assert ((column("p_regret") > 0) & (column("p_regret") <= 1)).all()
 
 
-def test_why_there_are_no_p_values_is_said(vae: Invoke, loaded: Load, calibrated: Load, data: str) -> None:
-    said = vae("score", str(loaded(NAME).folder), data, "--out", "scores.csv")
-    assert f"No p-values: {UNCALIBRATED}" in said
-    said = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--samples", "3")
-    assert "No p-values: the model is calibrated for (samples=1, refine=0, seed=0)" in said
-    assert "not for (samples=3, refine=0, seed=0)" in said
+def test_missing_p_values_are_explained(vae: Invoke, loaded: Load, calibrated: Load, data: str) -> None:
+    message = vae("score", str(loaded(NAME).folder), data, "--out", "scores.csv")
+    assert f"No p-values: {UNCALIBRATED}" in message
+    message = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--samples", "3")
+    assert "No p-values: the model is calibrated for (samples=1, refine=0, seed=0)" in message
+    assert "not for (samples=3, refine=0, seed=0)" in message
     for row in table("scores.csv"):
         assert {row[name] for name in row if name.startswith("p_")} == {""}
         assert row["typicality"] == ""
@@ -110,14 +110,12 @@ def test_why_there_are_no_p_values_is_said(vae: Invoke, loaded: Load, calibrated
 
 @pytest.mark.parametrize("by", ["free_energy", "free_energy_two_sided", "regret", "typicality"])
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5])
-def test_what_is_flagged_is_what_benjamini_and_hochberg_flag(
-    vae: Invoke, calibrated: Load, data: str, by: str, rate: float
-) -> None:
+def test_flags_follow_benjamini_and_hochberg(vae: Invoke, calibrated: Load, data: str, by: str, rate: float) -> None:
     options = ("--samples", "4", "--refine", "5", "--flag", str(rate), "--by", by)
-    said = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", *options)
+    message = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", *options)
     flagged = column("flagged").astype(int).tolist()
     assert flagged == benjamini_hochberg(column(f"p_{by}"), rate)
-    assert f"Flagged {sum(flagged)} of 90 by {by}, with a false discovery rate of {rate:g}" in said
+    assert f"Flagged {sum(flagged)} of 90 by {by}, with a false discovery rate of {rate:g}" in message
     assert list(table("scores.csv")[0])[-1] == "flagged"
 
 
@@ -130,9 +128,9 @@ def test_flagging_changes_nothing_else(vae: Invoke, calibrated: Load, data: str)
     assert {path.name for path in Path().iterdir()} == {"rows.npy", "scores.csv"}
 
 
-def test_those_far_out_are_flagged_and_few_others(vae: Invoke, calibrated: Load, data: str) -> None:
-    said = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--flag", "0.1")
-    assert "by typicality" in said
+def test_outliers_are_flagged_and_few_others(vae: Invoke, calibrated: Load, data: str) -> None:
+    message = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--flag", "0.1")
+    assert "by typicality" in message
     flagged = column("flagged")
     assert flagged[:30].all()
     assert flagged[30:].sum() <= 9
@@ -149,15 +147,15 @@ def test_the_least_and_the_largest_rate(vae: Invoke, calibrated: Load, data: str
 
 
 def test_without_typicality_free_energy_decides(vae: Invoke, loaded: Load, data: str) -> None:
-    model = fewer(loaded(NAME))
-    said = vae("score", model, data, "--out", "scores.csv", "--flag", "0.1")
-    assert "by free_energy, with" in said
+    model = few_inputs(loaded(NAME))
+    message = vae("score", model, data, "--out", "scores.csv", "--flag", "0.1")
+    assert "by free_energy, with" in message
     assert column("flagged").astype(int).tolist() == benjamini_hochberg(column("p_free_energy"), 0.1)
 
 
 @pytest.mark.parametrize("by", ["typicality", "regret"])
 def test_p_values_that_these_scores_do_not_have_cannot_decide(vae: Invoke, loaded: Load, data: str, by: str) -> None:
-    model = fewer(loaded(NAME))
+    model = few_inputs(loaded(NAME))
     with pytest.raises(DataError, match=f"--by {by}: this model has no p-values of it for these scores; omit --by"):
         vae("score", model, data, "--out", "scores.csv", "--flag", "0.1", "--by", by)
     assert not Path("scores.csv").exists()

@@ -169,7 +169,7 @@ def _scores(parts: list[Part]) -> dict[str, NDArray[np.float64]]:
 
 def _encode(vae: VAE, samples: Array) -> tuple[Singles, Singles]:
     """Mean and variance of Q."""
-    device = str(vae.origin.device)
+    device = str(vae.device)
     with torch.inference_mode():
         found = [vae.encode(to_tensor(batch, device)) for batch in in_batches(samples)]
     mean = torch.cat([q.mean for q in found]).float().cpu().numpy()

@@ -21,16 +21,10 @@ from app.main import create_app  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from model import gallery  # noqa: E402
 from model.checkpoint import Card, Checkpoint, load, save, save_calibration, save_gallery  # noqa: E402
-from model.config import (  # noqa: E402
-    BernoulliLikelihood,
-    ConvNetwork,
-    DiscretizedLikelihood,
-    GaussianLikelihood,
-    ImageData,
-    MLPNetwork,
-    ModelConfig,
-    VectorData,
-)
+from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, VectorData  # noqa: E402
+from model.likelihoods.bernoulli import BernoulliLikelihood  # noqa: E402
+from model.likelihoods.discretized import DiscretizedLikelihood  # noqa: E402
+from model.likelihoods.gaussian import GaussianLikelihood  # noqa: E402
 from model.scoring import score as scoring  # noqa: E402
 from model.scoring.calibration import Calibration, Protocol  # noqa: E402
 from model.vae import VAE  # noqa: E402

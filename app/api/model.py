@@ -45,7 +45,7 @@ async def card(request: Request, service: Service, query: NoQuery) -> Response:
             ],
             training=card.training.model_dump(mode="json") if card.training else None,
             evaluation=card.evaluation,
-            device=str(checkpoint.vae.origin.device),
+            device=str(checkpoint.vae.device),
             threads=torch.get_num_threads(),
             computed={name: Computed(**asdict(made)) for name, made in service.engine.runtime.made.items()},
             limits=Limits(**limits),

@@ -57,8 +57,8 @@ class Runtime:
     made: dict[str, Computed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.engine == "onnxruntime" and self.vae.origin.device.type != "cpu":
-            raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.origin.device}; use torch or auto")
+        if self.engine == "onnxruntime" and self.vae.device.type != "cpu":
+            raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.device}; use torch or auto")
         self._half = _in_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
 
     @property
@@ -91,7 +91,7 @@ class Runtime:
             self.made[name] = Computed(f"torch {torch.__version__}", "bfloat16", error)
             return half
         self.made[name] = Computed(f"torch {torch.__version__}", "float32", 0.0)
-        if not onnx or self.engine == "torch" or self.vae.origin.device.type != "cpu":
+        if not onnx or self.engine == "torch" or self.vae.device.type != "cpu":
             return reference
         try:
             call = OnnxCall(vae, function, [torch.from_numpy(array) for array in trials[-1]])
@@ -111,7 +111,7 @@ class Runtime:
 
 def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:
     """A function of tensors as one of arrays, on the device of a model."""
-    device = str(vae.origin.device)
+    device = str(vae.device)
 
     def call(*arrays: np.ndarray) -> Arrays:
         with mode():

@@ -20,7 +20,7 @@ from app.inference.batcher import Batcher, Call, Observe
 from app.inference.queue import Arrays, RequestContext
 from model import noise
 from model.checkpoint import Checkpoint
-from model.likelihoods import LEVELS, Gaussian
+from model.likelihoods import Gaussian
 from model.scoring import refine
 from model.scoring.calibration import UNCALIBRATED, Protocol, Verdict
 from model.scoring.free_energy import FreeEnergy, Totals, terms
@@ -62,10 +62,7 @@ class Calls:
             "decode": decode,
             "reconstruct": lambda x: decode(encode(x)[0]),
             "posterior": encode if same else self.runtime.compile("posterior", exact, _encode, of_x),
-            # ONNX has no expm1, and the logarithms of ONNX Runtime are 1.6e-5 away: too far for a code length.
-            "score": self.runtime.compile(
-                "score", exact, _score, trials, onnx=self.vae.levels != LEVELS["discretized"]
-            ),
+            "score": self.runtime.compile("score", exact, _score, trials, onnx=self.vae.config.likelihood.onnx_exact),
             "draw": self._torch(functools.partial(_draw, quick)),
             "map": self._torch(functools.partial(_map, exact)),
             # Gradients cannot be taken of what inference mode has made, nor of what torch has not computed.
@@ -85,7 +82,7 @@ class Calls:
         Densities of hundreds of dimensions: a call of their own takes as long as all the rest of a small request, and
         little more for many rows.
         """
-        device = str(self.vae.origin.device)
+        device = str(self.vae.device)
 
         def call(x: Floats, mean: Floats, scale: Floats, *scores: Doubles) -> Arrays:
             tensor, q = to_tensor(x, device), Gaussian(to_tensor(mean, device), to_tensor(scale, device))
@@ -126,7 +123,7 @@ def _judge(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw
 
 def _trial(vae: VAE, rows: int) -> Arrays:
     """x, mean and scale of Q, and a draw, as requests for the model's own samples have them."""
-    z = to_tensor(noise.normal(0, (rows, vae.config.latent)), str(vae.origin.device))
+    z = to_tensor(noise.normal(0, (rows, vae.config.latent)), str(vae.device))
     with torch.inference_mode():
         x = vae.decode(z).mean
         q = vae.encode(x)

@@ -20,7 +20,6 @@ from PIL import Image
 
 from model.datasets import Dataset
 from model.errors import DataError
-from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
 from model.scoring.calibration import Protocol
 from model.scoring.detection import Detection
 from model.scoring.score import ROWS, active_units, score
@@ -131,7 +130,7 @@ def evaluate(
         latent=vae.config.latent,
         rate_per_dimension=sorted(rates.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),
-        codecs_bits_per_dim=codecs(dataset) if vae.levels == 256 else {},
+        codecs_bits_per_dim=codecs(dataset) if vae.config.likelihood.is_bytes else {},
     )
     return Evaluation(report, free_energy, means, rates)
 
@@ -156,13 +155,8 @@ def scales_at_floor(vae: VAE, dataset: Dataset) -> float | None:
     A model that is held up by its floor would rather be surer than it is allowed to be. None for bits, which have no
     scale.
     """
-    x = to_tensor(next(dataset.batches(ROWS)), str(vae.origin.device))
-    p, likelihood = vae.decode(vae.encode(x).mean), vae.config.likelihood
-    if isinstance(p, DiscretizedLogistic | AutoregressiveLogistic) and likelihood.name == "discretized":
-        return float((p.scale < 1.1 * likelihood.min_scale).float().mean())
-    if isinstance(p, Gaussian) and isinstance(vae.head, GaussianHead) and likelihood.name == "gaussian":
-        return float((p.scale / vae.head.unit < 1.1 * likelihood.min_scale).float().mean())
-    return None
+    x = to_tensor(next(dataset.batches(ROWS)), str(vae.device))
+    return vae.head.scales_at_floor(vae.decode(vae.encode(x).mean))
 
 
 def codecs(dataset: Dataset) -> dict[str, float]:

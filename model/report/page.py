@@ -275,7 +275,7 @@ def _extremes(subject: Subject) -> str:
         if isinstance(data, ImageData)
         else "Of each row, the columns that surprise most: nlog P(x|z) in nats. Above, the free energy of the row."
     )
-    if vae.config.data.kind == "vector" and vae.config.likelihood.name == "gaussian":
+    if vae.config.data.kind == "vector" and not vae.config.likelihood.is_discrete:
         how += (
             " The surprise of a column has its standard deviation as unit, so that columns can be compared; the free "
             "energy is in the data's own units."
@@ -315,7 +315,7 @@ def files(subject: Subject) -> dict[str, bytes]:
     """The pictures by name, as PNG."""
     vae, evaluation = subject.checkpoint.vae, subject.evaluation
     means, labels, free_energy = _map(subject)
-    device = str(vae.origin.device)
+    device = str(vae.device)
     shown, most, least = (
         to_tensor(looks.pick(subject.dataset, indices), device)
         for indices in (subject.evenly(plots.SHOWN), *subject.extremes())

@@ -54,7 +54,7 @@ def score(
     """
     first = 0
     for batch in batches:
-        x = to_tensor(batch, str(vae.origin.device))
+        x = to_tensor(batch, str(vae.device))
         scored, rates = score_batch(vae, x, protocol)
         verdict = Verdict(reason=UNCALIBRATED) if calibration is None else calibration.judge(protocol, scored)
         yield Part(first, scored, verdict, rates)
@@ -118,7 +118,7 @@ def _require_finite(scored: Scored) -> None:
 def latent_density(vae: VAE, samples: Array) -> Mixture:
     """The density of the latent means of samples that the model was fitted to."""
     picks = np.sort(noise.generator(0, noise.CALIBRATE, 1).permutation(len(samples))[:POINTS])
-    device = str(vae.origin.device)
+    device = str(vae.device)
     with torch.inference_mode():
         means = [
             vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in in_batches(samples[picks])

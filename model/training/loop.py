@@ -26,7 +26,6 @@ from torch import Tensor
 from model import noise
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
-from model.likelihoods import AutoregressiveLogistic
 from model.scoring.free_energy import terms
 from model.training.optimizer import Optimizer
 from model.vae import VAE, to_tensor
@@ -167,10 +166,10 @@ class Training:
             z = q.draw(torch.randn(q.mean.shape, generator=draws, device=x.device))
             p = self.vae.decode(z)
         free_energy: Tensor = (p.nlog_prob(x).flatten(1).sum(1) + q.rate().sum(1)).mean()
-        if not isinstance(p, AutoregressiveLogistic) or not self.settings.auxiliary:
+        auxiliary = p.auxiliary_nlog_prob(x) if self.settings.auxiliary else None
+        if auxiliary is None:
             return free_energy, free_energy
-        alone = p.independent.nlog_prob(x).flatten(1).sum(1).mean()
-        return free_energy, free_energy + self.settings.auxiliary * alone
+        return free_energy, free_energy + self.settings.auxiliary * auxiliary.flatten(1).sum(1).mean()
 
     def _learning_rate(self, batches: int) -> float:
         """Linear warm-up, then half a cosine down to zero at the last step."""

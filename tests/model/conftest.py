@@ -14,10 +14,12 @@ from torch import Tensor
 
 from model import checkpoint, noise
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Provenance
-from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
+from model.config import MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
 from model.errors import VAEError
 from model.likelihoods import Gaussian
+from model.likelihoods.discretized import DiscretizedLikelihood
+from model.likelihoods.gaussian import GaussianLikelihood
 from model.scoring.calibration import Scored
 from model.scoring.free_energy import FreeEnergy
 from model.scoring.typicality import Sizes

@@ -14,7 +14,8 @@ from torch import Tensor
 from model import noise
 from model.config import ModelConfig
 from model.errors import TrainingError
-from model.likelihoods import AutoregressiveLogistic, Gaussian
+from model.likelihoods import Gaussian
+from model.likelihoods.discretized import AutoregressiveLogistic
 from model.scoring.free_energy import estimate
 from model.training.config import Recipe, Split
 from model.training.loop import Record, Training, TrainingSettings

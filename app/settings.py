@@ -7,8 +7,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.observability import logs
-from model.config import explain
-from model.errors import ConfigError
+from model.errors import ConfigError, explain
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 PrecisionName = Literal["float32", "bfloat16"]

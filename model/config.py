@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from model.data import Data, Finite, Frozen, ImageData, Positive, VectorData
-from model.errors import ConfigError
+from model.errors import ConfigError, explain
 from model.likelihoods import Likelihood
 
 __all__ = [
@@ -83,13 +83,3 @@ class ModelConfig(Frozen):
             return cls(**values)
         except ValidationError as error:
             raise ConfigError(explain(error)) from error
-
-
-def explain(error: ValidationError) -> str:
-    """Format a pydantic error as one line: each invalid key, the problem, and the given value."""
-    parts = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
-        given = "" if item["type"] in {"missing", "value_error"} else f" (given: {item['input']!r:.80})"
-        parts.append((f"{key}: " if key else "") + item["msg"].removeprefix("Value error, ") + given)
-    return "; ".join(parts)

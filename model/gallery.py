@@ -4,14 +4,9 @@ which these latents lie, and how the training went.
 It is kept with the model, so that whoever serves it need not have the data. It decides no answer of the model.
 """
 
-import functools
-import hashlib
 import json
-import os
-import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from model.config import Finite, Frozen, ImageData, ModelConfig
-from model.errors import CheckpointError, DataError
-from model.projection import Plane
+from model.config import Frozen, ImageData, ModelConfig
+from model.errors import DataError
+from model.projection import PCAProjection
 from model.scoring.calibration import Calibration, Protocol
 from model.scoring.score import Part, active_units, in_batches, score
+from model.training.record import EpochRecord
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -39,32 +35,13 @@ SCORES = ("free_energy", "distortion", "rate", "cross_entropy", "entropy", "bits
 ALWAYS = SCORES[:5]
 
 
-class Epoch(Frozen):
-    """One epoch of the training, as `model.training.loop.Record` says."""
-
-    epoch: int
-    free_energy: Finite
-    distortion: Finite
-    rate: Finite
-    bits_per_dim: Finite | None
-    train_free_energy: Finite
-    learning_rate: Finite
-    seconds: Finite
-    samples_per_second: Finite
-
-
-def epochs(records: Iterable[Any]) -> tuple[Epoch, ...]:
-    """The epochs of a training, from its records."""
-    return tuple(Epoch(**asdict(record)) for record in records)
-
-
-class Words(Frozen):
+class GalleryMetadata(Frozen):
     """What a gallery holds beside arrays."""
 
     format: Annotated[int, Field(ge=1, le=1)] = 1
     active_units: Annotated[int, Field(ge=0)]
     label_names: tuple[str, ...] | None
-    learning: tuple[Epoch, ...]
+    learning: tuple[EpochRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +51,7 @@ class Gallery:
     inputs: Array  # as a dataset gives them: bytes of images, else float32
     mean: Singles  # of Q, n x latent
     variance: Singles
-    plane: Plane  # of the means of all
+    projection: PCAProjection  # of the means of all
     coordinates: Singles  # of the means on it, n x 2
     scores: dict[str, Singles]  # nats but for the last two of `SCORES`; one draw, that of `PROTOCOL`
     labels: NDArray[np.int64] | None
@@ -83,7 +60,7 @@ class Gallery:
     active_units: int
     edges: NDArray[np.float64]  # of bins of the free energies of all
     counts: NDArray[np.int64]
-    learning: tuple[Epoch, ...]  # empty where it is not known
+    learning: tuple[EpochRecord, ...]  # empty where it is not known
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -96,7 +73,7 @@ def make(
     labels: NDArray[np.int64] | None = None,
     label_names: tuple[str, ...] | None = None,
     calibration: Calibration | None = None,
-    learning: Iterable[Epoch] = (),
+    learning: Iterable[EpochRecord] = (),
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> Gallery:
     """Make a gallery of samples that neither fitted nor chose the model.
@@ -123,14 +100,16 @@ def make(
     picks = _evenly(len(samples), samples[0].nbytes)
     shown = np.ascontiguousarray(samples[picks])
     mean, variance = _encode(vae, shown)
-    plane = Plane.fit(means)
+    projection = PCAProjection.fit(means)
     edges, counts = _histogram(scores["free_energy"])
     return Gallery(
         inputs=shown,
         mean=mean,
         variance=variance,
-        plane=replace(plane, origin=plane.origin.astype(np.float32), axes=plane.axes.astype(np.float32)),
-        coordinates=plane(mean).astype(np.float32),
+        projection=replace(
+            projection, origin=projection.origin.astype(np.float32), axes=projection.axes.astype(np.float32)
+        ),
+        coordinates=projection(mean).astype(np.float32),
         scores={name: numbers[picks].astype(np.float32) for name, numbers in scores.items()},
         labels=None if labels is None else labels[picks],
         label_names=label_names if labels is not None and _named(labels, label_names) else None,
@@ -146,8 +125,8 @@ def _named(labels: NDArray[np.int64], names: tuple[str, ...] | None) -> bool:
     return names is not None and bool(((labels >= 0) & (labels < len(names))).all())
 
 
-def rejudge(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
-    """The same gallery with typicality by this calibration."""
+def rescore(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
+    """Return the gallery with typicality recomputed by another calibration; without typicality if it has none."""
     found = _scores(list(score(vae, in_batches(gallery.inputs), PROTOCOL, calibration)))
     kept = {name: numbers for name, numbers in gallery.scores.items() if name != "typicality"}
     if "typicality" in found:
@@ -184,15 +163,17 @@ def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 
 def to_bytes(gallery: Gallery) -> bytes:
-    """As safetensors: arrays by name, and `Words` as JSON in the header."""
-    words = Words(active_units=gallery.active_units, label_names=gallery.label_names, learning=tuple(gallery.learning))
+    """As safetensors: arrays by name, and `GalleryMetadata` as JSON in the header."""
+    metadata = GalleryMetadata(
+        active_units=gallery.active_units, label_names=gallery.label_names, learning=tuple(gallery.learning)
+    )
     arrays = {name: getattr(gallery, name) for name in ARRAYS}
-    arrays |= {f"plane.{name}": value for name, value in vars(gallery.plane).items()}
+    arrays |= {f"plane.{name}": value for name, value in vars(gallery.projection).items()}
     arrays |= {f"scores.{name}": value for name, value in gallery.scores.items()}
     if gallery.labels is not None:
         arrays["labels"] = gallery.labels
     plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    return safetensors.numpy.save(plain, {"gallery": words.model_dump_json()})
+    return safetensors.numpy.save(plain, {"gallery": metadata.model_dump_json()})
 
 
 ARRAYS = ("inputs", "mean", "variance", "coordinates", "rate_per_dimension", "edges", "counts")
@@ -207,30 +188,30 @@ def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
     arrays = safetensors.numpy.load(data)
     # Of a header that safetensors itself has read just now.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    words = Words.model_validate_json(header.get("__metadata__", {}).get("gallery", ""))
-    taken = _Taken(arrays)
-    count, bins, latent = taken.length("inputs"), taken.length("counts"), config.latent
+    metadata = GalleryMetadata.model_validate_json(header.get("__metadata__", {}).get("gallery", ""))
+    read = ArrayReader(arrays)
+    count, bins, latent = read.length("inputs"), read.length("counts"), config.latent
     bytes_of_images = isinstance(config.data, ImageData) and arrays["inputs"].dtype == np.uint8
-    inputs = taken("inputs", (count, *config.data.shape), np.uint8 if bytes_of_images else np.float32)
+    inputs = read("inputs", (count, *config.data.shape), np.uint8 if bytes_of_images else np.float32)
     names = [name for name in SCORES if name in ALWAYS or f"scores.{name}" in arrays]
     gallery = Gallery(
         inputs=inputs,
-        mean=taken("mean", (count, latent)),
-        variance=taken("variance", (count, latent)),
-        plane=Plane(
-            origin=taken("plane.origin", (latent,)),
-            axes=taken("plane.axes", (2, latent)),
-            explained=taken("plane.explained", (2,), np.float64),
+        mean=read("mean", (count, latent)),
+        variance=read("variance", (count, latent)),
+        projection=PCAProjection(
+            origin=read("plane.origin", (latent,)),
+            axes=read("plane.axes", (2, latent)),
+            explained=read("plane.explained", (2,), np.float64),
         ),
-        coordinates=taken("coordinates", (count, 2)),
-        scores={name: taken(f"scores.{name}", (count,)) for name in names},
-        labels=taken("labels", (count,), np.int64) if "labels" in arrays else None,
-        label_names=words.label_names,
-        rate_per_dimension=taken("rate_per_dimension", (latent,)),
-        active_units=words.active_units,
-        edges=taken("edges", (bins + 1,), np.float64),
-        counts=taken("counts", (bins,), np.int64),
-        learning=words.learning,
+        coordinates=read("coordinates", (count, 2)),
+        scores={name: read(f"scores.{name}", (count,)) for name in names},
+        labels=read("labels", (count,), np.int64) if "labels" in arrays else None,
+        label_names=metadata.label_names,
+        rate_per_dimension=read("rate_per_dimension", (latent,)),
+        active_units=metadata.active_units,
+        edges=read("edges", (bins + 1,), np.float64),
+        counts=read("counts", (bins,), np.int64),
+        learning=metadata.learning,
     )
     if arrays:
         raise ValueError(f"{min(arrays)} is unknown")
@@ -238,53 +219,8 @@ def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
     return gallery
 
 
-class OnDisk:
-    """A gallery in the file that it was found in. It is checked at once, but read only when it is first asked for: a
-    service whose gallery nobody looks at needs no memory for it. The file stays open, so that it is still there when
-    another model has taken the place of this one; where that has happened already, what was checked is kept instead.
-
-    Raises:
-        ValueError: as `from_bytes`.
-    """
-
-    def __init__(self, path: Path, data: bytes, config: ModelConfig) -> None:
-        self.count = len(from_bytes(data, config))
-        self._path, self._config = path, config
-        self._sha256 = hashlib.sha256(data).digest()
-        self._kept: bytes | None = None
-        try:
-            self._file = os.open(path, os.O_RDONLY)
-        except OSError:
-            self._kept = data
-            return
-        weakref.finalize(self, os.close, self._file)
-        if not self._is_mine(self._read()):
-            self._kept = data
-
-    def _read(self) -> bytes:
-        return os.pread(self._file, os.fstat(self._file).st_size, 0)
-
-    def _is_mine(self, data: bytes) -> bool:
-        return hashlib.sha256(data).digest() == self._sha256
-
-    def __len__(self) -> int:
-        return self.count
-
-    @functools.cached_property
-    def whole(self) -> Gallery:
-        """All of it; kept from now on.
-
-        Raises:
-            CheckpointError: the file was altered since it was checked.
-        """
-        data = self._read() if self._kept is None else self._kept
-        if not self._is_mine(data):
-            raise CheckpointError(f"{self._path}: was altered since the model was loaded; load it anew")
-        return from_bytes(data, self._config)
-
-
 @dataclass
-class _Taken:
+class ArrayReader:
     """The arrays of a file, each taken once, with the shape and type that it must have."""
 
     arrays: dict[str, Array]

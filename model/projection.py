@@ -10,7 +10,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Plane:
+class PCAProjection:
     """The plane along which some latents vary most: coordinates of z are (z - origin) @ axes.T."""
 
     origin: Array  # the mean of these latents
@@ -18,7 +18,7 @@ class Plane:
     explained: Array  # the share of their variance that each axis holds
 
     @classmethod
-    def fit(cls, latents: Array) -> "Plane":
+    def fit(cls, latents: Array) -> "PCAProjection":
         """To n x latent numbers. The largest component of each axis is positive, so that no chance decides its sign."""
         origin = latents.mean(axis=0)
         _, spread, axes = np.linalg.svd(latents - origin, full_matrices=False)

@@ -27,6 +27,7 @@ from model.likelihoods.discretized import DiscretizedLikelihood  # noqa: E402
 from model.likelihoods.gaussian import GaussianLikelihood  # noqa: E402
 from model.scoring import score as scoring  # noqa: E402
 from model.scoring.calibration import Calibration, Protocol  # noqa: E402
+from model.training.record import EpochRecord  # noqa: E402
 from model.vae import VAE  # noqa: E402
 
 GREY = ImageData(height=8, width=8)
@@ -109,7 +110,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
 #: Of the models with galleries, all alike but for what they look at: three classes, and two epochs of training.
 CLASSES = ("cat", "dog", "<b>bird</b>")
 LEARNING = tuple(
-    gallery.Epoch(
+    EpochRecord(
         epoch=epoch,
         free_energy=100.0 / epoch,
         distortion=90.0 / epoch,
@@ -122,6 +123,11 @@ LEARNING = tuple(
     )
     for epoch in (1, 2)
 )
+
+
+def epoch_record(*values: float | None) -> EpochRecord:
+    """A record from its values in the order of the fields."""
+    return EpochRecord.model_validate(dict(zip(EpochRecord.model_fields, values, strict=True)))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """`/model/gallery`: held-out inputs to look at, with their latents and scores, as they are kept with the model."""
 
-import asyncio
 import io
 import math
 from typing import Any
@@ -19,7 +18,6 @@ from app.api.state import Kept, Service
 from app.codecs import negotiation
 from model.config import ImageData, VectorData
 from model.gallery import Gallery as Held
-from model.gallery import OnDisk
 from model.vae import to_tensor
 
 #: The longest side of a thumbnail, in pixels.
@@ -31,17 +29,14 @@ async def gallery(request: Request, service: Service, query: GalleryQuery) -> Re
     form = negotiation.choose(request.header(b"accept") or "", query.format, offers)
     found, data = _found(service), service.engine.vae.config.data
     write = {"json": _json, "png": _sheet}[form]
-    return await service.keep(
-        request, f"gallery.{form}", lambda: Kept(write(found.whole, data), negotiation.MEDIA[form])
-    )
+    return await service.keep(request, f"gallery.{form}", lambda: Kept(write(found, data), negotiation.MEDIA[form]))
 
 
 async def gallery_input(request: Request, service: Service, query: GalleryInputQuery) -> Response:
     form = service.form(request, query.format, pictures=True)
-    on_disk, index = _found(service), query.index
-    if index >= len(on_disk):
-        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(on_disk) - 1}")
-    found = await asyncio.to_thread(lambda: on_disk.whole)
+    found, index = _found(service), query.index
+    if index >= len(found):
+        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(found) - 1}")
     row = slice(index, index + 1)
     x = to_tensor(found.inputs[row]).numpy()
     label = None if found.labels is None else int(found.labels[index])
@@ -56,7 +51,7 @@ async def gallery_input(request: Request, service: Service, query: GalleryInputQ
     return await service.answer(request, form, answer, x if service.images else None)
 
 
-def _found(service: Service) -> OnDisk:
+def _found(service: Service) -> Held:
     found = service.engine.checkpoint.gallery
     if found is None:
         raise Absent("this model has no gallery; make one with vae gallery MODEL DATA")
@@ -64,7 +59,7 @@ def _found(service: Service) -> OnDisk:
 
 
 def _json(found: Held, data: ImageData | VectorData) -> bytes:
-    plane = found.plane
+    plane = found.projection
     thumbnails = None
     if isinstance(data, ImageData):
         width, height = _size(data)

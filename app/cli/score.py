@@ -2,8 +2,6 @@
 
 import csv
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal, get_args
@@ -52,6 +50,7 @@ def score_command(
     from app.inference.devices import choose_device, set_threads
     from model import checkpoint
     from model.datasets import open_dataset
+    from model.files import atomic_write
     from model.scoring.calibration import Protocol
 
     console = plain_console()
@@ -62,7 +61,7 @@ def score_command(
     if flag is not None:
         _require_p_values(loaded, protocol, by)
     try:
-        with _whole(out) as part:
+        with atomic_write(out) as part:
             with part.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
                 written = _write(file, loaded, dataset, protocol, advance)
             flagged = None if flag is None else _flag(part, by, flag)
@@ -75,22 +74,6 @@ def score_command(
     elif written.reason is not None:
         console.print(f"No p-values: {written.reason}", style="yellow")
     console.print(f"Wrote the scores of {written.count:,} samples to {out}")
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """Where to write what becomes this file in one step, once it is on the disk; else nothing is left of it."""
-    from model import files
-
-    real = files.place(out)
-    part = real.with_name(f".{real.name}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, real)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from model.report.text import number
 from model.scoring.detection import Detection
 from model.scoring.score import ACTIVE
 from model.training.config import Portion
-from model.training.loop import Record
+from model.training.record import EpochRecord
 from model.vae import to_tensor
 
 #: Samples on the map, samples of which columns are judged, and those that are looked at one by one.
@@ -64,7 +64,7 @@ class Subject:
     checkpoint: Checkpoint
     evaluation: Evaluation
     dataset: Dataset
-    records: Sequence[Record]
+    records: Sequence[EpochRecord]
 
     @property
     def report(self) -> Report:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from model.checkpoint import Card
 from model.report.evaluation import Report
-from model.training.loop import Record
+from model.training.record import EpochRecord
 
 #: The share of scales at their floor, and of the whole descent that held-out free energy climbs back, to be warned of.
 HELD_UP, CLIMBED = 0.05, 0.02
@@ -116,7 +116,7 @@ def _with_error(value: float, error: float | None, unit: str, digits: int = 2) -
     return f"{said} {unit}" if error is None else f"{said} ± {error:,.{digits}f} {unit}"
 
 
-def warnings(report: Report, records: Sequence[Record], card: Card) -> list[Alarm]:
+def warnings(report: Report, records: Sequence[EpochRecord], card: Card) -> list[Alarm]:
     """What holds of these figures and of this training."""
     found = [*_used(report)]
     if report.active_units == 0:
@@ -160,7 +160,7 @@ def warnings(report: Report, records: Sequence[Record], card: Card) -> list[Alar
     return found
 
 
-def overfits(records: Sequence[Record]) -> bool:
+def overfits(records: Sequence[EpochRecord]) -> bool:
     """Whether held-out free energy climbed from its lowest while that in training went on falling."""
     if not records:
         return False

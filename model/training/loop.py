@@ -14,7 +14,6 @@ had never stopped.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
 from model.scoring.free_energy import terms
 from model.training.optimizer import Optimizer
+from model.training.record import EpochRecord
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -60,24 +60,6 @@ class TrainingSettings(Frozen):
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One epoch. Scores are means over the held-out samples from one draw each, in nats per sample.
-
-    `train_free_energy` is the mean over the epoch's batches, at the weights of their time.
-    """
-
-    epoch: int
-    free_energy: float
-    distortion: float
-    rate: float
-    bits_per_dim: float | None
-    train_free_energy: float
-    learning_rate: float
-    seconds: float
-    samples_per_second: float
-
-
 class Training:
     """One training: the weights, their running average (which is what is judged and saved), the optimizer.
 
@@ -105,7 +87,7 @@ class Training:
 
     def epochs(
         self, fit: Array, held_out: Array, on_batch: Callable[[int, int], None] = lambda done, total: None
-    ) -> Iterator[Record]:
+    ) -> Iterator[EpochRecord]:
         """Train to the last epoch, yielding one record after each.
 
         Args:
@@ -180,7 +162,7 @@ class Training:
             return s.learning_rate * (self.step + 1) / warmup
         return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, steps - warmup)))
 
-    def _judge(self, held_out: Array, loss: float, seconds: float, speed: float) -> Record:
+    def _judge(self, held_out: Array, loss: float, seconds: float, speed: float) -> EpochRecord:
         free_energy, distortion, rate = self._score(held_out)
         if not np.isfinite(free_energy).all():
             worst = int(np.argmin(np.isfinite(free_energy)))
@@ -190,7 +172,7 @@ class Training:
             )
         levels = self.vae.levels
         mean = float(free_energy.mean())
-        return Record(
+        return EpochRecord(
             epoch=self.epoch,
             free_energy=mean,
             distortion=float(distortion.mean()),

@@ -55,7 +55,7 @@ def reseal(folder: Path, **changed: bytes) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
     places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION, "gallery": GALLERY}
     files |= {places[key]: data for key, data in changed.items()}
-    for name, data in {**files, SUMS: checkpoint._sums(files)}.items():
+    for name, data in {**files, SUMS: checkpoint._checksums(files)}.items():
         (folder / name).write_bytes(data)
 
 

@@ -11,12 +11,12 @@ from model.report.evaluation import Report, evaluate
 from model.report.text import figures, overfits, short, unlearned, warnings
 from model.scoring import detection
 from model.scoring.detection import Detection
-from model.training.loop import Record
-from tests.conftest import CONFIGS, build
+from model.training.record import EpochRecord
+from tests.conftest import CONFIGS, build, epoch_record
 from tests.model.conftest import Memory, provenance, rows, stripes
 
 CARD = Card(name="x", created="2024-01-01")
-RECORD = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
+RECORD = epoch_record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
 
 
 def report(name: str, **changes: Any) -> Report:
@@ -31,10 +31,10 @@ def trained(free_energy: float | None) -> Card:
     return CARD.model_copy(update={"training": training})
 
 
-def course(*pairs: tuple[float, float]) -> list[Record]:
+def course(*pairs: tuple[float, float]) -> list[EpochRecord]:
     """Epochs by free energy, held out and in training."""
     return [
-        replace(RECORD, epoch=epoch, free_energy=float(held_out), train_free_energy=float(fit))
+        RECORD.model_copy(update={"epoch": epoch, "free_energy": float(held_out), "train_free_energy": float(fit)})
         for epoch, (held_out, fit) in enumerate(pairs, 1)
     ]
 
@@ -95,7 +95,7 @@ def test_a_latent_or_a_scale_that_is_not_as_it_should_be_is_told(changes: dict[s
     ],
     ids=str,
 )
-def test_training_that_overfits_is_told(records: list[Record], over: bool) -> None:
+def test_training_that_overfits_is_told(records: list[EpochRecord], over: bool) -> None:
     assert overfits(records) is over
     found = warnings(report("grey-mlp-discretized", **SOUND), records, CARD)
     assert [warning.title for warning in found] == ["Training went on into overfitting"] * over

@@ -18,7 +18,8 @@ from model.likelihoods import Gaussian
 from model.likelihoods.discretized import AutoregressiveLogistic
 from model.scoring.free_energy import estimate
 from model.training.config import Recipe, Split
-from model.training.loop import Record, Training, TrainingSettings
+from model.training.loop import Training, TrainingSettings
+from model.training.record import EpochRecord
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS
 from tests.model.conftest import Memory, rows, stripes
@@ -39,7 +40,7 @@ def same_state(first: Training, second: Training) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def without_time(records: list[Record]) -> list[tuple[float | None, ...]]:
+def without_time(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
     return [
         (r.epoch, r.free_energy, r.distortion, r.rate, r.bits_per_dim, r.train_free_energy, r.learning_rate)
         for r in records

@@ -18,7 +18,7 @@ from torch import Tensor
 from app.inference.backends import TRIALS, Function, Mode, Runtime, torch_call
 from app.inference.batcher import Batcher, Call, Observe
 from app.inference.queue import Arrays, RequestContext
-from model import noise
+from model import random
 from model.checkpoint import Checkpoint
 from model.likelihoods import Gaussian
 from model.scoring import refine
@@ -123,7 +123,7 @@ def _judge(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, place: Tensor, draw
 
 def _trial(vae: VAE, rows: int) -> Arrays:
     """x, mean and scale of Q, and a draw, as requests for the model's own samples have them."""
-    z = to_tensor(noise.normal(0, (rows, vae.config.latent)), str(vae.device))
+    z = to_tensor(random.normal(0, (rows, vae.config.latent)), str(vae.device))
     with torch.inference_mode():
         x = vae.decode(z).mean
         q = vae.encode(x)
@@ -158,7 +158,7 @@ def _timed(call: Call, arguments: Arrays) -> float:
 
 
 def _draw_all(seed: int, draws: int, latent: int) -> Floats:
-    drawn = noise.normal(seed, (draws, latent))
+    drawn = random.normal(seed, (draws, latent))
     drawn.flags.writeable = False
     return drawn
 
@@ -286,7 +286,7 @@ class Engine:
         await self.batcher.stream(
             "draw",
             len(z),
-            take=lambda start, stop: (z[start:stop], noise.uniform(noise_seed, range(start, stop), shape)),
+            take=lambda start, stop: (z[start:stop], random.uniform(noise_seed, range(start, stop), shape)),
             put=lambda start, stop, outputs: x.__setitem__(slice(start, stop), outputs[0]),
             context=context,
         )
@@ -296,7 +296,7 @@ class Engine:
         self, count: int, seed: int, temperature: float, context: RequestContext, *, noisy: bool
     ) -> tuple[Floats, Floats]:
         """z ~ N(0, temperature^2 I) and its decoding: (latents, x)."""
-        z = temperature * noise.normal(seed, (count, self.vae.config.latent))
+        z = temperature * random.normal(seed, (count, self.vae.config.latent))
         z = z.astype(np.float32)
         return z, await self.decode(z, context, noise_seed=seed if noisy else None)
 
@@ -384,12 +384,12 @@ class Engine:
         place = np.concatenate([mean, np.log(scale)], axis=1)
         state: Arrays = place, np.zeros_like(place), np.zeros_like(place)
         last = np.full((rows, 1), steps, np.float32)
-        for index, draw in enumerate(noise.normal(seed, (steps, latent), noise.REFINE)):
+        for index, draw in enumerate(random.normal(seed, (steps, latent), random.REFINE)):
             number = np.full((rows, 1), index + 1, np.float32)
             draws = np.broadcast_to(draw, (rows, latent))
             state = await self.batcher.run("descend", x, *state, draws, number, last, context=context)
         gain = np.zeros(rows)
-        for judge in noise.normal(seed, (refine.JUDGES, latent), noise.JUDGE):
+        for judge in random.normal(seed, (refine.JUDGES, latent), random.VALIDATE):
             draws = np.broadcast_to(judge, (rows, latent))
             gain += (await self.batcher.run("judge", x, mean, scale, state[0], draws, context=context))[0]
         q = Gaussian(torch.from_numpy(mean), torch.from_numpy(scale))

@@ -26,7 +26,8 @@ import httpx2
 import numpy as np
 
 from app.version import VERSION
-from model import checkpoint, machine, noise
+from model import checkpoint, machine
+from model import random as seeded
 from model.likelihoods import Gaussian
 from model.scoring.free_energy import estimate
 from model.vae import VAE, to_tensor
@@ -54,11 +55,11 @@ class Known:
         import torch
 
         with torch.inference_mode():
-            z = to_tensor(noise.normal(7, (INPUTS, vae.config.latent)))
+            z = to_tensor(seeded.normal(7, (INPUTS, vae.config.latent)))
             x = vae.decode(z).mean.clip(0, 1)
             x = ((255 * x).round() / 255).float()
             q = vae.encode(x)
-            draws = to_tensor(noise.normal(0, (SAMPLES, vae.config.latent)))
+            draws = to_tensor(seeded.normal(0, (SAMPLES, vae.config.latent)))
             scores = estimate(vae, x, Gaussian(q.mean, q.scale), draws)
             answers = {
                 "mean": q.mean.numpy(),

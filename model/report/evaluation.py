@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.datasets import Dataset
 from model.errors import DataError
+from model.images import to_pil
 from model.scoring.calibration import Protocol
 from model.scoring.detection import Detection
 from model.scoring.score import ROWS, active_units, score
@@ -186,6 +186,5 @@ def codecs(dataset: Dataset) -> dict[str, float]:
 
 def _file_bytes(sample: NDArray[np.uint8], kind: str, **options: Any) -> int:
     file = io.BytesIO()
-    pixels = sample[0] if len(sample) == 1 else sample.transpose(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, kind, **options)
+    to_pil(sample).save(file, kind, **options)
     return file.tell()

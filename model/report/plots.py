@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import files, noise
+from model import files, random
 from model.config import VectorData
 from model.projection import PCAProjection
 from model.report.evaluation import Report
@@ -179,7 +179,7 @@ def reconstructions(
 
 def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
     """The mean of P(x|z) for z from the prior, seed 0."""
-    z = torch.from_numpy(noise.normal(0, (rows * columns, vae.config.latent))).to(vae.device)
+    z = torch.from_numpy(random.normal(0, (rows * columns, vae.config.latent))).to(vae.device)
     drawn = vae.decode(z).mean
     if isinstance(vae.config.data, VectorData):
         return _columns(vae.config.data, {"sample": drawn}, "Samples: the mean of P(x|z), z from the prior")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import noise
+from model import random
 from model.config import ImageData, VectorData
 from model.datasets import Dataset, Subset
 from model.report import html as page
@@ -146,13 +146,13 @@ def samples(vae: VAE, count: int = 24) -> str:
     """Draws from the prior, decoded."""
     data = vae.config.data
     number_of = count if isinstance(data, ImageData) else 6
-    z = torch.from_numpy(noise.normal(0, (number_of, vae.config.latent))).to(vae.device)
+    z = torch.from_numpy(random.normal(0, (number_of, vae.config.latent))).to(vae.device)
     p = vae.decode(z)
     if isinstance(data, ImageData):
         drawn = p.mean.cpu().numpy()
         return page.samples(pictures.image(x, f"Sample {index + 1} from the prior") for index, x in enumerate(drawn))
     # Their means would vary less than the data, and hardly at all in a column of which the latent says nothing.
-    drawn = p.sample(torch.from_numpy(noise.uniform(0, range(number_of), data.shape)).to(vae.device)).cpu().numpy()
+    drawn = p.sample(torch.from_numpy(random.uniform(0, range(number_of), data.shape)).to(vae.device)).cpu().numpy()
     head = ["column", *(str(index + 1) for index in range(number_of))]
     rows = [[name, *(short(float(x[column])) for x in drawn)] for column, name in enumerate(data.columns[:COLUMNS])]
     return page.table(f"Samples from the prior{_left_out(data)}", head, rows)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.likelihoods import Gaussian
 from model.scoring.free_energy import terms
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_tensor
@@ -86,13 +86,13 @@ def refine(vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, *, steps: int
     """
     latent, device = vae.config.latent, q.mean.device
     state = start(q)
-    draws = to_tensor(noise.normal(seed, (steps, latent), noise.REFINE), str(device)).to(q.mean.dtype)
+    draws = to_tensor(random.normal(seed, (steps, latent), random.REFINE), str(device)).to(q.mean.dtype)
     rows = len(x)
     for index, draw in enumerate(draws):
         number, last = (torch.full((rows, 1), float(n), device=device) for n in (index + 1, steps))
         state = descend(vae, x, *state, draw.expand(rows, -1), number, last)
     refined = finish(state[0])
-    judges = to_tensor(noise.normal(seed, (JUDGES, latent), noise.JUDGE), str(device)).to(q.mean.dtype)
+    judges = to_tensor(random.normal(seed, (JUDGES, latent), random.VALIDATE), str(device)).to(q.mean.dtype)
     gain = torch.stack([excess(vae, x, q, refined, judge.expand(rows, -1)) for judge in judges]).sum(0)
     return better(q, refined, gain)
 

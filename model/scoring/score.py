@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.errors import DataError
 from model.scoring.calibration import UNCALIBRATED, Calibration, Protocol, Scored, Verdict
 from model.scoring.free_energy import estimate
@@ -64,7 +64,7 @@ def score(
 @torch.no_grad()
 def score_batch(vae: VAE, x: Float[Tensor, "batch *data"], protocol: Protocol) -> tuple[Scored, Floats]:
     """The scores of one batch, and the encoder's rate by dimension, n x latent in nats."""
-    draws = torch.from_numpy(noise.normal(protocol.seed, (protocol.samples, vae.config.latent))).to(x.device)
+    draws = torch.from_numpy(random.normal(protocol.seed, (protocol.samples, vae.config.latent))).to(x.device)
     q = vae.encode(x)
     sizes, rates = Sizes.of(vae, x, q), q.rate().cpu().double().numpy()
     scores = estimate(vae, x, q, draws, ROWS)
@@ -96,7 +96,7 @@ def calibrate(
         raise DataError("there are no samples to calibrate on")
     made = calibration or Calibration(None, {})
     # One half fits typicality, the other calibrates it: neither may be a part of the data of its own.
-    shuffled = reference[noise.generator(0, noise.CALIBRATE).permutation(len(reference))]
+    shuffled = reference[random.generator(0, random.CALIBRATE).permutation(len(reference))]
     done = 0
     for protocol in protocols:
         parts = []
@@ -117,7 +117,7 @@ def _require_finite(scored: Scored) -> None:
 
 def latent_density(vae: VAE, samples: Array) -> Mixture:
     """The density of the latent means of samples that the model was fitted to."""
-    picks = np.sort(noise.generator(0, noise.CALIBRATE, 1).permutation(len(samples))[:POINTS])
+    picks = np.sort(random.generator(0, random.CALIBRATE, 1).permutation(len(samples))[:POINTS])
     device = str(vae.device)
     with torch.inference_mode():
         means = [

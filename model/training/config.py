@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model import noise
+from model import random
 from model.config import (
     ConvNetwork,
     Frozen,
@@ -81,7 +81,7 @@ class Split:
 
 def _parted(samples: int, held_out: int, set_aside: int, seed: int) -> tuple[Indices, Indices, Indices]:
     """Which samples are held out, which set aside, and which are left to fit the weights."""
-    order = noise.generator(seed, noise.SHUFFLE).permutation(samples)
+    order = random.generator(seed, random.SHUFFLE).permutation(samples)
     held, apart, rest = (np.sort(part) for part in np.split(order, [held_out, held_out + set_aside]))
     return held, apart, rest
 

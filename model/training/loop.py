@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
 from model.scoring.free_energy import terms
@@ -106,9 +106,9 @@ class Training:
 
     def _fit(self, fit: Array, on_batch: Callable[[int, int], None]) -> float:
         s = self.settings
-        order = noise.generator(s.seed, noise.SHUFFLE, self.epoch + 1).permutation(len(fit))
+        order = random.generator(s.seed, random.SHUFFLE, self.epoch + 1).permutation(len(fit))
         draws = torch.Generator(s.device)
-        draws.manual_seed(int(noise.generator(s.seed, noise.LATENT, self.epoch + 1).integers(1 << 62)))
+        draws.manual_seed(int(random.generator(s.seed, random.LATENT, self.epoch + 1).integers(1 << 62)))
         batches = math.ceil(len(fit) / s.batch_size)
         total = 0.0
         for i in range(batches):
@@ -187,7 +187,7 @@ class Training:
     @torch.inference_mode()
     def _score(self, held_out: Array) -> NDArray[np.float64]:
         """Free energy, distortion and rate (3 x n) of each sample from a draw of its own, the same in every epoch."""
-        draws = noise.normal(self.settings.seed, (len(held_out), self.vae.config.latent))
+        draws = random.normal(self.settings.seed, (len(held_out), self.vae.config.latent))
         parts = []
         for start in range(0, len(held_out), 256):
             x = to_tensor(held_out[start : start + 256], self.settings.device)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import checkpoint, noise
+from model import checkpoint, random
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Provenance
 from model.config import MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
@@ -121,7 +121,7 @@ def grid(count: int) -> NDArray[np.float32]:
 
 
 def uniforms(draws: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return noise.uniform(0, range(draws), shape)
+    return random.uniform(0, range(draws), shape)
 
 
 def refusal(error: pytest.ExceptionInfo[VAEError]) -> str:

@@ -86,7 +86,7 @@ class TestMaking:
     def test_of_many_inputs_evenly_spaced_ones_are_kept_and_all_are_counted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gallery, "MOST", 30)
+        monkeypatch.setattr(gallery, "MAX_INPUTS", 30)
         samples, done = reference(NAME, 300), list[int]()
         found = make(build(NAME), samples, labels=np.arange(300), on_sample=done.append)
         np.testing.assert_array_equal(found.inputs, samples[::10])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.config import ModelConfig
 from model.errors import TrainingError
 from model.likelihoods import Gaussian
@@ -281,7 +281,7 @@ def test_each_held_out_sample_is_judged_by_a_draw_of_its_own() -> None:
     one = training(epochs=1)
     (record,) = one.epochs(split.fit, split.held_out)
     x = to_tensor(split.held_out)
-    draws = torch.from_numpy(noise.normal(0, (600, one.average.config.latent)))
+    draws = torch.from_numpy(random.normal(0, (600, one.average.config.latent)))
     with torch.inference_mode():
         q = one.average.encode(x)
         each = [

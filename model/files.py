@@ -122,7 +122,7 @@ def temporary_path(path: Path) -> Path:
 
 def previous_path(folder: Path) -> Path:
     """The name beside `folder` that holds the old version between the two renames of a replacement."""
-    return folder.with_name(f".{folder.name}.previous")
+    return folder.parent / f".{folder.name}.previous"
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """Gallery of a model: some held-out inputs with their latents, scores and a 2-D projection, and the learning curves.
 
-The inputs neither fitted nor chose the model. The gallery is stored with the model, so that serving it needs no data. It
-does not influence any result of the model.
+The inputs neither fitted nor chose the model. The gallery is stored with the model, so that serving it needs no data.
+It does not influence any result of the model.
 """
 
 import json

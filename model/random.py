@@ -20,7 +20,7 @@ OUTLIERS = 6  # synthetic outliers for testing scores
 def generator(*key: int) -> np.random.Generator:
     """A generator for a key such as (seed, stream) or (seed, stream, epoch). Equal keys give equal streams.
 
-    >>> generator(0, SHUFFLE).integers(10) == generator(0, SHUFFLE).integers(10)
+    >>> bool(generator(0, SHUFFLE).integers(10) == generator(0, SHUFFLE).integers(10))
     True
     """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:])))

@@ -21,6 +21,7 @@ LOG_SCALE_BOUNDS = (-9.0, 5.0)
 def to_tensor(samples: NDArray[Any], device: str = "cpu") -> Tensor:
     """Convert samples of a dataset or request to a float32 tensor on a device; bytes are divided by 255.
 
+    >>> import numpy as np
     >>> to_tensor(np.array([[0, 255]], np.uint8))
     tensor([[0., 1.]])
     """

@@ -124,5 +124,6 @@ def _fashion_mnist(source: str) -> Dataset:
             return open_idx(path, source, GARMENTS)
     raise DataError(
         f"{source}: not found in {', '.join(str(folder) for folder in folders)}. On Debian or Ubuntu run "
-        "`apt-get install dataset-fashion-mnist`; elsewhere put the four idx.gz files into a folder and set VAE_DATA to it"
+        "`apt-get install dataset-fashion-mnist`; elsewhere put the four idx.gz files into a folder and set "
+        "VAE_DATA to it"
     )

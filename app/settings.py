@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.config import explain
-from model.errors import ConfigError
+from model.errors import ConfigError, explain
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 PrecisionName = Literal["float32", "bfloat16"]

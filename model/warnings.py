@@ -4,9 +4,10 @@ The report and the service share these rules.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from model.checkpoint import Checkpoint, Provenance
+from model.training.record import EpochRecord
 
 #: Share of the decoder's scales at their lower bound above which a model gets a warning.
 MAX_SHARE_AT_FLOOR = 0.05
@@ -25,18 +26,6 @@ class ModelWarning(NamedTuple):
     code: str
     title: str
     text: str
-
-
-@runtime_checkable
-class EpochScores(Protocol):
-    """The scores of one training epoch that the rules read, in nats per sample."""
-
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def free_energy(self) -> float: ...
-    @property
-    def train_free_energy(self) -> float: ...
 
 
 def checkpoint_warnings(checkpoint: Checkpoint) -> list[ModelWarning]:
@@ -60,7 +49,7 @@ def checkpoint_warnings(checkpoint: Checkpoint) -> list[ModelWarning]:
 
 def model_warnings(
     evaluation: Mapping[str, Any] | None,
-    epochs: Sequence[EpochScores],
+    epochs: Sequence[EpochRecord],
     *,
     latent: int,
     active_units: int | None = None,
@@ -134,7 +123,7 @@ def _scales_at_floor(share: float | None) -> Iterator[ModelWarning]:
         )
 
 
-def overfits(epochs: Sequence[EpochScores]) -> bool:
+def overfits(epochs: Sequence[EpochRecord]) -> bool:
     """True if held-out free energy rose after its minimum while the training free energy went on falling."""
     if not epochs:
         return False
@@ -143,7 +132,7 @@ def overfits(epochs: Sequence[EpochScores]) -> bool:
     return rise > 0 and rise > MAX_RELATIVE_RISE * fall and last.train_free_energy < best.train_free_energy
 
 
-def _overfitting(epochs: Sequence[EpochScores]) -> Iterator[ModelWarning]:
+def _overfitting(epochs: Sequence[EpochRecord]) -> Iterator[ModelWarning]:
     if overfits(epochs):
         last, best = epochs[-1], min(epochs, key=lambda epoch: epoch.free_energy)
         yield ModelWarning(

@@ -18,18 +18,13 @@ import torch  # noqa: E402
 
 from model import gallery  # noqa: E402
 from model.checkpoint import Card, Checkpoint, load, save, save_calibration, save_gallery  # noqa: E402
-from model.config import (  # noqa: E402
-    BernoulliLikelihood,
-    ConvNetwork,
-    DiscretizedLikelihood,
-    GaussianLikelihood,
-    ImageData,
-    MLPNetwork,
-    ModelConfig,
-    VectorData,
-)
+from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, VectorData  # noqa: E402
+from model.likelihoods.bernoulli import BernoulliLikelihood  # noqa: E402
+from model.likelihoods.discretized import DiscretizedLikelihood  # noqa: E402
+from model.likelihoods.gaussian import GaussianLikelihood  # noqa: E402
 from model.scoring import batches  # noqa: E402
 from model.scoring.calibration import Calibration, ScoringConfig  # noqa: E402
+from model.training.record import EpochRecord  # noqa: E402
 from model.vae import VAE  # noqa: E402
 from tests.support.services import TRANSPORTS, Client, Transport, client_of  # noqa: E402
 
@@ -113,7 +108,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
 #: Of the models with galleries, all alike but for what they look at: three classes, and two epochs of training.
 CLASSES = ("cat", "dog", "<b>bird</b>")
 LEARNING = tuple(
-    gallery.Epoch(
+    EpochRecord(
         epoch=epoch,
         free_energy=100.0 / epoch,
         distortion=90.0 / epoch,
@@ -126,6 +121,11 @@ LEARNING = tuple(
     )
     for epoch in (1, 2)
 )
+
+
+def epoch_record(*values: float | None) -> EpochRecord:
+    """A record from its values in the order of the fields."""
+    return EpochRecord.model_validate(dict(zip(EpochRecord.model_fields, values, strict=True)))
 
 
 @pytest.fixture(scope="session")

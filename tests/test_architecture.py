@@ -156,3 +156,19 @@ def test_codecs_import_nothing_of_the_app_outside_themselves() -> None:
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, app.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_module_asks_which_likelihood_a_model_has() -> None:
+    """A likelihood is one module and one row of a table: the rest of the program asks for its traits."""
+    modules = {path.stem: path for path in ROOT.glob("model/likelihoods/*.py")}
+    others = modules.keys() - {"__init__", "base"}
+    classes = {
+        node.name
+        for name in others
+        for node in ast.parse(modules[name].read_text()).body
+        if isinstance(node, ast.ClassDef)
+    } - {"Gaussian"}  # also the distribution of the prior and of Q
+    asks = re.compile(rf"\b(?:{'|'.join(sorted(classes))})\b|likelihood\.name\s*(?:==|!=|in\b|not in\b)|levels\s*[!=]=")
+    for path in SOURCES:
+        if path.parent != ROOT / "model/likelihoods":
+            assert not asks.search(path.read_text()), path

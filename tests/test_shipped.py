@@ -65,7 +65,7 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
     found = load(Path(name))
     training, report = found.card.training, found.card.evaluation
     assert found.gallery is not None and training is not None and report is not None
-    gallery = found.gallery.whole
+    gallery = found.gallery
     assert len(gallery) == 2000 and gallery.counts.sum() == training.settings["set_aside"]
     assert gallery.label_names == GARMENTS
     assert gallery.labels is not None and set(gallery.labels.tolist()) == set(range(10))
@@ -88,7 +88,7 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
 def test_the_gallery_says_what_the_model_makes_of_its_inputs(name: str) -> None:
     found = load(Path(name))
     assert found.gallery is not None
-    gallery = found.gallery.whole
+    gallery = found.gallery
     part = next(score(found.vae, [gallery.inputs[:50]], ScoringConfig(1, 0, 0), found.calibration))
     np.testing.assert_allclose(gallery.scores["free_energy"][:50], part.scores.estimates.free_energy, rtol=1e-4)
     np.testing.assert_allclose(gallery.mean[:50], part.means, atol=1e-3)

@@ -48,7 +48,7 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
     cached = model.cached_responses.get(name)
     if cached is None:
         write = {"json": _json, "png": _thumbnail_sheet}[format]
-        body = await asyncio.to_thread(lambda: write(held_out.whole, data))
+        body = await asyncio.to_thread(lambda: write(held_out, data))
         cached = model.cached_responses[name] = CachedResponse(body, negotiation.MEDIA_TYPES[format])
         trim_memory()
     # The same address has another response where another model is served: clients may keep it, but have to ask.
@@ -68,10 +68,9 @@ async def gallery_input(
     The input itself, mean and variance of its Q, its label and its scores.
     """
     format = choose_format(request, params.format, model, images=True)
-    held_out, index = _gallery_of(model), params.index
-    if index >= len(held_out):
-        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(held_out) - 1}")
-    gallery = await asyncio.to_thread(lambda: held_out.whole)
+    gallery, index = _gallery_of(model), params.index
+    if index >= len(gallery):
+        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(gallery) - 1}")
     row = slice(index, index + 1)
     x = to_tensor(gallery.inputs[row]).numpy()
     label = None if gallery.labels is None else int(gallery.labels[index])
@@ -87,15 +86,15 @@ async def gallery_input(
     return await respond(format, fields, images=x if model.is_image else None)
 
 
-def _gallery_of(model: ServedModel) -> Any:
-    held_out = model.engine.checkpoint.gallery
-    if held_out is None:
+def _gallery_of(model: ServedModel) -> Gallery:
+    gallery = model.engine.checkpoint.gallery
+    if gallery is None:
         raise NotFound("this model has no gallery; make one with vae gallery MODEL DATA")
-    return held_out
+    return gallery
 
 
 def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
-    plane = gallery.plane
+    plane = gallery.projection
     thumbnails = None
     if isinstance(data, ImageData):
         width, height = _size(data)

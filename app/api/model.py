@@ -53,7 +53,7 @@ async def model_card(params: Annotated[NoParams, Query()], model: CurrentModel) 
         ],
         training=card.training.model_dump(mode="json") if card.training else None,
         evaluation=card.evaluation,
-        device=str(checkpoint.vae.origin.device),
+        device=str(checkpoint.vae.device),
         threads=torch.get_num_threads(),
         computed={name: Computed(**asdict(info)) for name, info in model.engine.runtime.backends.items()},
         limits=Limits(**limits),

@@ -59,7 +59,7 @@ def calibrate_command(
         made = batches.calibrate(loaded.vae, reference, [protocol], calibration=known, on_sample=advance)
     checkpoint.save_calibration(run, made)
     if loaded.gallery is not None and protocol == gallery.PROTOCOL:
-        checkpoint.save_gallery(run, gallery.rejudge(loaded.gallery.whole, loaded.vae, made))
+        checkpoint.save_gallery(run, gallery.rescore(loaded.gallery, loaded.vae, made))
     console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples of {dataset.source}")
 
 

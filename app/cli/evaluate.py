@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from model.datasets import Dataset
     from model.report.evaluation import Evaluation, Report
     from model.scoring.detection import Detection
-    from model.training.loop import Record
+    from model.training.record import EpochRecord
 
 #: What is judged of the data of the training itself.
 ONLY = {
@@ -140,22 +140,21 @@ def _write_json(path: Path, report: "Report") -> None:
     from model import files
 
     try:
-        files.write_whole(path, (json.dumps(report.plain(), indent=2) + "\n").encode())
+        files.write_atomic(path, (json.dumps(report.plain(), indent=2) + "\n").encode())
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror}); make room, or name a file in another folder"
         ) from error
 
 
-def _records(loaded: "Checkpoint") -> "list[Record]":
+def _records(loaded: "Checkpoint") -> "list[EpochRecord]":
     """How the training went, from the run's table or from the gallery."""
-    from model.training.loop import Record
     from model.training.run import read_records
 
     records = read_records(loaded.folder)
     if records or loaded.gallery is None:
         return records
-    return [Record(**epoch.model_dump()) for epoch in loaded.gallery.whole.learning]
+    return list(loaded.gallery.learning)
 
 
 def _draw(report: "Report", free_energy: "NDArray[np.float64]", folder: Path) -> None:

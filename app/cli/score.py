@@ -2,8 +2,6 @@
 
 import csv
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal, get_args
@@ -55,6 +53,7 @@ def score_command(
     from app.inference.devices import choose_device, set_threads
     from model import checkpoint
     from model.datasets import open_dataset
+    from model.files import atomic_write
     from model.scoring.calibration import ScoringConfig
 
     console = plain_console()
@@ -65,7 +64,7 @@ def score_command(
     if flag is not None:
         _require_p_values(loaded, scoring, by)
     try:
-        with _atomic_file(out) as temporary:
+        with atomic_write(out) as temporary:
             with temporary.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
                 written = _write(file, loaded, dataset, scoring, advance)
             flagged = None if flag is None else _flag(temporary, by, flag)
@@ -78,22 +77,6 @@ def score_command(
     elif written.reason is not None:
         console.print(f"No p-values: {written.reason}", style="yellow")
     console.print(f"Wrote the scores of {written.count:,} samples to {out}")
-
-
-@contextmanager
-def _atomic_file(out: Path) -> Iterator[Path]:
-    """A temporary file that replaces `out` in one step at the end, and is deleted after an error."""
-    from model import files
-
-    target = files.place(out)
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

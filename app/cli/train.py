@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +19,7 @@ from model.errors import TrainingError
 if TYPE_CHECKING:
     from model.checkpoint import Card
     from model.training.config import Split
-    from model.training.loop import Record
+    from model.training.record import EpochRecord
     from model.training.run import Run
 
 NetworkName = Literal["mlp", "conv"]
@@ -320,7 +320,7 @@ class _Loop:
                 labels=self.split.set_aside_labels,
                 label_names=self.shown.label_names,
                 calibration=saved.calibration,
-                learning=gallery.epochs(self.run.records),
+                learning=self.run.records,
                 on_sample=advance,
             )
         checkpoint.save_gallery(self.run.folder, made)
@@ -343,7 +343,7 @@ class _Loop:
             ) from error
         self.drawn_at = time.monotonic()
 
-    def _line(self, record: "Record") -> str:
+    def _line(self, record: "EpochRecord") -> str:
         mean = self.busy / max(1, record.epoch)
         left = int(mean * (self.total - record.epoch))
         bits = "" if record.bits_per_dim is None else f"{record.bits_per_dim:.4f}"
@@ -353,7 +353,7 @@ class _Loop:
             f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         )
 
-    def _card(self, record: "Record") -> "Card":
+    def _card(self, record: "EpochRecord") -> "Card":
         from model import machine
         from model.checkpoint import Card, Provenance
 
@@ -374,7 +374,7 @@ class _Loop:
                 versions=machine.versions(),
                 held_out_scores={
                     key: value
-                    for key, value in asdict(record).items()
+                    for key, value in record.model_dump().items()
                     if key in {"free_energy", "distortion", "rate", "bits_per_dim"}
                 },
             ),

@@ -62,8 +62,8 @@ class Runtime:
     backends: dict[str, BackendInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.engine == "onnxruntime" and self.vae.origin.device.type != "cpu":
-            raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.origin.device}; use torch or auto")
+        if self.engine == "onnxruntime" and self.vae.device.type != "cpu":
+            raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.device}; use torch or auto")
         self._bfloat16 = to_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
 
     @property
@@ -96,7 +96,7 @@ class Runtime:
             self.backends[name] = BackendInfo(f"torch {torch.__version__}", "bfloat16", error)
             return call
         self.backends[name] = BackendInfo(f"torch {torch.__version__}", "float32", 0.0)
-        if not onnx or self.engine == "torch" or self.vae.origin.device.type != "cpu":
+        if not onnx or self.engine == "torch" or self.vae.device.type != "cpu":
             return reference
         try:
             call = OnnxCall(vae, function, [torch.from_numpy(array) for array in probes[-1]])

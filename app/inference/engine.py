@@ -14,7 +14,7 @@ from app.inference.backends import Runtime
 from app.inference.batcher import Batcher, Observe
 from app.inference.context import RequestContext
 from app.inference.functions import ModelFunctions
-from model import noise
+from model import random
 from model.checkpoint import Checkpoint
 from model.scoring import program
 from model.scoring.calibration import ScoringConfig
@@ -96,7 +96,7 @@ class Engine:
         draw = ModelCall(
             "draw",
             len(z),
-            take=lambda start, stop: (z[start:stop], noise.uniform(noise_seed, range(start, stop), shape)),
+            take=lambda start, stop: (z[start:stop], random.uniform(noise_seed, range(start, stop), shape)),
             put=lambda start, stop, outputs: x.__setitem__(slice(start, stop), outputs[0]),
         )
         await self._call(draw, context)
@@ -106,7 +106,7 @@ class Engine:
         self, count: int, seed: int, temperature: float, context: RequestContext, *, noisy: bool
     ) -> tuple[Floats, Floats]:
         """z ~ N(0, temperature^2 I) and its decoding: (latents, x)."""
-        z = temperature * noise.normal(seed, (count, self.vae.config.latent))
+        z = temperature * random.normal(seed, (count, self.vae.config.latent))
         z = z.astype(np.float32)
         return z, await self.decode(z, context, noise_seed=seed if noisy else None)
 

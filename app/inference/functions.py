@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference.backends import PROBE_ROWS, Runtime
-from model import noise
+from model import random
 from model.checkpoint import Checkpoint
-from model.likelihoods import LEVELS
 from model.scoring import functions
 from model.scoring.functions import Arrays, Call, Function, Mode, torch_call
 from model.scoring.refine import refine_step
@@ -99,7 +98,7 @@ class ModelFunctions:
         if not spec.compiled:
             return torch_call(spec.function, vae, spec.mode)
         # ONNX has no expm1, and the logarithms of ONNX Runtime are off by 1.6e-5: too far for a code length.
-        onnx = name != "score" or self.vae.levels != LEVELS["discretized"]
+        onnx = name != "score" or self.vae.config.likelihood.onnx_exact
         probes = [tuple(probe[column] for column in spec.arguments) for probe in self._probes]
         return self.runtime.compile(name, vae, spec.function, probes, onnx=onnx)
 
@@ -133,7 +132,7 @@ class ModelFunctions:
 
 def probe_inputs(vae: VAE, rows: int) -> dict[str, NDArray[Any]]:
     """Arguments of model functions, such as requests for the model's own samples have."""
-    z = to_tensor(noise.normal(0, (rows, vae.config.latent)), str(vae.origin.device))
+    z = to_tensor(random.normal(0, (rows, vae.config.latent)), str(vae.device))
     with torch.inference_mode():
         x = vae.decode(z).mean
         q = vae.encode(x)

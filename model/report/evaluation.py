@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.datasets import Dataset
 from model.errors import DataError
-from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
+from model.images import to_pil
 from model.scoring.batches import BATCH_ROWS, active_units, score
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import Detection
@@ -131,7 +130,7 @@ def evaluate(
         latent=vae.config.latent,
         rate_per_dimension=sorted(rates.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),
-        codecs_bits_per_dim=codecs(dataset) if vae.levels == 256 else {},
+        codecs_bits_per_dim=codecs(dataset) if vae.config.likelihood.is_bytes else {},
     )
     return Evaluation(report, free_energy, means, rates)
 
@@ -156,13 +155,8 @@ def scales_at_floor(vae: VAE, dataset: Dataset) -> float | None:
     A model that is held up by its floor would rather be surer than it is allowed to be. None for bits, which have no
     scale.
     """
-    x = to_tensor(next(dataset.batches(BATCH_ROWS)), str(vae.origin.device))
-    p, likelihood = vae.decode(vae.encode(x).mean), vae.config.likelihood
-    if isinstance(p, DiscretizedLogistic | AutoregressiveLogistic) and likelihood.name == "discretized":
-        return float((p.scale < 1.1 * likelihood.min_scale).float().mean())
-    if isinstance(p, Gaussian) and isinstance(vae.head, GaussianHead) and likelihood.name == "gaussian":
-        return float((p.scale / vae.head.unit < 1.1 * likelihood.min_scale).float().mean())
-    return None
+    x = to_tensor(next(dataset.batches(BATCH_ROWS)), str(vae.device))
+    return vae.head.scales_at_floor(vae.decode(vae.encode(x).mean))
 
 
 def codecs(dataset: Dataset) -> dict[str, float]:
@@ -192,6 +186,5 @@ def codecs(dataset: Dataset) -> dict[str, float]:
 
 def _file_bytes(sample: NDArray[np.uint8], kind: str, **options: Any) -> int:
     file = io.BytesIO()
-    pixels = sample[0] if len(sample) == 1 else sample.transpose(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, kind, **options)
+    to_pil(sample).save(file, kind, **options)
     return file.tell()

@@ -30,7 +30,7 @@ from model.report.text import number
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.detection import Detection
 from model.training.config import Portion
-from model.training.loop import Record
+from model.training.record import EpochRecord
 from model.vae import to_tensor
 from model.warnings import model_warnings, unlearned_columns
 
@@ -65,7 +65,7 @@ class Subject:
     checkpoint: Checkpoint
     evaluation: Evaluation
     dataset: Dataset
-    records: Sequence[Record]
+    records: Sequence[EpochRecord]
 
     @property
     def report(self) -> Report:
@@ -279,7 +279,7 @@ def _extremes(subject: Subject) -> str:
         if isinstance(data, ImageData)
         else "Of each row, the columns that surprise most: nlog P(x|z) in nats. Above, the free energy of the row."
     )
-    if vae.config.data.kind == "vector" and vae.config.likelihood.name == "gaussian":
+    if vae.config.data.kind == "vector" and not vae.config.likelihood.is_discrete:
         how += (
             " The surprise of a column has its standard deviation as unit, so that columns can be compared; the free "
             "energy is in the data's own units."
@@ -319,7 +319,7 @@ def files(subject: Subject) -> dict[str, bytes]:
     """The pictures by name, as PNG."""
     vae, evaluation = subject.checkpoint.vae, subject.evaluation
     means, labels, free_energy = _map(subject)
-    device = str(vae.origin.device)
+    device = str(vae.device)
     shown, most, least = (
         to_tensor(looks.pick(subject.dataset, indices), device)
         for indices in (subject.evenly(plots.SHOWN), *subject.extremes())

@@ -8,12 +8,11 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
+from model.images import to_pil
 from model.report.plots import STYLE
 
 #: Stands for the colour of the page's text, which only the page knows.
@@ -55,8 +54,7 @@ def _inline(text: str, name: str, said: str) -> str:
 
 def image(sample: NDArray[Any], said: str) -> str:
     """One image, channels x height x width in [0, 1] or of bytes, as an `img` element."""
-    pixels = sample if sample.dtype == np.uint8 else np.rint(sample.clip(0, 1) * 255).astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    picture = to_pil(sample)
     picture.thumbnail((LONGEST, LONGEST))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)

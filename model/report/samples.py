@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import noise
+from model import random
 from model.config import ImageData, VectorData
 from model.datasets import Dataset, Subset
 from model.report import html as page
@@ -56,12 +56,12 @@ def look(vae: VAE, dataset: Dataset, indices: Sequence[int], free_energy: NDArra
     parts: list[tuple[Array, ...]] = []
     with torch.inference_mode():
         for batch in in_batches(picked):
-            x = to_tensor(batch, str(vae.origin.device))
+            x = to_tensor(batch, str(vae.device))
             p = vae.decode(vae.encode(x).mean)
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
     given, built, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     data = vae.config.data
-    if isinstance(data, VectorData) and vae.config.likelihood.name == "gaussian":
+    if isinstance(data, VectorData) and not vae.config.likelihood.is_discrete:
         # A density has the unit of its column: metres would cost more than kilometres.
         nlog = nlog - np.log(np.array(data.std))
     return Look(_names(dataset, indices), free_energy[list(indices)], given, built, nlog)
@@ -146,15 +146,13 @@ def samples(vae: VAE, count: int = 24) -> str:
     """Draws from the prior, decoded."""
     data = vae.config.data
     number_of = count if isinstance(data, ImageData) else 6
-    z = torch.from_numpy(noise.normal(0, (number_of, vae.config.latent))).to(vae.origin.device)
+    z = torch.from_numpy(random.normal(0, (number_of, vae.config.latent))).to(vae.device)
     p = vae.decode(z)
     if isinstance(data, ImageData):
         drawn = p.mean.cpu().numpy()
         return page.samples(pictures.image(x, f"Sample {index + 1} from the prior") for index, x in enumerate(drawn))
     # Their means would vary less than the data, and hardly at all in a column of which the latent says nothing.
-    drawn = (
-        p.sample(torch.from_numpy(noise.uniform(0, range(number_of), data.shape)).to(vae.origin.device)).cpu().numpy()
-    )
+    drawn = p.sample(torch.from_numpy(random.uniform(0, range(number_of), data.shape)).to(vae.device)).cpu().numpy()
     head = ["column", *(str(index + 1) for index in range(number_of))]
     rows = [[name, *(short(float(x[column])) for x in drawn)] for column, name in enumerate(data.columns[:COLUMNS])]
     return page.table(f"Samples from the prior{_left_out(data)}", head, rows)

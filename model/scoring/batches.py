@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.errors import DataError
 from model.likelihoods import Gaussian
 from model.scoring import program
@@ -134,7 +134,7 @@ def calibrate(
         raise DataError("there are no samples to calibrate on")
     result = calibration or Calibration(None, {})
     # One half fits typicality, the other calibrates it: both must be random samples of the whole.
-    shuffled = reference[noise.generator(0, noise.CALIBRATE).permutation(len(reference))]
+    shuffled = reference[random.generator(0, random.CALIBRATE).permutation(len(reference))]
     done = 0
     for scoring in scorings:
         parts = []
@@ -162,8 +162,8 @@ def _require_finite(features: TypicalityFeatures) -> None:
 
 def latent_density(vae: VAE, samples: Array) -> Mixture:
     """Density of the latent means of samples that the model was fitted to."""
-    picks = np.sort(noise.generator(0, noise.CALIBRATE, 1).permutation(len(samples))[:MAX_DENSITY_SAMPLES])
-    device = str(vae.origin.device)
+    picks = np.sort(random.generator(0, random.CALIBRATE, 1).permutation(len(samples))[:MAX_DENSITY_SAMPLES])
+    device = str(vae.device)
     with torch.inference_mode():
         means = [
             vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in in_batches(samples[picks])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model import noise
+from model import random
 from model.config import ImageData, VectorData
 from model.datasets import Dataset
 from model.errors import DataError
@@ -119,13 +119,13 @@ def outlier_sets(
         digits = handwritten_digits(data)
         if digits is not None:
             yield "digits", in_batches(digits[:max_inputs])
-        bytes_ = noise.generator(0, noise.OUTLIERS).integers(0, 256, (min(max_inputs, 2000), *data.shape), np.uint8)
+        bytes_ = random.generator(0, random.OUTLIERS).integers(0, 256, (min(max_inputs, 2000), *data.shape), np.uint8)
         yield "noise", in_batches(bytes_)
         grey = np.linspace(0, 255, min(max_inputs, 256)).round().astype(np.uint8)[:, None, None, None]
         yield "constants", in_batches(np.ascontiguousarray(np.broadcast_to(grey, (len(grey), *data.shape))))
     else:
         rows = np.concatenate(list(_first(dataset, max_inputs)))
-        draw = noise.generator(0, noise.OUTLIERS)
+        draw = random.generator(0, random.OUTLIERS)
         yield "shuffled columns", in_batches(draw.permuted(rows, axis=0))
         yield "noise", in_batches(draw.uniform(rows.min(axis=0), rows.max(axis=0), rows.shape).astype(np.float32))
     for other in against:

@@ -69,7 +69,7 @@ def typicality_features(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, decode
 
 def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:
     """A function of tensors as one of arrays, computed on the model's device."""
-    device = vae.origin.device
+    device = vae.device
 
     def tensor(array: Array) -> Tensor:
         # torch warns of arrays that it may not write to, such as broadcast draws.

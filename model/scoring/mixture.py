@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import noise
+from model import random
 
 Floats = NDArray[np.float64]
 #: Fewest points for each dimension of each component.
@@ -76,7 +76,7 @@ class Mixture:
 
 def _clusters(x: Float[Tensor, "n dims"], count: int) -> Float[Tensor, "n components"]:
     """Assignment of points to clusters by k-means: 1 where a point belongs to a cluster, else 0."""
-    order = noise.generator(0, noise.CALIBRATE, 2).permutation(len(x))
+    order = random.generator(0, random.CALIBRATE, 2).permutation(len(x))
     centers = x[torch.from_numpy(order[:count])]
     for _ in range(ROUNDS):
         owned = F.one_hot(torch.cdist(x, centers).argmin(dim=1), count).to(x)

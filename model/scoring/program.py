@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import noise
+from model import random
 from model.likelihoods import Gaussian
 from model.scoring.calibration import UNCALIBRATED, CalibratedScores, Calibration, ScoringConfig
 from model.scoring.free_energy import FreeEnergy, LogWeightAccumulator
@@ -219,11 +219,11 @@ def refine(x: Array, q: Posterior, steps: int, seed: int) -> Program[Posterior]:
     params = np.concatenate([q.mean, np.log(q.scale)], axis=1)
     state: Arrays = params, np.zeros_like(params), np.zeros_like(params)
     last = np.full((rows, 1), steps, dtype)
-    for index, draw in enumerate(noise.normal(seed, (steps, latent), noise.REFINE)):
+    for index, draw in enumerate(random.normal(seed, (steps, latent), random.REFINE)):
         step = np.full((rows, 1), index + 1, dtype)
         state = yield from call("descend", x, *state, shared(draw), step, last)
     gain = np.zeros(rows)
-    for draw in noise.normal(seed, (VALIDATION_DRAWS, latent), noise.JUDGE):
+    for draw in random.normal(seed, (VALIDATION_DRAWS, latent), random.VALIDATE):
         gain += (yield from call("judge", x, q.mean, q.scale, state[0], shared(draw)))[0]
     return Posterior.of(select_q(q.gaussian, to_gaussian(torch.from_numpy(state[0])), torch.from_numpy(gain)))
 
@@ -252,7 +252,7 @@ def _draws(seed: int, draws: int, latent: int) -> NDArray[np.float32]:
 
 
 def _make_draws(seed: int, draws: int, latent: int) -> NDArray[np.float32]:
-    drawn = noise.normal(seed, (draws, latent))
+    drawn = random.normal(seed, (draws, latent))
     drawn.flags.writeable = False
     return drawn
 

@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import checkpoint, noise
+from model import checkpoint, random
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Provenance
-from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
+from model.config import MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
 from model.errors import VAEError
 from model.likelihoods import Gaussian
+from model.likelihoods.discretized import DiscretizedLikelihood
+from model.likelihoods.gaussian import GaussianLikelihood
 from model.scoring.calibration import CalibratedScores, Calibration, ScoringConfig
 from model.scoring.typicality import TypicalityFeatures
 from model.training.loop import Training, TrainingSettings
@@ -52,7 +54,7 @@ def reseal(folder: Path, **changed: bytes) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
     places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION, "gallery": GALLERY}
     files |= {places[key]: data for key, data in changed.items()}
-    for name, data in {**files, SUMS: checkpoint._sums(files)}.items():
+    for name, data in {**files, SUMS: checkpoint._checksums(files)}.items():
         (folder / name).write_bytes(data)
 
 
@@ -118,7 +120,7 @@ def grid(count: int) -> NDArray[np.float32]:
 
 
 def uniforms(draws: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return noise.uniform(0, range(draws), shape)
+    return random.uniform(0, range(draws), shape)
 
 
 def refusal(error: pytest.ExceptionInfo[VAEError]) -> str:

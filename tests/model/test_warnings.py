@@ -8,18 +8,19 @@ import pytest
 
 from model.checkpoint import Card, Checkpoint
 from model.scoring.detection import Detection
-from model.training.loop import Record
+from model.training.record import EpochRecord
 from model.warnings import checkpoint_warnings, model_warnings, overfits, unlearned_columns
+from tests.conftest import epoch_record
 from tests.model.conftest import provenance
 
-RECORD = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
+RECORD = epoch_record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
 SOUND = {"active_units": 4, "scales_at_floor": 0.0}
 
 
-def history(*pairs: tuple[float, float]) -> list[Record]:
+def history(*pairs: tuple[float, float]) -> list[EpochRecord]:
     """Epochs from their free energies on held-out samples and in training."""
     return [
-        replace(RECORD, epoch=epoch, free_energy=float(held_out), train_free_energy=float(train))
+        RECORD.model_copy(update={"epoch": epoch, "free_energy": float(held_out), "train_free_energy": float(train)})
         for epoch, (held_out, train) in enumerate(pairs, 1)
     ]
 
@@ -64,7 +65,7 @@ def test_inactive_dimensions_and_scales_at_their_bound(evaluation: dict[str, Any
     ],
     ids=str,
 )
-def test_overfitting(records: list[Record], expected: bool) -> None:
+def test_overfitting(records: list[EpochRecord], expected: bool) -> None:
     assert overfits(records) is expected
     warnings = model_warnings(SOUND, records, latent=4)
     assert [warning.code for warning in warnings] == ["overfitting"] * expected

@@ -90,11 +90,11 @@ def test_an_input_is_told_whole(serving_shown: Serving, shown: Load, name: str) 
         for inputs in (answer.inputs, arrays["inputs"]):
             close(np.array(inputs) * scale, inside_out(name)[index : index + 1])
         for mean, variance in ((answer.mean, answer.variance), (arrays["mean"], arrays["variance"])):
-            close(mean, found.whole.mean[index : index + 1])
-            close(variance, found.whole.variance[index : index + 1])
+            close(mean, found.mean[index : index + 1])
+            close(variance, found.variance[index : index + 1])
         assert (answer.label, answer.label_name) == (index % 3, CLASSES[index % 3])
         assert arrays["label"] == index % 3
-        for score, numbers in found.whole.scores.items():
+        for score, numbers in found.scores.items():
             close(answer.model_dump()["scores"][score], numbers[index : index + 1])
             close(arrays[f"scores.{score}"], numbers[index : index + 1])
     assert client.get("/model/gallery/input").json() == client.get("/model/gallery/input?index=0").json()
@@ -222,7 +222,7 @@ def test_it_is_made_when_it_is_first_asked_for_and_once(
     assert fresh.gallery is not None
     with client_of(fresh) as client:
         client.get("/model")
-        assert made == [] and "whole" not in vars(fresh.gallery)
+        assert made == []
         for _ in range(3):
             for path in ("/model/gallery", "/model/gallery?format=png"):
                 assert client.get(path).status_code == 200

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.checkpoint import Card, load, save
-from model.config import GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
+from model.config import MLPNetwork, ModelConfig, VectorData
+from model.likelihoods.gaussian import GaussianLikelihood
 from model.vae import VAE
 from tests.app.api.test_latents import npy
 from tests.app.api.test_refine import scores

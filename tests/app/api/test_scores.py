@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model import noise
+from model import random
 from model.scoring.batches import estimate
 from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
 from tests.conftest import CONFIGS, build
@@ -23,7 +23,7 @@ TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_
 def test_scores_are_those_of_the_estimator_for_the_same_seed(serving: Serving, name: str) -> None:
     x = inputs(name, 7)
     vae = build(name)
-    draws = torch.from_numpy(noise.normal(3, (6, vae.config.latent)))
+    draws = torch.from_numpy(random.normal(3, (6, vae.config.latent)))
     expected = estimate(vae, inside(name, x), vae.encode(inside(name, x)), draws)
     answer = serving(name).post("/free-energy?samples=6&seed=3", **npy(x)).json()
     for key in TERMS:

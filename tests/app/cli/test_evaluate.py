@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.cli import evaluate
-from model import checkpoint, noise
+from model import checkpoint, random
 from model.checkpoint import Checkpoint
 from model.datasets import open_dataset
 from model.errors import DataError
@@ -71,7 +71,7 @@ def test_an_area_is_the_share_of_pairs_in_the_right_order(vae: Invoke, calibrate
     (first, _) = report()["detection"]
     assert list(first["auroc"]) == ["shuffled columns", "noise"]
     rows = reference(TABLE, 50, seed=8)[:40]
-    shuffled = noise.generator(0, noise.OUTLIERS).permuted(rows, axis=0)
+    shuffled = random.generator(0, random.OUTLIERS).permuted(rows, axis=0)
     vae_, protocol = calibrated(TABLE).vae, ScoringConfig(1, 0, 3)
     inliers, outliers = (
         next(batches.score(vae_, [part], protocol)).scores.estimates.free_energy for part in (rows, shuffled)

@@ -51,7 +51,7 @@ def gallery(run: Path | str) -> Gallery:
     """Of a model that has one."""
     found = checkpoint.load(Path(run)).gallery
     assert found is not None
-    return found.whole
+    return found
 
 
 def test_training_ends_with_a_gallery_of_what_was_set_aside(finished: tuple[Path, str], data: Path) -> None:
@@ -137,7 +137,7 @@ def test_one_that_cannot_be_read_is_replaced(vae: Invoke, shown: Load) -> None:
     files = {path.name: path.read_bytes() for path in Path("model").iterdir() if path.name != checkpoint.SUMS}
     files[checkpoint.GALLERY] = b"of another version"
     (Path("model") / checkpoint.GALLERY).write_bytes(files[checkpoint.GALLERY])
-    (Path("model") / checkpoint.SUMS).write_bytes(checkpoint._sums(files))
+    (Path("model") / checkpoint.SUMS).write_bytes(checkpoint._checksums(files))
     np.save("rows.npy", reference(TABLE, 50))
     vae("gallery", "model", "rows.npy")
     assert (len(gallery("model")), gallery("model").learning) == (50, ())

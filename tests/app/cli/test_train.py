@@ -171,4 +171,4 @@ def test_bytes_lean_on_their_neighbours_unless_told_otherwise(
     vae("train", str(data), "--out", "run", *SMALL, *wish)
     likelihood = checkpoint.load(Path("run")).vae.config.likelihood
     assert likelihood.name == "discretized"
-    assert likelihood.autoregressive is leans
+    assert likelihood.model_dump()["autoregressive"] is leans

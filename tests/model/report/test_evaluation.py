@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from model import noise
+from model import random
 from model.checkpoint import Checkpoint
 from model.errors import DataError
 from model.report import evaluation
@@ -38,7 +38,7 @@ def data_of(name: str) -> Memory:
 
 def directly(vae: VAE, samples: Array, draws: int, seed: int = 0) -> FreeEnergy:
     x = to_tensor(samples)
-    return estimate(vae, x, vae.encode(x), torch.from_numpy(noise.normal(seed, (draws, vae.config.latent))))
+    return estimate(vae, x, vae.encode(x), torch.from_numpy(random.normal(seed, (draws, vae.config.latent))))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

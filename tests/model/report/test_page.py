@@ -27,14 +27,15 @@ from model.report.page import FILES, Subject
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
-from model.training.loop import Record
 from model.vae import VAE
-from tests.conftest import CLASSES, CONFIGS, build
+from tests.conftest import CLASSES, CONFIGS, build, epoch_record
 from tests.model.conftest import Memory, refusal, rows, stripes
 
 Load = Callable[[str], Checkpoint]
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"
-RECORDS = [Record(epoch, 10.0 / epoch, 8.0 / epoch, 2.0, None, 11.0 / epoch, 1e-3, 1.0, 100.0) for epoch in (1, 2, 3)]
+RECORDS = [
+    epoch_record(epoch, 10.0 / epoch, 8.0 / epoch, 2.0, None, 11.0 / epoch, 1e-3, 1.0, 100.0) for epoch in (1, 2, 3)
+]
 EVIL = "<script>alert('x')</script>\"&'$^_$ "
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 every = pytest.mark.parametrize("name", CONFIGS)

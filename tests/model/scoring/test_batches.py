@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp  # type: ignore[import-untyped]
 
-from model import noise
+from model import random
 from model.errors import VAEError
 from model.scoring import batches
 from model.scoring.batches import (
@@ -71,7 +71,7 @@ def two_classes(count: int, seed: int = 0, ordered: bool = False) -> Array:
 class TestScores:
     def test_match_direct_estimates(self, name: str) -> None:
         vae, data = build(name), samples(name)
-        x, draws = to_tensor(data), torch.from_numpy(noise.normal(3, (4, vae.config.latent)))
+        x, draws = to_tensor(data), torch.from_numpy(random.normal(3, (4, vae.config.latent)))
         q = vae.encode(x)
         plain, better = estimate(vae, x, q, draws), estimate(vae, x, refine(vae, x, q, steps=3, seed=3), draws)
         batch, refined = score_all(vae, data, PLAIN), score_all(vae, data, REFINED).scores

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.likelihoods import Gaussian
 from model.scoring import refine as module
 from model.scoring.batches import estimate, refine
@@ -24,13 +24,15 @@ def inputs(name: str, count: int = 6) -> Tensor:
 
 def scores(vae: VAE, x: Tensor, q: Gaussian, draws: int = 200) -> FreeEnergy:
     """By draws that neither descend nor judge."""
-    e = torch.from_numpy(noise.normal(7, (draws, vae.config.latent))).to(q.mean.dtype)
+    e = torch.from_numpy(random.normal(7, (draws, vae.config.latent))).to(q.mean.dtype)
     return estimate(vae, x, q, e)
 
 
 def judged(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, seed: int = 0) -> Tensor:
     """How much more q costs than the refined one, summed over the draws that judge."""
-    draws = torch.from_numpy(noise.normal(seed, (VALIDATION_DRAWS, vae.config.latent), noise.JUDGE)).to(q.mean.dtype)
+    draws = torch.from_numpy(random.normal(seed, (VALIDATION_DRAWS, vae.config.latent), random.VALIDATE)).to(
+        q.mean.dtype
+    )
     return torch.stack([compare_q(vae, x, q, refined, draw.expand(len(x), -1)) for draw in draws]).sum(0)
 
 
@@ -152,23 +154,23 @@ class TestEveryModel:
 
 
 def test_draws_that_descend_judge_and_score_are_apart() -> None:
-    streams = [noise.normal(0, (50, 4), stream) for stream in (noise.LATENT, noise.REFINE, noise.JUDGE)]
+    streams = [random.normal(0, (50, 4), stream) for stream in (random.LATENT, random.REFINE, random.VALIDATE)]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert not np.isin(streams[i], streams[j]).any()
 
 
 def test_the_draws_come_from_their_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[tuple[int, ...], int]] = []
-    normal = noise.normal
+    normal = random.normal
 
-    def watched(seed: int, shape: tuple[int, ...], stream: int = noise.LATENT) -> object:
+    def watched(seed: int, shape: tuple[int, ...], stream: int = random.LATENT) -> object:
         taken.append((shape, stream))
         return normal(seed, shape, stream)
 
-    monkeypatch.setattr(noise, "normal", watched)
+    monkeypatch.setattr(random, "normal", watched)
     vae, x = build("table-mlp-gaussian"), inputs("table-mlp-gaussian")
     refine(vae, x, vae.encode(x), steps=5)
-    assert taken == [((5, 2), noise.REFINE), ((VALIDATION_DRAWS, 2), noise.JUDGE)]
+    assert taken == [((5, 2), random.REFINE), ((VALIDATION_DRAWS, 2), random.VALIDATE)]
 
 
 def test_what_the_judges_do_not_prefer_is_dropped_row_by_row(ppca: PPCA, monkeypatch: pytest.MonkeyPatch) -> None:

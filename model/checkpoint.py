@@ -338,5 +338,5 @@ def _replace(folder: Path, contents: dict[str, bytes]) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{folder.absolute()}: cannot be saved ({error.strerror}); the old version is untouched: make room, or "
-            "choose another folder, and run the command again"
+            "choose another folder, and repeat the command"
         ) from error

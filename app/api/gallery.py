@@ -3,12 +3,10 @@
 import asyncio
 import io
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request
-from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
@@ -20,11 +18,11 @@ from app.api.schemas import Gallery as GalleryAnswer
 from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
 from app.api.state import CachedResponse, ServedModel
 from app.codecs import negotiation
-from app.codecs.encode import to_public_layout
 from app.codecs.errors import Invalid
 from app.inference.devices import trim_memory
 from model.config import ImageData, VectorData
 from model.gallery import Gallery
+from model.images import to_pil
 from model.vae import to_tensor
 
 #: The longest side of a thumbnail, in pixels.
@@ -43,7 +41,7 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
     """
     available = ("json", "png") if model.is_image else ("json",)
     format = negotiation.choose(request.headers.get("accept", ""), params.format, available)
-    held_out, data = _gallery_of(model), model.engine.vae.config.data
+    held_out, data = _gallery_of(model), model.data
     name = f"gallery.{format}"
     cached = model.cached_responses.get(name)
     if cached is None:
@@ -76,7 +74,7 @@ async def gallery_input(
     label = None if gallery.labels is None else int(gallery.labels[index])
     names = gallery.label_names
     fields = {
-        "inputs": to_public_layout(x, model.engine.vae.config.data),
+        "inputs": model.data.to_public(x),
         "mean": gallery.mean[row],
         "variance": gallery.variance[row],
         "label": label,
@@ -94,19 +92,19 @@ def _gallery_of(model: ServedModel) -> Gallery:
 
 
 def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
-    plane = gallery.projection
+    projection = gallery.projection
     thumbnails = None
     if isinstance(data, ImageData):
         width, height = _size(data)
         thumbnails = {"columns": _columns(len(gallery)), "width": width, "height": height}
-    answer = {
+    fields = {
         "inputs": len(gallery),
         "projection": {
             "method": "pca",
-            "explained": plane.explained,
+            "explained": projection.explained,
             "coordinates": gallery.coordinates,
-            "origin": plane.origin,
-            "axes": plane.axes,
+            "origin": projection.origin,
+            "axes": projection.axes,
         },
         "labels": gallery.labels,
         "label_names": gallery.label_names,
@@ -117,7 +115,7 @@ def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
         "learning": [epoch.model_dump() for epoch in gallery.learning],
         "thumbnails": thumbnails,
     }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _columns(count: int) -> int:
@@ -139,14 +137,8 @@ def _thumbnail_sheet(gallery: Gallery, data: ImageData | VectorData) -> bytes:
         "L" if data.channels == 1 else "RGB", (columns * width, math.ceil(len(gallery) / columns) * height)
     )
     for index, sample in enumerate(gallery.inputs):
-        picture = Image.fromarray(_pixels(sample)).resize((width, height), Image.Resampling.BOX)
+        picture = to_pil(sample).resize((width, height), Image.Resampling.BOX)
         sheet.paste(picture, (index % columns * width, index // columns * height))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
-
-
-def _pixels(sample: NDArray[Any]) -> NDArray[np.uint8]:
-    """One image as Pillow takes it."""
-    inside = sample if sample.dtype == np.uint8 else np.rint(sample * 255).astype(np.uint8)
-    return np.ascontiguousarray(inside[0] if len(inside) == 1 else inside.transpose(1, 2, 0))

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.training.record import EpochRecord
+
 Matrix = list[list[float]]
 Format = Annotated[
     Literal["json", "npz", "png"] | None,
@@ -341,22 +343,6 @@ class Histogram(Answer):
     counts: list[int]
 
 
-class Epoch(Answer):
-    """One epoch of the training; scores in nats per held-out sample."""
-
-    epoch: int
-    free_energy: float
-    distortion: float
-    rate: float
-    bits_per_dim: float | None
-    train_free_energy: Annotated[
-        float, Field(description="Mean over the epoch's batches, at the weights of their time.")
-    ]
-    learning_rate: float
-    seconds: float
-    samples_per_second: float
-
-
 class Thumbnails(Answer):
     """Layout of the thumbnails in format=png: row by row, `columns` in a row, each `width` x `height` pixels."""
 
@@ -406,7 +392,9 @@ class Gallery(Answer):
     ]
     active_units: Annotated[int, Field(description="Number of latent dimensions whose mean has a variance above 0.01.")]
     histogram: Histogram
-    learning: Annotated[list[Epoch], Field(description="Learning curves; empty if the training records are unknown.")]
+    learning: Annotated[
+        list[EpochRecord], Field(description="Learning curves; empty if the training records are unknown.")
+    ]
     thumbnails: Annotated[Thumbnails | None, Field(description="Null for models of vectors.")]
 
 

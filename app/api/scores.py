@@ -10,7 +10,6 @@ from app.api.dependencies import Context, CurrentModel, Inputs, ensure_within
 from app.api.openapi import describe
 from app.api.responses import choose_format, respond
 from app.api.schemas import FreeEnergies, FreeEnergyParams
-from app.codecs.encode import to_public_layout
 from app.codecs.errors import NotAcceptable
 from app.codecs.spec import Floats
 
@@ -54,7 +53,7 @@ async def free_energy(
     }
     if result.per_dimension is None:
         return await respond(format, fields, context=context)
-    fields["per_dimension"] = to_public_layout(result.per_dimension, model.engine.vae.config.data)
+    fields["per_dimension"] = model.data.to_public(result.per_dimension)
     images = to_heatmap(result.per_dimension) if format == "png" else None
     return await respond(format, fields, images=images, context=context)
 

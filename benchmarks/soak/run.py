@@ -274,7 +274,8 @@ def report(tally: Tally, model: str, minutes: float, clients: int) -> str:
     ]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     head = (
-        f"`make soak MINUTES={minutes:g}`: vae-server {__version__} serves {model} to {clients} clients that send requests "
+        f"`make soak MINUTES={minutes:g}`: vae-server {__version__} serves {model} to {clients} clients that send "
+        "requests "
         f"of all kinds, one after the other, on {machine.describe()}, Python {platform.python_version()}."
     )
     return f"# Soak\n\n{head}\n\n| what | |\n|---|---|\n{table}\n"

@@ -46,3 +46,22 @@ def array_bytes(fields: Fields) -> int:
         elif isinstance(value, Mapping):
             total += array_bytes(value)
     return total
+
+
+def _to_contiguous(value: object) -> NDArray[Any]:
+    """Copy an array that orjson rejects because of its memory layout."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value)
+    raise TypeError(f"cannot encode {type(value)}")
+
+
+def _flatten(fields: Fields) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in fields.items():
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        elif isinstance(value, Mapping):
+            arrays |= {f"{name}.{key}": array for key, array in value.items()}
+        elif value is not None:
+            arrays[name] = np.asarray(value)
+    return arrays

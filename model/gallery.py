@@ -18,9 +18,9 @@ from pydantic import Field
 from model.config import Frozen, ImageData, ModelConfig
 from model.errors import DataError
 from model.projection import PCAProjection
+from model.record import EpochRecord
 from model.scoring.batches import ScoredBatch, active_units, in_batches, score
 from model.scoring.calibration import Calibration, ScoringConfig
-from model.training.record import EpochRecord
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]

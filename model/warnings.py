@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from model.checkpoint import Checkpoint, Provenance
-from model.training.record import EpochRecord
+from model.record import EpochRecord
 
 #: Share of the decoder's scales at their lower bound above which a model gets a warning.
 MAX_SHARE_AT_FLOOR = 0.05

@@ -22,9 +22,9 @@ from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, Vector
 from model.likelihoods.bernoulli import BernoulliLikelihood  # noqa: E402
 from model.likelihoods.discretized import DiscretizedLikelihood  # noqa: E402
 from model.likelihoods.gaussian import GaussianLikelihood  # noqa: E402
+from model.record import EpochRecord  # noqa: E402
 from model.scoring import batches  # noqa: E402
 from model.scoring.calibration import Calibration, ScoringConfig  # noqa: E402
-from model.training.record import EpochRecord  # noqa: E402
 from model.vae import VAE  # noqa: E402
 from tests.support.services import TRANSPORTS, Client, Transport, client_of  # noqa: E402
 

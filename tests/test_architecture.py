@@ -53,6 +53,19 @@ LAYERS = {
         {"main"},
         {"cli"},
     ],
+    "model": [
+        {"package", "errors", "files", "machine", "projection", "random"},
+        {"data"},
+        {"images", "likelihoods", "record"},
+        {"config"},
+        {"networks", "datasets"},
+        {"vae"},
+        {"scoring"},
+        {"gallery"},
+        {"checkpoint"},
+        {"warnings", "training"},
+        {"report"},
+    ],
 }
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.training.record import EpochRecord
+from model.record import EpochRecord
 
 Matrix = list[list[float]]
 Format = Annotated[

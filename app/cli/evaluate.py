@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from model.checkpoint import Checkpoint
     from model.datasets import Dataset
+    from model.record import EpochRecord
     from model.report.evaluation import Evaluation, Report
     from model.scoring.detection import Detection
-    from model.training.record import EpochRecord
 
 #: What is judged of the data of the training itself.
 ONLY = {

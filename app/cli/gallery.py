@@ -10,7 +10,7 @@ from model.errors import CheckpointError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
-    from model.training.record import EpochRecord
+    from model.record import EpochRecord
 
 
 def gallery_command(

@@ -18,8 +18,8 @@ from model.errors import TrainingError
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
+    from model.record import EpochRecord
     from model.training.config import Split
-    from model.training.record import EpochRecord
     from model.training.run import Run
 
 NetworkName = Literal["mlp", "conv"]

@@ -21,6 +21,7 @@ from model.config import ImageData
 from model.datasets import Dataset
 from model.errors import DataError
 from model.files import write_synced
+from model.record import EpochRecord
 from model.report import html as page
 from model.report import pictures, plots
 from model.report import samples as looks
@@ -30,7 +31,6 @@ from model.report.text import number
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.detection import Detection
 from model.training.config import Portion
-from model.training.record import EpochRecord
 from model.vae import to_tensor
 from model.warnings import model_warnings, unlearned_columns
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from model import files, random
 from model.config import VectorData
 from model.projection import PCAProjection
+from model.record import EpochRecord
 from model.report.evaluation import Report
 from model.training.config import Split
-from model.training.record import EpochRecord
 from model.training.run import Run
 from model.vae import VAE, to_tensor
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from model import random
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
+from model.record import EpochRecord
 from model.scoring.free_energy import log_weight_terms
 from model.training.optimizer import Optimizer
-from model.training.record import EpochRecord
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from model import checkpoint, files
 from model.errors import CheckpointError, TrainingError
+from model.record import EpochRecord
 from model.training.config import Recipe
 from model.training.loop import Training
-from model.training.record import EpochRecord
 
 METRICS = "metrics.csv"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from model.checkpoint import Card, Checkpoint
+from model.record import EpochRecord
 from model.scoring.detection import Detection
-from model.training.record import EpochRecord
 from model.warnings import checkpoint_warnings, model_warnings, overfits, unlearned_columns
 from tests.conftest import epoch_record
 from tests.model.conftest import provenance

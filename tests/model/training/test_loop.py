@@ -16,10 +16,10 @@ from model.config import ModelConfig
 from model.errors import TrainingError
 from model.likelihoods import Gaussian
 from model.likelihoods.discretized import AutoregressiveLogistic
+from model.record import EpochRecord
 from model.scoring.batches import estimate
 from model.training.config import Recipe, Split
 from model.training.loop import Training, TrainingSettings
-from model.training.record import EpochRecord
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS
 from tests.model.conftest import Memory, rows, stripes

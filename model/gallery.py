@@ -30,7 +30,7 @@ MAX_BYTES, MIN_INPUTS, MAX_INPUTS = 8 << 20, 24, 2000
 #: Number of bins of the histogram of free energies.
 BINS = 60
 #: Settings of the scores: one draw, no refinement, seed 0.
-PROTOCOL = ScoringConfig(1, 0, 0)
+GALLERY_SCORING = ScoringConfig(1, 0, 0)
 #: Scores of each input; the last two only if the model has them.
 SCORES = ("free_energy", "distortion", "rate", "cross_entropy", "entropy", "bits_per_dim", "typicality")
 REQUIRED_SCORES = SCORES[:5]
@@ -93,7 +93,7 @@ def make(
     if not len(samples):
         raise DataError("there are no samples to make a gallery of")
     parts = []
-    for part in score(vae, in_batches(samples), PROTOCOL, calibration):
+    for part in score(vae, in_batches(samples), GALLERY_SCORING, calibration):
         parts.append(part)
         on_sample(part.first + len(part.rate_per_dimension))
     means = np.concatenate([part.means for part in parts])
@@ -131,7 +131,7 @@ def _named(labels: NDArray[np.int64], names: tuple[str, ...] | None) -> bool:
 def rescore(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
     """Return the gallery with typicality recomputed by another calibration; without typicality if it has none."""
     scores = {name: numbers for name, numbers in gallery.scores.items() if name != "typicality"}
-    rescored = _scores(list(score(vae, in_batches(gallery.inputs), PROTOCOL, calibration)))
+    rescored = _scores(list(score(vae, in_batches(gallery.inputs), GALLERY_SCORING, calibration)))
     if "typicality" in rescored:
         scores["typicality"] = rescored["typicality"].astype(np.float32)
     return replace(gallery, scores=scores)

@@ -58,7 +58,7 @@ def calibrate_command(
     with progress(console, f"Scoring {data}", len(reference)) as advance:
         made = batches.calibrate(loaded.vae, reference, [protocol], calibration=known, on_sample=advance)
     checkpoint.save_calibration(run, made)
-    if loaded.gallery is not None and protocol == gallery.PROTOCOL:
+    if loaded.gallery is not None and protocol == gallery.GALLERY_SCORING:
         checkpoint.save_gallery(run, gallery.rescore(loaded.gallery, loaded.vae, made))
     console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples of {dataset.source}")
 

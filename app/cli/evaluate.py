@@ -131,9 +131,9 @@ def _refuse(out: Path | None, plots: Path | None, report: Path | None) -> None:
 
 
 def _write(path: Path, loaded: "Checkpoint", evaluation: "Evaluation", dataset: "Dataset") -> Path:
-    from model.report import page as paper
+    from model.report import page
 
-    return paper.write(path, paper.Subject(loaded, evaluation, dataset, _records(loaded)))
+    return page.write(path, page.ReportInput(loaded, evaluation, dataset, _records(loaded)))
 
 
 def _write_json(path: Path, report: "Report") -> None:

@@ -1,6 +1,6 @@
 """The HTML blocks of a report page: the macros of `template.html`, which escape every value that is not `Markup`."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,21 @@ def block(name: str, *values: Any) -> Markup:
     return Markup(getattr(_TEMPLATE.module, name)(*values))  # noqa: S704 - the template has escaped the values
 
 
-def join(parts: Iterable[Markup]) -> Markup:
-    """Concatenate blocks.
-
-    >>> join([block("paragraph", "a"), block("paragraph", "b")])
-    Markup('<p>a</p><p>b</p>')
-    """
-    return Markup("").join(parts)
-
-
-def page(title: str, lines: Iterable[str], sections: Iterable[tuple[str, str, Markup]], first: Markup) -> str:
+def render_page(
+    title: str,
+    lines: Sequence[str],
+    tiles: Sequence[tuple[str, str]],
+    warnings: Sequence[tuple[str, str, str]],
+    sections: Sequence[tuple[str, str, Markup]],
+) -> str:
     """Render the whole page, with its style inside.
 
     Args:
         title: the heading.
         lines: lines of text below the heading.
+        tiles: name and value of each main figure.
+        warnings: code, title and text of each warning.
         sections: id, heading and content of each section.
-        first: the content above the sections.
     """
     style = Markup((FOLDER / "style.css").read_text())  # noqa: S704 - a file of this package
-    return str(block("page", title, list(lines), list(sections), first, style))
+    return str(block("page", title, lines, tiles, warnings, sections, style))

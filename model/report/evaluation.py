@@ -1,7 +1,7 @@
-"""The held-out report of a trained model: how well it codes data that it was not fitted to, and what it tells apart.
+"""Evaluation of a trained model on data that it was not fitted to.
 
-Every score is per sample, in nats; means come with the standard error over samples. The same draws of z serve every
-sample, as they do for a score; their own error, smaller by far than that over samples, is not in it.
+Scores are means over samples, in nats. Standard errors are those over samples. All samples share the same draws of z;
+the error of the draws is much smaller and not included.
 """
 
 import bz2
@@ -28,15 +28,16 @@ from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float64]
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 99.9, 100)
-#: How many of the costliest samples are named.
-WORST = 10
+#: Most samples with the highest free energy that a report names.
+MAX_WORST = 10
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `vae evaluate` says. `samples` counts the inputs, `draws` those of z for each; `portion` says which part of
-    the data of the training the samples are, None where they are other data. `rate` is exact, and `distortion` what is
-    left of `free_energy`.
+    """The result of `vae evaluate`.
+
+    `samples` is the number of samples and `draws` the number of draws of z for each. `rate` is analytic, `distortion` is
+    `free_energy - rate`. `portion` is the part of the training data that was evaluated; None for other data.
     """
 
     dataset: str
@@ -62,20 +63,18 @@ class Report:
     portion: Portion | None = None
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The report as a dictionary for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report, and what it sums up: of each sample the free energy and the mean of Q (n x latent), and of each latent
-    dimension the rate, in the order of the latent.
-    """
+    """A report and the arrays that it summarizes."""
 
     report: Report
-    free_energy: Floats
-    means: Floats
-    rates: Floats
+    free_energy: Floats  # n, nats
+    means: Floats  # of Q, n x latent
+    rates: Floats  # latent, nats
 
 
 def evaluate(
@@ -86,11 +85,11 @@ def evaluate(
     seed: int = 0,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Judge a model on samples that it was not fitted to.
+    """Evaluate a model on a dataset.
 
     Args:
-        draws: K; the importance-weighted bound is that of K draws.
-        on_batch: called with the number of samples done.
+        draws: number K of draws of z for each sample and of the importance-weighted bound.
+        on_batch: called with the number of finished samples.
 
     Raises:
         DataError: the dataset is empty, or a sample cannot be read.
@@ -100,13 +99,13 @@ def evaluate(
         parts.append(part)
         on_batch(part.first + len(part.rate_per_dimension))
     if not parts:
-        raise DataError(f"{dataset.source}: there are no samples in it")
+        raise DataError(f"{dataset.source}: the dataset is empty; name one with samples")
     free_energy = np.concatenate([part.scores.estimates.free_energy for part in parts])
     means = np.concatenate([part.means for part in parts])
     rates = np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0)
     cost = float(free_energy.mean())
-    # The same draws serve every sample, so that the error of a drawn rate would not average out; for these Gaussians it
-    # is known without draws, and what is left of the free energy is surer than a drawn distortion.
+    # All samples share their draws, so that the error of a rate estimated from them would not average out. The rate of
+    # these Gaussians is analytic; the free energy minus it varies less than an estimated distortion.
     rate = float(rates.sum())
     error = float(free_energy.std(ddof=1) / math.sqrt(len(free_energy))) if len(free_energy) > 1 else None
     nlog_p_x = float(np.concatenate([part.scores.estimates.nlog_p_x for part in parts]).mean())
@@ -125,7 +124,7 @@ def evaluate(
         bits_per_dim_standard_error=error / unit if unit and error is not None else None,
         nlog_p_x_bits_per_dim=nlog_p_x / unit if unit else None,
         free_energy_percentiles={f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES},
-        worst=_worst(free_energy, unit, dataset),
+        worst=worst_samples(free_energy, unit, dataset),
         active_units=active_units(means),
         latent=vae.config.latent,
         rate_per_dimension=sorted(rates.tolist(), reverse=True),
@@ -135,9 +134,9 @@ def evaluate(
     return Evaluation(report, free_energy, means, rates)
 
 
-def _worst(free_energy: Floats, unit: float | None, dataset: Dataset) -> list[dict[str, Any]]:
-    """The costliest samples: a mean hides that one in a thousand can cost ten times the rest."""
-    order = np.argsort(-free_energy, kind="stable")[:WORST]
+def worst_samples(free_energy: Floats, unit: float | None, dataset: Dataset) -> list[dict[str, Any]]:
+    """Samples with the highest free energy, which a mean hides, in falling order."""
+    order = np.argsort(-free_energy, kind="stable")[:MAX_WORST]
     return [
         {
             "sample": dataset.name_of(int(index)),
@@ -150,20 +149,16 @@ def _worst(free_energy: Floats, unit: float | None, dataset: Dataset) -> list[di
 
 @torch.inference_mode()
 def scales_at_floor(vae: VAE, dataset: Dataset) -> float | None:
-    """The share of the likelihood's scales that lie within a tenth of their floor, over the first samples.
-
-    A model that is held up by its floor would rather be surer than it is allowed to be. None for bits, which have no
-    scale.
-    """
+    """Share of the likelihood's scales within 10 % of their lower bound, over the first batch; None without scales."""
     x = to_tensor(next(dataset.batches(BATCH_ROWS)), str(vae.device))
     return vae.head.scales_at_floor(vae.decode(vae.encode(x).mean))
 
 
 def codecs(dataset: Dataset) -> dict[str, float]:
-    """What general compressors cost on the same bytes, in bits per dimension.
+    """Bits per dimension of general compressors on the same bytes; empty if the samples are not bytes.
 
-    PNG and lossless WebP are one file an image, as such files are kept; gzip, bz2 and xz get all images as one stream,
-    which favours them. Empty where the samples are not bytes.
+    PNG and lossless WebP compress each image separately. gzip, bz2 and xz compress all images as one stream, which
+    favours them.
     """
     stream, png, webp, count = io.BytesIO(), 0, 0, 0
     for batch in dataset.batches(BATCH_ROWS):

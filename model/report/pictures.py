@@ -1,4 +1,4 @@
-"""Plots and samples as text that stands in a page: SVG in the page's own colours, and small PNGs as data URLs."""
+"""Plots and images inside a page: SVG in the colours of the page, and small PNGs as data URLs."""
 
 import base64
 import io
@@ -16,21 +16,22 @@ from model.images import to_pil
 from model.report.blocks import block
 from model.report.plots import STYLE
 
-#: Stands for the colour of the page's text, which only the page knows.
+#: Placeholder for the text colour of the page, which only the style sheet knows.
 INK = "#010203"
-#: Inches: on a phone its text is still as large as can be read.
+#: Width and height of a plot in inches; its text stays legible on a phone.
 SIZE = (5.2, 3.6)
-#: The longest side of a sample in the page, in pixels.
-LONGEST = 256
+#: Longest side of an image in the page, in pixels.
+MAX_PIXELS = 256
 
 
-def plot(name: str, said: str, draw: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> Markup:
-    """One plot as an `svg` element.
+def plot(name: str, caption: str, draw: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> Markup:
+    """Draw a plot as a `figure` element with an `svg` element inside.
 
     Args:
-        name: a word that no other plot of the page has.
-        said: what it shows, for who cannot see it.
-        draw: draws it.
+        name: a word that is unique in the page; it prefixes the ids of the SVG.
+        caption: the content of the plot in words, also for screen readers.
+        draw: draws the plot on the axes.
+        size: width and height in inches.
     """
     coloured: Any = {f"{part}.color": INK for part in ("text", "xtick", "ytick")}
     coloured |= {"axes.labelcolor": INK, "axes.edgecolor": INK, "svg.fonttype": "none", "svg.hashsalt": name}
@@ -39,26 +40,26 @@ def plot(name: str, said: str, draw: Callable[[Axes], None], size: tuple[float, 
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(file.getvalue(), name, said)
+    return block("figure", _inline(file.getvalue(), name, caption), caption)
 
 
-def _inline(text: str, name: str, said: str) -> Markup:
-    """An SVG file as an element of a page, whose ids are those of no other."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    box = re.search(r'viewBox="([^"]*)"', text)
+def _inline(svg: str, name: str, label: str) -> Markup:
+    """An SVG file as an element of a page, with ids that are unique there."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
-    text = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(said)}" viewBox="{box[1]}">', text, count=1)
-    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    svg = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(label)}" viewBox="{box[1]}">', svg, count=1)
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     # matplotlib escapes the text in its SVG.
-    return Markup(text.replace("xlink:href", "href").replace(INK, "currentColor"))  # noqa: S704
+    return Markup(svg.replace("xlink:href", "href").replace(INK, "currentColor"))  # noqa: S704
 
 
-def image(sample: NDArray[Any], said: str) -> Markup:
-    """One image, channels x height x width in [0, 1] or of bytes, as an `img` element."""
+def image(sample: NDArray[Any], label: str) -> Markup:
+    """An image (channels x height x width, bytes or floats in [0, 1]) as an `img` element."""
     picture = to_pil(sample)
-    picture.thumbnail((LONGEST, LONGEST))
+    picture.thumbnail((MAX_PIXELS, MAX_PIXELS))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
-    return block("image", f"data:image/png;base64,{data}", picture.width, picture.height, said)
+    return block("image", f"data:image/png;base64,{data}", picture.width, picture.height, label)

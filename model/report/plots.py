@@ -1,6 +1,6 @@
-"""Pictures of a run and of a report, drawn with matplotlib (the `train` extra), each a PNG in a folder.
+"""Plots of a training run and of a report, drawn with matplotlib (the `train` extra).
 
-Of a run: learning curves, reconstructions, samples, latents. Of a report: free energies, rate per dimension.
+Functions `draw_<name>` that take axes draw one plot, for a page or a part of a figure.
 """
 
 import io
@@ -28,8 +28,9 @@ from model.training.run import Run
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
-SHOWN = 16
-#: Names of columns and labels stand as they are: a dollar is no formula.
+#: Most held-out samples that a figure of reconstructions shows.
+MAX_SHOWN = 16
+#: Formulas are off, because names of columns and labels may contain a dollar sign.
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -40,17 +41,17 @@ STYLE: Any = {
 
 
 def draw_run(run: Run, split: Split) -> None:
-    """Draw all pictures of a run into its folder, of the averaged weights as they are now.
+    """Write the plots of a run, with its averaged weights, as PNG files into its folder `plots`.
 
     Raises:
-        OSError: one cannot be written; it names which.
+        OSError: a file cannot be written; the error names it.
     """
     folder = run.folder / "plots"
     folder.mkdir(exist_ok=True)
     vae = run.training.average
     with mpl.rc_context(STYLE), torch.inference_mode():
         _save(learning_curves(run.records), folder / "learning_curves.png")
-        shown = to_tensor(split.held_out[:SHOWN], run.recipe.settings.device)
+        shown = to_tensor(split.held_out[:MAX_SHOWN], run.recipe.settings.device)
         _save(reconstructions(vae, shown), folder / "reconstructions.png")
         _save(samples(vae), folder / "samples.png")
         few = to_tensor(split.held_out[:4000], run.recipe.settings.device)
@@ -60,14 +61,14 @@ def draw_run(run: Run, split: Split) -> None:
 
 
 def draw_report(report: Report, free_energy: NDArray[np.float64], folder: Path) -> None:
-    """Draw what a report says: the spread of free energies, and the rate of each latent dimension."""
+    """Write the histogram of free energies and the rate of each latent dimension as PNG files into a folder."""
     with mpl.rc_context(STYLE):
         _save(free_energies(report, free_energy), folder / "free_energy.png")
         _save(rates(report), folder / "rate_per_dimension.png")
 
 
 def free_energies(report: Report, free_energy: NDArray[np.float64]) -> Figure:
-    """A histogram with percentiles, and how many samples cost more than a given free energy, which shows the tail."""
+    """A histogram of free energies (n, nats) with percentiles, and their tail."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_spread(left, report, free_energy)
@@ -76,42 +77,46 @@ def free_energies(report: Report, free_energy: NDArray[np.float64]) -> Figure:
 
 
 def draw_spread(axes: Axes, report: Report, free_energy: NDArray[np.float64]) -> None:
-    """A histogram with percentiles."""
+    """Draw a histogram of free energies (n, nats) with percentiles."""
     axes.hist(free_energy, bins=min(80, max(10, len(free_energy) // 20)), color="tab:blue")
     for percentile in ("5", "50", "95"):
         value = report.free_energy_percentiles[percentile]
         axes.axvline(value, color="tab:gray", linewidth=1)
         axes.annotate(f"{percentile} %", (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
-    # Room above the bars for what the lines are called.
+    # Room above the bars for the labels of the lines.
     axes.set_ylim(top=1.18 * axes.get_ylim()[1])
     axes.set(xlabel="free energy (nats per sample)", ylabel="samples", title=f"{report.samples:,} held-out samples")
 
 
 def draw_tail(axes: Axes, free_energy: NDArray[np.float64]) -> None:
-    """How many samples cost more than a given free energy."""
+    """Draw the share of samples with at least a given free energy (n, nats)."""
     ordered = np.sort(free_energy)[::-1]
     axes.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color="tab:blue")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel="free energy (nats per sample)", ylabel="share that costs as much or more", title="The tail")
+    axes.set(xlabel="free energy (nats per sample)", ylabel="share with at least this free energy", title="The tail")
 
 
 def rates(report: Report, active: NDArray[np.bool_] | None = None) -> Figure:
-    """The rate of each latent dimension in falling order; what carries nothing lies at zero."""
+    """The rate of each latent dimension, in falling order."""
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
     draw_rates(figure.subplots(), report, active)
     return figure
 
 
 def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = None) -> None:
-    """The same on these axes; with `active`, in the same order, inactive dimensions have a colour of their own."""
-    here = np.ones(report.latent, bool) if active is None else active
+    """Draw the rate of each latent dimension, in falling order.
+
+    Args:
+        active: True for each active dimension, in that order; inactive ones get a colour of their own.
+    """
+    mask = np.ones(report.latent, bool) if active is None else active
     places, heights = np.arange(1, report.latent + 1), np.array(report.rate_per_dimension)
-    axes.bar(places, heights, width=1.0, color=np.where(here, "tab:green", "tab:red"), label="active")
-    if not here.all():
-        # Most of them have bars of no height.
-        axes.plot(places[~here], heights[~here], "x", color="tab:red", markersize=3, label="inactive", clip_on=False)
+    axes.bar(places, heights, width=1.0, color=np.where(mask, "tab:green", "tab:red"), label="active")
+    if not mask.all():
+        # Bars of inactive dimensions are mostly too low to see.
+        axes.plot(places[~mask], heights[~mask], "x", color="tab:red", markersize=3, label="inactive", clip_on=False)
     if active is not None:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], frameon=False)
@@ -124,7 +129,7 @@ def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = No
 
 
 def learning_curves(records: list[EpochRecord]) -> Figure:
-    """Free energy in training and on held-out samples, and the two terms of the latter, by epoch, in nats."""
+    """Free energy in training and on held-out samples, and the terms of the latter, by epoch, in nats."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_course(left, records)
@@ -133,12 +138,12 @@ def learning_curves(records: list[EpochRecord]) -> Figure:
 
 
 def draw_course(axes: Axes, records: list[EpochRecord]) -> None:
-    """Free energy in training and on held-out samples."""
+    """Draw free energy in training and on held-out samples, by epoch."""
     epochs = [record.epoch for record in records]
     axes.plot(epochs, [record.train_free_energy for record in records], label="in training", color="tab:gray")
     axes.plot(epochs, [record.free_energy for record in records], label="held out", color="tab:blue")
     values = np.array([(record.train_free_energy, record.free_energy) for record in records])
-    # The first epochs lie so far above the rest that they would flatten all that is worth seeing.
+    # The first epochs lie so far above the rest that they would flatten the curve.
     low, high = values.min(), np.quantile(values, 0.9)
     axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
     axes.set(xlabel="epoch", ylabel="free energy (nats per sample)", title="Free energy")
@@ -147,7 +152,7 @@ def draw_course(axes: Axes, records: list[EpochRecord]) -> None:
 
 
 def draw_terms(axes: Axes, records: list[EpochRecord]) -> None:
-    """Distortion and rate on held-out samples."""
+    """Draw distortion and rate on held-out samples, by epoch."""
     epochs = [record.epoch for record in records]
     axes.plot(epochs, [record.distortion for record in records], color="tab:orange")
     axes.set_ylabel("distortion (nats per sample)", color="tab:orange")
@@ -155,7 +160,7 @@ def draw_terms(axes: Axes, records: list[EpochRecord]) -> None:
     twin.plot(epochs, [record.rate for record in records], color="tab:green")
     twin.set_ylabel("rate (nats per sample)", color="tab:green")
     twin.spines["right"].set_visible(True)
-    axes.set(xlabel="epoch", title="Its two terms, held out")
+    axes.set(xlabel="epoch", title="Distortion and rate, held out")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -164,13 +169,13 @@ def reconstructions(
     x: Float[Tensor, "batch *data"],
     title: str = "Held-out inputs (above) and their reconstructions (below)",
 ) -> Figure:
-    """Held-out samples above the mean of P(x|z) at the mean of their Q."""
-    rebuilt = vae.decode(vae.encode(x).mean).mean
+    """Samples above their reconstructions, the mean of P(x|z) at the mean of Q; of a table, both as lines."""
+    mean = vae.decode(vae.encode(x).mean).mean
     if isinstance(vae.config.data, VectorData):
-        return _columns(vae.config.data, {"input": x, "reconstruction": rebuilt}, "Held-out rows and reconstructions")
+        return _columns(vae.config.data, {"input": x, "reconstruction": mean}, "Held-out rows and reconstructions")
     figure = Figure(figsize=(max(4.0, len(x) * 0.62), 1.75), layout="constrained")
     grid = figure.subplots(2, len(x), squeeze=False)
-    for column, (above, below) in enumerate(zip(x, rebuilt, strict=True)):
+    for column, (above, below) in enumerate(zip(x, mean, strict=True)):
         _show(grid[0, column], above)
         _show(grid[1, column], below)
     figure.suptitle(title)
@@ -180,18 +185,18 @@ def reconstructions(
 def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
     """The mean of P(x|z) for z from the prior, seed 0."""
     z = torch.from_numpy(random.normal(0, (rows * columns, vae.config.latent))).to(vae.device)
-    drawn = vae.decode(z).mean
+    mean = vae.decode(z).mean
     if isinstance(vae.config.data, VectorData):
-        return _columns(vae.config.data, {"sample": drawn}, "Samples: the mean of P(x|z), z from the prior")
+        return _columns(vae.config.data, {"sample": mean}, "Samples: the mean of P(x|z), z from the prior")
     figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.3), layout="constrained")
-    for axes, picture in zip(figure.subplots(rows, columns).flat, drawn, strict=True):
+    for axes, picture in zip(figure.subplots(rows, columns).flat, mean, strict=True):
         _show(axes, picture)
     figure.suptitle("Samples: the mean of P(x|z), z from the prior")
     return figure
 
 
 def principal_plane(means: Array) -> tuple[Array, float]:
-    """Latent means projected on their first two principal axes (n x 2), and the share of variance these hold."""
+    """Latent means (n x latent) projected on their first two principal axes (n x 2), and their share of variance."""
     plane = PCAProjection.fit(means)
     return plane(means), float(plane.explained.sum())
 
@@ -202,9 +207,7 @@ def latent_map(
     names: tuple[str, ...] | None = None,
     free_energy: NDArray[np.float64] | None = None,
 ) -> Figure:
-    """Held-out latent means on their first two principal axes, coloured by label where there are labels, else by free
-    energy where that is given.
-    """
+    """Latent means on their first two principal axes, coloured as by `draw_map`."""
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     draw_map(figure.subplots(), means, labels, names, free_energy)
     return figure
@@ -217,23 +220,29 @@ def draw_map(
     names: tuple[str, ...] | None = None,
     free_energy: NDArray[np.float64] | None = None,
 ) -> None:
-    """The same on these axes."""
+    """Draw latent means (n x latent) on their first two principal axes.
+
+    Args:
+        labels: of the samples (n); they decide the colours. At most 20 labels are drawn.
+        names: of the labels.
+        free_energy: of the samples (n, nats); it decides the colours if there are no labels.
+    """
     plane, share = principal_plane(means)
     size = float(np.clip(6000 / len(plane), 4, 20))
     if labels is not None:
         for index, label in enumerate(np.unique(labels)[:20]):
-            here = plane[labels == label]
+            points = plane[labels == label]
             colour = mpl.colormaps["tab20"](2 * index % 20 + index // 10)
-            called = names[label] if names else str(label)
-            axes.scatter(here[:, 0], here[:, 1], s=size, linewidths=0, color=colour, label=called, rasterized=True)
+            name = names[label] if names else str(label)
+            axes.scatter(points[:, 0], points[:, 1], s=size, linewidths=0, color=colour, label=name, rasterized=True)
         axes.legend(title="label", markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     elif free_energy is not None:
-        # A few wild ones would leave a single colour to all the rest.
+        # Without these limits, a few outliers would leave a single colour to the rest.
         low, high = np.percentile(free_energy, (1, 99))
-        points = axes.scatter(
+        scatter = axes.scatter(
             plane[:, 0], plane[:, 1], s=size, linewidths=0, c=free_energy, vmin=low, vmax=high, rasterized=True
         )
-        axes.figure.colorbar(points, ax=axes, label="free energy (nats)", extend="both")
+        axes.figure.colorbar(scatter, ax=axes, label="free energy (nats)", extend="both")
     else:
         axes.scatter(plane[:, 0], plane[:, 1], s=size, linewidths=0, rasterized=True)
     axes.set(
@@ -243,17 +252,17 @@ def draw_map(
     )
 
 
-def draw_misses(axes: Axes, names: tuple[str, ...], misses: Sequence[float]) -> None:
-    """By column, how far reconstructions are off, in standard deviations of the column."""
-    axes.barh(range(len(names)), misses, color="tab:purple")
+def draw_column_rmse(axes: Axes, names: tuple[str, ...], rmse: Sequence[float]) -> None:
+    """Draw the RMSE of reconstructions by column, in standard deviations of the column."""
+    axes.barh(range(len(names)), rmse, color="tab:purple")
     axes.axvline(1, color="tab:gray", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="root mean square error (standard deviations)", title="How well columns are rebuilt")
+    axes.set(xlabel="root mean square error (standard deviations)", title="Error of reconstructions by column")
 
 
 def _columns(data: VectorData, groups: dict[str, Tensor], title: str) -> Figure:
-    """Rows of a table as lines over the columns, each in its own standard deviations."""
+    """Rows of a table as lines over the columns, each column in its standard deviations."""
     names = data.columns[:40]
     figure = Figure(figsize=(7.0, 1.6 + 0.28 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -276,7 +285,12 @@ def _show(axes: Axes, picture: Float[Tensor, "channels h w"]) -> None:
     axes.axis("off")
 
 
+def png(figure: Figure) -> bytes:
+    """Encode a figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
 def _save(figure: Figure, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    files.write_atomic(path, picture.getvalue())
+    files.write_atomic(path, png(figure))

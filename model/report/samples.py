@@ -1,4 +1,4 @@
-"""Samples to look at, before and after the latent: images as pictures, vectors as tables of their columns."""
+"""Samples and their reconstructions as HTML: images as pictures, rows of a table as tables of their columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,148 +19,138 @@ from model.scoring.batches import BATCH_ROWS, in_batches
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
-#: Columns of a table that are shown, and of the costliest of a sample.
-COLUMNS, COSTLIEST = 40, 5
-#: How little better than the mean of a column the model may rebuild it, to know nothing of it.
-BLIND = 0.95
+#: Most columns of a table that are shown, and most of the surprising columns of a row.
+MAX_COLUMNS, MAX_SURPRISING_COLUMNS = 40, 5
+#: RMSE of a column's reconstructions relative to its standard deviation from which the column counts as unlearned.
+UNLEARNED_RMSE = 0.95
 
 
 @dataclass(frozen=True)
-class Look:
-    """Some samples as the model has them, n of each."""
+class Reconstructions:
+    """n samples and their reconstructions."""
 
     names: list[str]
-    free_energy: NDArray[np.float64]
+    free_energy: NDArray[np.float64]  # nats
     x: Array
-    rebuilt: Array  # the mean of P(x|z) at the mean of Q
+    mean: Array  # of P(x|z) at the mean of Q
     nlog: Array  # nlog P(x_i|z) there, nats; of real columns with the standard deviation of each as its unit
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-def pick(dataset: Dataset, indices: Sequence[int]) -> Array:
-    """These samples, in this order."""
-    found: dict[int, Array] = {}
+def read_samples(dataset: Dataset, indices: Sequence[int]) -> Array:
+    """Read the samples with these indices, in this order."""
+    samples: dict[int, Array] = {}
     wanted, first = set(indices), 0
     for batch in dataset.batches(BATCH_ROWS):
-        for index in sorted(wanted):
-            if first <= index < first + len(batch):
-                found[index] = batch[index - first]
+        samples |= {index: batch[index - first] for index in wanted if first <= index < first + len(batch)}
         first += len(batch)
-    return np.stack([found[index] for index in indices])
+    return np.stack([samples[index] for index in indices])
 
 
-def look(vae: VAE, dataset: Dataset, indices: Sequence[int], free_energy: NDArray[np.float64]) -> Look:
-    """At these samples of the data, of which all free energies are given."""
-    picked = pick(dataset, indices)
+def reconstruct(
+    vae: VAE, dataset: Dataset, indices: Sequence[int], free_energy: NDArray[np.float64]
+) -> Reconstructions:
+    """Reconstruct the samples with these indices; `free_energy` is that of every sample of the dataset."""
     parts: list[tuple[Array, ...]] = []
     with torch.inference_mode():
-        for batch in in_batches(picked):
+        for batch in in_batches(read_samples(dataset, indices)):
             x = to_tensor(batch, str(vae.device))
             p = vae.decode(vae.encode(x).mean)
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
-    given, built, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    x, mean, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     data = vae.config.data
     if isinstance(data, VectorData) and not vae.config.likelihood.is_discrete:
-        # A density has the unit of its column: metres would cost more than kilometres.
+        # A density depends on the unit of its column: a length in metres would cost more than in kilometres.
         nlog = nlog - np.log(np.array(data.std))
-    return Look(_names(dataset, indices), free_energy[list(indices)], given, built, nlog)
+    return Reconstructions(sample_names(dataset, indices), free_energy[list(indices)], x, mean, nlog)
 
 
-def _names(dataset: Dataset, indices: Sequence[int]) -> list[str]:
-    labels, called = dataset.labels(), dataset.label_names()
+def sample_names(dataset: Dataset, indices: Sequence[int]) -> list[str]:
+    """Name of each sample within its source, with its label if it has one."""
+    labels, label_names = dataset.labels(), dataset.label_names()
     source = dataset.whole.source if isinstance(dataset, Subset) else dataset.source
-    found = []
+    names = []
     for index in indices:
         name = dataset.name_of(index).removeprefix(source).lstrip("/")
-        label = "" if labels is None else f" ({called[labels[index]] if called else labels[index]})"
-        found.append(name + label)
-    return found
+        label = "" if labels is None else f" ({label_names[labels[index]] if label_names else labels[index]})"
+        names.append(name + label)
+    return names
 
 
-def surprises(seen: Look, data: ImageData | VectorData) -> Markup:
-    """Each sample with its free energy: the image, its reconstruction and where the surprise sits; or the columns that
-    cost most.
-    """
+def surprises(samples: Reconstructions, data: ImageData | VectorData) -> Markup:
+    """Each sample with its free energy and what surprises in it: a map of its pixels, or a table of its columns."""
     if isinstance(data, VectorData):
-        return block("plots", [_costliest(seen, index, data) for index in range(len(seen))])
-    top = max(float(seen.nlog.mean(axis=1).max()), 1e-9)
+        return block("plots", [_surprising_columns(samples, index, data) for index in range(len(samples))])
+    top = max(float(samples.nlog.mean(axis=1).max()), 1e-9)
     items = []
-    for name, cost, x, rebuilt, nlog in zip(seen.names, seen.free_energy, seen.x, seen.rebuilt, seen.nlog, strict=True):
-        row = (
-            pictures.image(x, f"Sample {name}")
-            + pictures.image(rebuilt, f"Reconstruction of sample {name}")
-            + pictures.image(nlog.mean(axis=0, keepdims=True) / top, f"Where the surprise of sample {name} sits")
-        )
-        items.append(block("figure", block("row", row), f"{name}: {number(cost)} nats"))
-    return block("samples", items, "looks")
+    for index, name in enumerate(samples.names):
+        surprise = samples.nlog[index].mean(axis=0, keepdims=True) / top
+        row = _pair(samples, index) + pictures.image(surprise, f"Surprise by pixel of sample {name}")
+        items.append(block("figure", block("row", row), f"{name}: {number(samples.free_energy[index])} nats"))
+    return block("samples", items, "surprises")
 
 
-def _costliest(seen: Look, index: int, data: VectorData) -> Markup:
-    order = np.argsort(-seen.nlog[index], kind="stable")[:COSTLIEST]
+def _surprising_columns(samples: Reconstructions, index: int, data: VectorData) -> Markup:
+    x, mean, nlog = samples.x[index], samples.mean[index], samples.nlog[index]
     rows = [
-        (
-            data.columns[i],
-            short(float(seen.x[index, i])),
-            short(float(seen.rebuilt[index, i])),
-            number(float(seen.nlog[index, i])),
-        )
-        for i in order
+        (data.columns[i], short(float(x[i])), short(float(mean[i])), number(float(nlog[i])))
+        for i in np.argsort(-nlog, kind="stable")[:MAX_SURPRISING_COLUMNS]
     ]
-    caption = f"Sample {seen.names[index]}: {number(seen.free_energy[index])} nats"
-    return block("table", caption, ("column", "value", "rebuilt", "surprise, nats"), rows)
+    caption = f"Sample {samples.names[index]}: {number(samples.free_energy[index])} nats"
+    return block("table", caption, ("column", "value", "reconstruction", "surprise, nats"), rows)
 
 
-def rebuilt(seen: Look, data: ImageData | VectorData) -> Markup:
-    """Samples above, or beside, their reconstructions."""
+def _pair(samples: Reconstructions, index: int) -> Markup:
+    """An image and its reconstruction."""
+    name = samples.names[index]
+    original = pictures.image(samples.x[index], f"Sample {name}")
+    return original + pictures.image(samples.mean[index], f"Reconstruction of sample {name}")
+
+
+def pairs(samples: Reconstructions, data: ImageData | VectorData) -> Markup:
+    """Images above their reconstructions, or a table of a few rows beside theirs."""
     if isinstance(data, ImageData):
-        items = [
-            pictures.image(x, f"Sample {name}") + pictures.image(y, f"Reconstruction of sample {name}")
-            for name, x, y in zip(seen.names, seen.x, seen.rebuilt, strict=True)
-        ]
-        return block("samples", items)
-    few = range(min(4, len(seen)))
-    head = ["column", *(f"{seen.names[i]}{what}" for i in few for what in ("", ", rebuilt"))]
-    rows = [
-        [name, *(short(float(values[i, column])) for i in few for values in (seen.x, seen.rebuilt))]
-        for column, name in enumerate(data.columns[:COLUMNS])
-    ]
-    return block("table", f"Some samples and their reconstructions{_left_out(data)}", head, rows)
+        return block("samples", [_pair(samples, index) for index in range(len(samples))])
+    shown = range(min(4, len(samples)))
+    head = ["column", *(f"{samples.names[i]}{suffix}" for i in shown for suffix in ("", ", reconstruction"))]
+    values = [values[i] for i in shown for values in (samples.x, samples.mean)]
+    return _table("Some samples and their reconstructions", head, values, data)
 
 
-def misses(seen: Look, data: VectorData) -> tuple[tuple[str, ...], list[float]]:
-    """Names of columns, and by how many of its standard deviations the reconstruction of each is off."""
-    off = (seen.x - seen.rebuilt).astype(np.float64) / np.array(data.std)
-    return data.columns[:COLUMNS], np.sqrt(np.square(off).mean(axis=0))[:COLUMNS].tolist()
+def column_rmse(samples: Reconstructions, data: VectorData) -> tuple[tuple[str, ...], list[float]]:
+    """Names of the shown columns and the RMSE of their reconstructions, in standard deviations of the column."""
+    errors = (samples.x - samples.mean).astype(np.float64) / np.array(data.std)
+    return data.columns[:MAX_COLUMNS], np.sqrt(np.square(errors).mean(axis=0))[:MAX_COLUMNS].tolist()
 
 
-def blind(seen: Look, data: VectorData) -> list[str]:
-    """The columns, all of them considered, that their mean over these samples rebuilds nearly as well as the model."""
-    x = seen.x.astype(np.float64)
-    off, spread = (np.sqrt(np.square(misses).mean(axis=0)) for misses in (x - seen.rebuilt, x - x.mean(axis=0)))
-    return [name for name, here in zip(data.columns, (off >= BLIND * spread) & (spread > 0), strict=True) if here]
+def unlearned(samples: Reconstructions, data: VectorData) -> list[str]:
+    """Names of all columns that their mean over these samples predicts nearly as well as the model does."""
+    x = samples.x.astype(np.float64)
+    rmse, std = (np.sqrt(np.square(errors).mean(axis=0)) for errors in (x - samples.mean, x - x.mean(axis=0)))
+    return [data.columns[i] for i in np.flatnonzero((rmse >= UNLEARNED_RMSE * std) & (std > 0))]
 
 
 @torch.inference_mode()
-def samples(vae: VAE, count: int = 24) -> Markup:
-    """Draws from the prior, decoded."""
+def prior_samples(vae: VAE) -> Markup:
+    """Decoded draws from the prior, seed 0: 24 images, or 6 rows of a table."""
     data = vae.config.data
-    number_of = count if isinstance(data, ImageData) else 6
-    z = torch.from_numpy(random.normal(0, (number_of, vae.config.latent))).to(vae.device)
-    p = vae.decode(z)
+    count = 24 if isinstance(data, ImageData) else 6
+    p = vae.decode(torch.from_numpy(random.normal(0, (count, vae.config.latent))).to(vae.device))
     if isinstance(data, ImageData):
-        drawn = p.mean.cpu().numpy()
-        return block(
-            "samples", [pictures.image(x, f"Sample {index + 1} from the prior") for index, x in enumerate(drawn)]
-        )
-    # Their means would vary less than the data, and hardly at all in a column of which the latent says nothing.
-    drawn = p.sample(torch.from_numpy(random.uniform(0, range(number_of), data.shape)).to(vae.device)).cpu().numpy()
-    head = ["column", *(str(index + 1) for index in range(number_of))]
-    rows = [[name, *(short(float(x[column])) for x in drawn)] for column, name in enumerate(data.columns[:COLUMNS])]
-    return block("table", f"Samples from the prior{_left_out(data)}", head, rows)
+        images = enumerate(p.mean.cpu().numpy(), 1)
+        return block("samples", [pictures.image(x, f"Sample {index} from the prior") for index, x in images])
+    # The means vary less than the data, and hardly at all in a column that the latent does not determine.
+    rows = p.sample(torch.from_numpy(random.uniform(0, range(count), data.shape)).to(vae.device)).cpu().numpy()
+    return _table("Samples from the prior", ["column", *map(str, range(1, count + 1))], list(rows), data)
 
 
-def _left_out(data: VectorData) -> str:
-    more = len(data.columns) - COLUMNS
-    return f" (the first {COLUMNS} columns; {more} more are left out)" if more > 0 else ""
+def _table(caption: str, head: Sequence[str], values: Sequence[Array], data: VectorData) -> Markup:
+    """A table with one line for each column of the data and one column for each row of `values`."""
+    more = len(data.columns) - MAX_COLUMNS
+    caption += f" (the first {MAX_COLUMNS} columns; {more} more are left out)" if more > 0 else ""
+    rows = [
+        [name, *(short(float(row[column])) for row in values)] for column, name in enumerate(data.columns[:MAX_COLUMNS])
+    ]
+    return block("table", caption, head, rows)

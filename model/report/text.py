@@ -1,26 +1,26 @@
-"""What the figures of a report mean, in plain words."""
+"""Rows of the report's table of figures, each with its meaning in plain words."""
 
 from typing import NamedTuple
 
 from model.report.evaluation import Report
 
-#: What each score is that tells outliers, by its name in the interface.
+#: Meaning of each score that detects outliers, by its name in the interface.
 SCORES = {
-    "typicality": "how far out a sample lies when its latent, its costs and its complexity are looked at together",
-    "free_energy": "what a sample costs",
-    "free_energy_two_sided": "how unusual that cost is, too low counting as much as too high",
-    "distortion": "what is left to say of it when its latent is known",
-    "rate": "what its latent costs",
-    "cross_entropy": "the latent under the prior: rate and entropy together",
-    "entropy": "how undecided Q is about the latent",
-    "nlog_p_x": "the importance-weighted bound",
-    "inference_gap": "what that gains over the free energy",
-    "regret": "what gradient descent on Q saves, the encoder's Q being the start",
+    "typicality": "how atypical the latent, the costs and the complexity of a sample are, taken together",
+    "free_energy": "the cost of a sample",
+    "free_energy_two_sided": "how unusual that cost is, whether too high or too low",
+    "distortion": "the cost of a sample when its latent is known",
+    "rate": "the cost of its latent",
+    "cross_entropy": "the cost of its latent under the prior: rate plus entropy",
+    "entropy": "the uncertainty of Q about the latent",
+    "nlog_p_x": "the importance-weighted bound on the cost of a sample",
+    "inference_gap": "the free energy minus that bound",
+    "regret": "the free energy that gradient descent on Q saves, starting at the encoder's Q",
 }
 
 
-class Figure(NamedTuple):
-    """One line of the table."""
+class ReportRow(NamedTuple):
+    """One row of the table."""
 
     name: str
     value: str
@@ -28,73 +28,86 @@ class Figure(NamedTuple):
 
 
 def number(value: float) -> str:
-    """As many digits as tell something: two behind the point."""
+    """Format a score with two decimals.
+
+    >>> number(1234.567)
+    '1,234.57'
+    """
     return f"{value:,.2f}"
 
 
 def short(value: float) -> str:
-    """Four digits, or all before the point where there are not too many."""
+    """Format a value of a column with four significant digits, or without decimals from 10,000 to 10 million.
+
+    >>> short(0.123456), short(69_676.2)
+    ('0.1235', '69,676')
+    """
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def figures(report: Report) -> list[Figure]:
-    """The figures of a report, with what each means."""
+def tiles(report: Report) -> list[tuple[str, str]]:
+    """Name and value of the main figures."""
+    bits = report.bits_per_dim
+    return [
+        ("Free energy, nats", number(report.free_energy)),
+        *([] if bits is None else [("Bits per dimension", f"{bits:.4f}")]),
+        ("Distortion, nats", number(report.distortion)),
+        ("Rate, nats", number(report.rate)),
+        ("Active dimensions", f"{report.active_units} of {report.latent}"),
+    ]
+
+
+def report_rows(report: Report) -> list[ReportRow]:
+    """The figures of a report, with the meaning of each."""
     density = (
         ""
         if report.bits_per_dim is not None
-        else " It is that of a density: it counts from a zero that depends on the units of the data, may be negative, "
-        "and compares samples, and models, of this data alone."
+        else " It is that of a density: its zero depends on the units of the data, so that it may be negative and "
+        "compares only samples, and models, of this data."
     )
-    found = [
-        Figure(
+    rows = [
+        ReportRow(
             "Free energy",
             _with_error(report.free_energy, report.free_energy_standard_error, "nats"),
-            "What one sample costs on average: an upper bound on nlog P(x), how improbable the model finds it. "
-            f"Lower is better. ± is the standard error over the samples.{density}",
+            "Mean cost of a sample: an upper bound on nlog P(x), how improbable the model finds it. Lower is better. "
+            f"± is the standard error over the samples.{density}",
         ),
-        Figure(
+        ReportRow(
             "Distortion",
             f"{number(report.distortion)} nats",
-            "The part of it that is left to say about a sample when its latent is known: what the "
-            "reconstruction misses.",
+            "The part of the free energy that describes a sample when its latent is known: the details that the "
+            "reconstruction lacks.",
         ),
-        Figure(
+        ReportRow(
             "Rate",
             f"{number(report.rate)} nats",
-            "The other part: what it costs to say the latent, and so how much the latent tells of a sample.",
+            "The other part: the cost of the latent, and so the information that it carries about a sample.",
         ),
-        Figure(
+        ReportRow(
             f"nlog P(x), {report.draws} draws",
             f"{number(report.nlog_p_x)} nats",
-            "The importance-weighted bound: closer to the true nlog P(x) the more draws it is made of. At "
-            f"least what it lies below the free energy, {number(report.free_energy - report.nlog_p_x)} nats, is due to "
-            "the encoder, whose Q does not fit each sample.",
+            "The importance-weighted bound: more draws bring it closer to the true nlog P(x). At least its distance "
+            f"from the free energy, {number(report.free_energy - report.nlog_p_x)} nats, is due to the encoder, whose "
+            "Q does not fit each sample.",
         ),
     ]
     if report.bits_per_dim is not None:
         bits = _with_error(report.bits_per_dim, report.bits_per_dim_standard_error, "bits", digits=4)
-        meaning = "The free energy as the length of a code, for each number of a sample."
-        found.insert(1, Figure("Bits per dimension", bits, meaning))
+        rows.insert(1, ReportRow("Bits per dimension", bits, "Free energy as a code length for each number."))
     for codec, cost in report.codecs_bits_per_dim.items():
-        streamed = "" if codec in {"png", "webp"} else ", all of them as one stream"
-        meaning = f"What {codec} makes of the same images{streamed}: to hold the bits per dimension against."
-        found.append(Figure(codec, f"{cost:.4f} bits per dimension", meaning))
-    found.append(
-        Figure(
-            "Active dimensions",
-            f"{report.active_units} of {report.latent}",
-            "Dimensions of the latent whose mean differs from sample to sample, by a variance of more than 0.01. The "
-            "others carry nothing.",
-        )
+        stream = "" if codec in {"png", "webp"} else ", all of them as one stream"
+        meaning = f"Size of the same images in {codec}{stream}, to compare with the bits per dimension."
+        rows.append(ReportRow(codec, f"{cost:.4f} bits per dimension", meaning))
+    meaning = (
+        "Latent dimensions whose mean differs between samples, with a variance above 0.01. The others carry no "
+        "information."
     )
+    rows.append(ReportRow("Active dimensions", f"{report.active_units} of {report.latent}", meaning))
     if report.scales_at_floor is not None:
-        meaning = (
-            "The share of the noise's scales that lie at the least that is allowed: there the model would be surer."
-        )
-        found.append(Figure("Scales at their floor", f"{report.scales_at_floor:.2%}", meaning))
-    return found
+        meaning = "Share of the decoder's scales at their lower bound, where the model would predict more precisely."
+        rows.append(ReportRow("Scales at their floor", f"{report.scales_at_floor:.2%}", meaning))
+    return rows
 
 
 def _with_error(value: float, error: float | None, unit: str, digits: int = 2) -> str:
-    said = f"{value:,.{digits}f}"
-    return f"{said} {unit}" if error is None else f"{said} ± {error:,.{digits}f} {unit}"
+    return f"{value:,.{digits}f}{'' if error is None else f' ± {error:,.{digits}f}'} {unit}"

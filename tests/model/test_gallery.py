@@ -118,10 +118,10 @@ class TestMaking:
         found, vae = kept(shown(NAME)), build(NAME)
         density = batches.latent_density(vae, reference(NAME, 300, seed=5))
         other = batches.calibrate(
-            vae, reference(NAME, 120, seed=6), [gallery.PROTOCOL], calibration=Calibration(density, {})
+            vae, reference(NAME, 120, seed=6), [gallery.GALLERY_SCORING], calibration=Calibration(density, {})
         )
         judged = rescore(found, vae, other)
-        (part,) = batches.score(vae, [found.inputs], gallery.PROTOCOL, other)
+        (part,) = batches.score(vae, [found.inputs], gallery.GALLERY_SCORING, other)
         assert part.scores.calibrated.typicality is not None
         np.testing.assert_allclose(judged.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
         assert not np.allclose(judged.scores["typicality"], found.scores["typicality"])

@@ -165,7 +165,7 @@ def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
     vae("train", data, "--out", "run", *SMALL)
     said = vae("evaluate", "run", data, "--samples", "1", "--detection", "0", "--report", "page.html")
     page = Path("page.html").read_text()
-    assert "Free energy by epoch; held out, it is lowest after epoch" in page
+    assert "Free energy by epoch. On held-out samples it is lowest after epoch" in page
     # So few samples that none was set aside.
     assert "squares.npy is what the model was trained on. Judged are the 6 samples of it that were held out" in said
     assert "The evaluated samples also chose the best epoch" in page

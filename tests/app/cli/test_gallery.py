@@ -12,7 +12,7 @@ from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.datasets import open_dataset
 from model.errors import DataError, TrainingError
-from model.gallery import PROTOCOL, Gallery
+from model.gallery import GALLERY_SCORING, Gallery
 from model.scoring import batches
 from model.training.config import Split
 from model.training.run import read_records
@@ -151,7 +151,7 @@ def test_its_typicality_follows_the_calibration(vae: Invoke, shown: Load) -> Non
     np.testing.assert_array_equal(gallery("model").scores["typicality"], before.scores["typicality"])
     vae("calibrate", "model", "rows.npy")
     found = checkpoint.load(Path("model"))
-    (part,) = batches.score(found.vae, [before.inputs], PROTOCOL, found.calibration)
+    (part,) = batches.score(found.vae, [before.inputs], GALLERY_SCORING, found.calibration)
     assert part.scores.calibrated.typicality is not None
     after = gallery("model").scores
     np.testing.assert_allclose(after["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The report agrees with what can be computed directly, and with compressing by hand."""
+"""Evaluation: scores against direct estimates, code lengths against compressors."""
 
 import bz2
 import gzip
@@ -18,8 +18,7 @@ from torch import nn
 from model import random
 from model.checkpoint import Checkpoint
 from model.errors import DataError
-from model.report import evaluation
-from model.report.evaluation import PERCENTILES, WORST, Report, codecs, evaluate, scales_at_floor
+from model.report.evaluation import MAX_WORST, PERCENTILES, Report, codecs, evaluate, scales_at_floor, worst_samples
 from model.scoring.batches import estimate
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
@@ -45,17 +44,17 @@ def directly(vae: VAE, samples: Array, draws: int, seed: int = 0) -> FreeEnergy:
 class TestReport:
     def test_means_are_those_of_direct_estimates(self, name: str) -> None:
         vae, data = build(name), data_of(name)
-        made, scores = evaluate(vae, data, draws=5, seed=3), directly(vae, data.samples, 5, seed=3)
-        report = made.report
-        np.testing.assert_allclose(made.free_energy, scores.free_energy, rtol=1e-6)
+        evaluation, scores = evaluate(vae, data, draws=5, seed=3), directly(vae, data.samples, 5, seed=3)
+        report = evaluation.report
+        np.testing.assert_allclose(evaluation.free_energy, scores.free_energy, rtol=1e-6)
         for key in ("free_energy", "nlog_p_x"):
             assert getattr(report, key) == pytest.approx(getattr(scores, key).mean(), rel=1e-6), key
-        # The rate is KL(Q, N(0, I)) itself, whatever the draws; the rest of the free energy is distortion.
+        # The rate is the analytic KL(Q, N(0, I)), independent of the draws; the rest of the free energy is distortion.
         with torch.inference_mode():
             q = vae.encode(to_tensor(data.samples))
             exact = 0.5 * (q.mean.square() + q.scale.square() - 1 - 2 * q.scale.log()).sum(dim=1).mean()
         assert report.rate == pytest.approx(float(exact), rel=1e-5)
-        assert report.rate == evaluate(vae, data, draws=1, seed=8).report.rate == pytest.approx(made.rates.sum())
+        assert report.rate == evaluate(vae, data, draws=1, seed=8).report.rate == pytest.approx(evaluation.rates.sum())
         assert report.distortion + report.rate == pytest.approx(report.free_energy, rel=1e-9)
         error = scores.free_energy.std(ddof=1) / math.sqrt(COUNT)
         assert report.free_energy_standard_error == pytest.approx(error, rel=1e-4)
@@ -63,32 +62,32 @@ class TestReport:
 
     def test_percentiles_rise_to_the_largest(self, name: str) -> None:
         vae, data = build(name), data_of(name)
-        found = evaluate(vae, data, draws=2).report.free_energy_percentiles
+        percentiles = evaluate(vae, data, draws=2).report.free_energy_percentiles
         free_energy = directly(vae, data.samples, 2).free_energy
-        assert list(found) == [f"{p:g}" for p in PERCENTILES]
-        assert list(found.values()) == sorted(found.values())
-        ends = [found["0"], found["50"], found["100"]]
+        assert list(percentiles) == [f"{p:g}" for p in PERCENTILES]
+        assert list(percentiles.values()) == sorted(percentiles.values())
+        ends = [percentiles["0"], percentiles["50"], percentiles["100"]]
         assert ends == pytest.approx([free_energy.min(), np.median(free_energy), free_energy.max()], rel=1e-6)
 
-    def test_the_worst_are_the_costliest_in_falling_order(self, name: str) -> None:
+    def test_worst_samples_have_the_highest_free_energy(self, name: str) -> None:
         vae, data = build(name), data_of(name)
         free_energy = directly(vae, data.samples, 3).free_energy
         worst = evaluate(vae, data, draws=3).report.worst
-        order = np.argsort(-free_energy)[:WORST]
-        assert [one["sample"] for one in worst] == [str(i) for i in order]
-        assert [one["free_energy"] for one in worst] == pytest.approx(free_energy[order].tolist(), rel=1e-6)
+        order = np.argsort(-free_energy)[:MAX_WORST]
+        assert [sample["sample"] for sample in worst] == [str(i) for i in order]
+        assert [sample["free_energy"] for sample in worst] == pytest.approx(free_energy[order].tolist(), rel=1e-6)
         unit = vae.config.data.dims * math.log(2)
-        for one in worst:
-            bits = None if vae.levels is None else pytest.approx(one["free_energy"] / unit)
-            assert one["bits_per_dim"] == bits
+        for sample in worst:
+            bits = None if vae.levels is None else pytest.approx(sample["free_energy"] / unit)
+            assert sample["bits_per_dim"] == bits
 
-    def test_the_share_of_scales_at_their_floor_is_one_where_all_are(self, name: str) -> None:
+    def test_share_of_scales_at_floor_is_one_if_all_are(self, name: str) -> None:
         vae, data = build(name), data_of(name)
-        found = evaluate(vae, data, draws=1).report.scales_at_floor
+        share = evaluate(vae, data, draws=1).report.scales_at_floor
         if vae.levels == 2:
-            assert found is None
+            assert share is None
             return
-        assert found == 0
+        assert share == 0
         if vae.levels is None:
             for weight in vae.head.parameters():
                 weight.fill_(-20)
@@ -98,7 +97,7 @@ class TestReport:
             last.bias.sub_(10)
         assert evaluate(vae, data, draws=1).report.scales_at_floor == 1
 
-    def test_bits_are_nats_over_dimensions_where_there_are_bits(self, name: str) -> None:
+    def test_bits_per_dimension_of_discrete_likelihoods(self, name: str) -> None:
         vae = build(name)
         report = evaluate(vae, data_of(name), draws=2).report
         bits = (report.bits_per_dim, report.bits_per_dim_standard_error, report.nlog_p_x_bits_per_dim)
@@ -115,7 +114,7 @@ class TestReport:
         assert len(rates) == vae.config.latent
         assert sum(rates) == pytest.approx(directly(vae, data.samples, 1).rate_analytic.mean(), rel=1e-5)
 
-    def test_json_holds_a_report(self, name: str) -> None:
+    def test_a_report_survives_json(self, name: str) -> None:
         report = evaluate(build(name), data_of(name), draws=1).report
         assert Report(**json.loads(json.dumps(report.plain(), allow_nan=False))) == report
 
@@ -126,14 +125,14 @@ class TestReport:
         )
 
 
-def test_batches_are_told() -> None:
+def test_reports_progress() -> None:
     done: list[int] = []
-    made = evaluate(build("grey-conv-gaussian"), Memory(stripes(300)), draws=1, on_batch=done.append)
+    evaluation = evaluate(build("grey-conv-gaussian"), Memory(stripes(300)), draws=1, on_batch=done.append)
     assert done == [256, 300]
-    assert made.free_energy.shape == (300,)
+    assert evaluation.free_energy.shape == (300,)
 
 
-def test_the_worst_go_by_the_names_that_the_dataset_gives_them() -> None:
+def test_worst_samples_have_the_names_of_the_dataset() -> None:
     class Named(Memory):
         def name_of(self, index: int) -> str:
             return f"image-{index}.png"
@@ -142,37 +141,38 @@ def test_the_worst_go_by_the_names_that_the_dataset_gives_them() -> None:
     data.samples[3] = np.random.default_rng(0).integers(0, 256, (1, 8, 8))
     worst = evaluate(build("grey-mlp-discretized"), data, draws=1).report.worst
     assert len(worst) == 5
-    assert {one["sample"] for one in worst} == {f"image-{i}.png" for i in range(5)}
+    assert {sample["sample"] for sample in worst} == {f"image-{i}.png" for i in range(5)}
 
 
-def test_equally_costly_samples_are_named_in_their_order() -> None:
-    worst = evaluation._worst(np.append(np.ones(30), 2.0), None, Memory(stripes(31)))
-    assert [one["sample"] for one in worst] == ["30", *(str(i) for i in range(WORST - 1))]
+def test_worst_samples_of_equal_free_energy_keep_their_order() -> None:
+    worst = worst_samples(np.append(np.ones(30), 2.0), None, Memory(stripes(31)))
+    assert [sample["sample"] for sample in worst] == ["30", *(str(i) for i in range(MAX_WORST - 1))]
 
 
-def test_detection_is_in_the_report_as_json_holds_it(calibrated: Callable[[str], Checkpoint]) -> None:
+def test_json_contains_the_detection(calibrated: Callable[[str], Checkpoint]) -> None:
     model, data = calibrated("table-mlp-gaussian"), data_of("table-mlp-gaussian")
-    found = detect(model.vae, data, [], ScoringConfig(4, 5, 0), model.calibration, 20)
-    plain = replace(evaluate(model.vae, data, draws=1).report, detection=[found]).plain()
-    said = {"samples": 4, "refine": 5, "seed": 0, "inliers": 20, "outliers": found.outliers, "auroc": found.auroc}
-    assert json.loads(json.dumps(plain, allow_nan=False))["detection"] == [said]
+    detection = detect(model.vae, data, [], ScoringConfig(4, 5, 0), model.calibration, 20)
+    plain = replace(evaluate(model.vae, data, draws=1).report, detection=[detection]).plain()
+    expected = {"samples": 4, "refine": 5, "seed": 0, "inliers": 20}
+    expected |= {"outliers": detection.outliers, "auroc": detection.auroc}
+    assert json.loads(json.dumps(plain, allow_nan=False))["detection"] == [expected]
 
 
 def test_scales_at_their_floor_are_counted_by_column() -> None:
     vae, data = build("table-mlp-gaussian"), data_of("table-mlp-gaussian")
     (scales,) = vae.head.parameters()
-    # Units of the columns differ a hundredfold; the floor is in standard deviations.
+    # The units of the columns differ by a factor of a hundred; the floor is in standard deviations.
     for index in range(3):
         scales[index] = -20
         assert scales_at_floor(vae, data) == pytest.approx((index + 1) / 3)
 
 
-def test_a_dimension_that_says_nothing_is_not_active() -> None:
+def test_a_constant_dimension_is_inactive() -> None:
     vae, data = build("table-mlp-gaussian"), data_of("table-mlp-gaussian")
     last = [layer for layer in vae.encoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
     last.weight.mul_(10)
     assert evaluate(vae, data, draws=1).report.active_units == 2
-    # Q of the second latent becomes the same for every input, and then the prior.
+    # Make Q of the second latent dimension independent of the input, then equal to the prior.
     last.weight[[1, 3]] = 0
     last.bias[1] = 0.7
     assert evaluate(vae, data, draws=1).report.active_units == 1
@@ -189,13 +189,13 @@ def test_one_sample_has_no_standard_error() -> None:
     json.dumps(report.plain(), allow_nan=False)
 
 
-def test_no_samples_are_refused() -> None:
-    with pytest.raises(DataError, match="no samples"):
+def test_rejects_an_empty_dataset() -> None:
+    with pytest.raises(DataError, match="the dataset is empty"):
         evaluate(build("grey-mlp-discretized"), Memory(stripes(0)), draws=2)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 10)])
-def test_codecs_compress_as_by_hand(shape: tuple[int, ...]) -> None:
+def test_codecs_agree_with_the_compressors(shape: tuple[int, ...]) -> None:
     data = Memory(stripes(300, shape))
     sizes = {"png": 0, "webp": 0}
     for sample in data.samples:
@@ -208,7 +208,7 @@ def test_codecs_compress_as_by_hand(shape: tuple[int, ...]) -> None:
             picture.save(file, kind, **options)
             sizes[kind] += file.getbuffer().nbytes
             file.seek(0)
-            # What was counted must hold the sample.
+            # The counted file must contain the whole sample.
             back = np.asarray(Image.open(file).convert(picture.mode)).reshape(*shape[1:], shape[0])
             assert np.array_equal(back.transpose(2, 0, 1), sample)
     stream = data.samples.tobytes()
@@ -218,10 +218,9 @@ def test_codecs_compress_as_by_hand(shape: tuple[int, ...]) -> None:
         "xz": lzma.compress(stream, preset=9),
     }
     expected = sizes | {name: len(packed) for name, packed in compressors.items()}
-    found = codecs(data)
-    assert found == pytest.approx({name: 8 * size / len(stream) for name, size in expected.items()})
+    assert codecs(data) == pytest.approx({name: 8 * size / len(stream) for name, size in expected.items()})
 
 
-def test_codecs_say_nothing_of_floats() -> None:
+def test_codecs_of_floats_are_empty() -> None:
     assert codecs(Memory(rows(5))) == {}
     assert codecs(Memory(stripes(5).astype(np.float32) / 255)) == {}

@@ -1,4 +1,4 @@
-"""The page is whole, stands alone, shows what the report says, and nothing of the data becomes a part of its code."""
+"""The report page: well-formed, self-contained, complete and safe from markup in the data; writing it to disk."""
 
 import base64
 import io
@@ -19,11 +19,10 @@ from model.checkpoint import Card, Checkpoint
 from model.config import VectorData
 from model.datasets import Subset, open_dataset
 from model.errors import DataError
-from model.report import page as paper
-from model.report import pictures
-from model.report import samples as looks
+from model.report import page, pictures
 from model.report.evaluation import evaluate
-from model.report.page import FILES, Subject
+from model.report.page import OPTIONAL_PICTURES, ReportInput
+from model.report.samples import Reconstructions, pairs, read_samples, reconstruct, sample_names, surprises, unlearned
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
@@ -42,7 +41,7 @@ every = pytest.mark.parametrize("name", CONFIGS)
 
 
 class Named(Memory):
-    """Data whose samples, and the classes of which, have names."""
+    """Data whose samples and labels have names."""
 
     names: tuple[str, ...] | None = None
 
@@ -53,14 +52,14 @@ class Named(Memory):
         return f"{self.source}/{EVIL}{index}"
 
 
-class Page(HTMLParser):
-    """What a page is made of, and whether it is well made: what is opened is closed, and no id is there twice."""
+class ParsedPage(HTMLParser):
+    """The tags, ids and text of a page. Asserts that every element is closed and every id unique."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.said = ""
+        self.text = ""
         self.feed(text)
         self.close()
         assert not self.open
@@ -82,240 +81,236 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
-            self.said += data
+            self.text += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def subject(found: Checkpoint, name: str, *, labels: bool = True, count: int = 40, evil: bool = False) -> Subject:
+def report_input(
+    checkpoint: Checkpoint, name: str, *, labels: bool = True, count: int = 40, evil: bool = False
+) -> ReportInput:
     data = CONFIGS[name].data
     samples = rows(count) if isinstance(data, VectorData) else stripes(count, data.shape)
     kind = Named if evil else Memory
     dataset = kind(samples, [index % 3 for index in range(count)] if labels else None, EVIL if evil else "some data")
     if isinstance(dataset, Named):
-        dataset.names = tuple(EVIL + called for called in CLASSES)
-    made = evaluate(found.vae, dataset, draws=2)
-    compared = detect(found.vae, dataset, [], ScoringConfig(1, 0, 0), found.calibration, 20)
-    return Subject(found, replace(made, report=replace(made.report, detection=[compared])), dataset, RECORDS)
+        dataset.names = tuple(EVIL + label for label in CLASSES)
+    evaluation = evaluate(checkpoint.vae, dataset, draws=2)
+    detection = detect(checkpoint.vae, dataset, [], ScoringConfig(1, 0, 0), checkpoint.calibration, 20)
+    report = replace(evaluation.report, detection=[detection])
+    return ReportInput(checkpoint, replace(evaluation, report=report), dataset, RECORDS)
 
 
 @every
-def test_a_page_stands_alone_and_is_well_made(name: str, loaded: Load) -> None:
-    text = paper.html(subject(loaded(name), name))
-    page = Page(text)
+def test_page_is_self_contained_and_well_formed(name: str, loaded: Load) -> None:
+    text = page.html(report_input(loaded(name), name))
+    parsed = ParsedPage(text)
     assert text.startswith("<!doctype html>")
-    assert not page.all("script") and not page.all("link") and not page.all("iframe")
-    for tag, attributes in page.tags:
+    assert not parsed.all("script") and not parsed.all("link") and not parsed.all("iframe")
+    for tag, attributes in parsed.tags:
         for attribute, value in attributes.items():
             assert not attribute.startswith("on"), (tag, attribute)
             if attribute in {"src", "href"}:
                 assert value is not None
-                assert value.startswith("data:image/png;base64,") or value.removeprefix("#") in page.ids, (tag, value)
+                assert value.startswith("data:image/png;base64,") or value.removeprefix("#") in parsed.ids, (tag, value)
     assert "url(http" not in text and "@import" not in text
-    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv")]
+    (policy,) = [meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv")]
     assert policy is not None and policy.startswith("default-src 'none'; img-src data:;")
 
 
 @every
-def test_whatever_is_to_be_seen_is_told_too(name: str, loaded: Load) -> None:
-    page = Page(paper.html(subject(loaded(name), name)))
-    assert all(image["alt"] for image in page.all("img"))
-    drawn = page.all("svg")
-    assert len(drawn) == (8 if name == TABLE else 7)
-    assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawn)
-    assert len(page.all("h1")) == len(page.all("main")) == 1
-    assert page.all("html") == [{"lang": "en"}]
-    assert all(cell["scope"] in {"row", "col"} for cell in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) > 1
-    for heading in ("Figures", "Learning curves", "Reconstructions", "Samples", "The latent", "Scores"):
-        assert heading in page.said
-    assert bool(page.all("img")) == (name != TABLE)
+def test_page_is_accessible(name: str, loaded: Load) -> None:
+    parsed = ParsedPage(page.html(report_input(loaded(name), name)))
+    assert all(image["alt"] for image in parsed.all("img"))
+    plots = parsed.all("svg")
+    assert len(plots) == (8 if name == TABLE else 7)
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in plots)
+    assert len(parsed.all("h1")) == len(parsed.all("main")) == 1
+    assert parsed.all("html") == [{"lang": "en"}]
+    assert all(cell["scope"] in {"row", "col"} for cell in parsed.all("th"))
+    assert len(parsed.all("caption")) == len(parsed.all("table")) > 1
+    for heading in ("Figures", "Learning curves", "Reconstructions", "Samples", "Latent", "Scores"):
+        assert heading in parsed.text
+    assert bool(parsed.all("img")) == (name != TABLE)
     if name == TABLE:
-        assert all(column in page.said for column in ("age", "height", "weight"))
+        assert all(column in parsed.text for column in ("age", "height", "weight"))
 
 
 @pytest.mark.parametrize("name", [GREY, TABLE])
-def test_nothing_of_the_data_becomes_code(name: str, loaded: Load) -> None:
-    found = loaded(name)
-    card = found.card.model_copy(update={"name": EVIL})
-    text = paper.html(subject(replace(found, card=card), name, evil=True))
-    page = Page(text)
-    assert "<script" not in text and not page.all("script")
-    assert f"{EVIL}: report on held-out data" in page.said
-    # Names are shown as they are, on the map too, where a dollar could begin a formula.
-    assert EVIL + CLASSES[2] in page.said
-    for image in page.all("img"):
+def test_markup_in_the_data_is_escaped(name: str, loaded: Load) -> None:
+    card = loaded(name).card.model_copy(update={"name": EVIL})
+    text = page.html(report_input(replace(loaded(name), card=card), name, evil=True))
+    parsed = ParsedPage(text)
+    assert "<script" not in text and not parsed.all("script")
+    assert f"{EVIL}: report on held-out data" in parsed.text
+    # The map shows names unchanged too, although a dollar sign could start a formula.
+    assert EVIL + CLASSES[2] in parsed.text
+    for image in parsed.all("img"):
         assert image.keys() == {"src", "width", "height", "alt"}
 
 
-def test_columns_of_any_name_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_column_names_with_markup_are_shown_unchanged(tmp_path: Path) -> None:
     columns = (EVIL + "a", "$x^", "")
     config = CONFIGS[TABLE].model_copy(update={"data": CONFIGS[TABLE].data.model_copy(update={"columns": columns})})
     vae = build(TABLE)
     vae.config = config
-    made = subject(Checkpoint(vae, Card(name="x", created="2024-01-01"), "0" * 64, tmp_path), TABLE)
-    page = Page(paper.html(made))
-    assert EVIL + "a" in page.said and "$x^" in page.said and not page.all("script")
-    assert paper.files(made)
+    source = report_input(Checkpoint(vae, Card(name="x", created="2024-01-01"), "0" * 64, tmp_path), TABLE)
+    parsed = ParsedPage(page.html(source))
+    assert EVIL + "a" in parsed.text and "$x^" in parsed.text and not parsed.all("script")
+    assert page.files(source)
 
 
-def test_the_figures_are_those_of_the_report(loaded: Load) -> None:
-    made = subject(loaded(GREY), GREY)
-    page, report = Page(paper.html(made)), made.report
+def test_page_shows_the_figures_of_the_report(loaded: Load) -> None:
+    source = report_input(loaded(GREY), GREY)
+    parsed, report = ParsedPage(page.html(source)), source.report
     for value in (report.free_energy, report.distortion, report.rate, report.nlog_p_x):
-        assert f"{value:,.2f}" in page.said
+        assert f"{value:,.2f}" in parsed.text
     for percentile, value in report.free_energy_percentiles.items():
-        assert f"{percentile} %" in page.said and f"{value:,.2f}" in page.said
+        assert f"{percentile} %" in parsed.text and f"{value:,.2f}" in parsed.text
     for areas in report.detection[0].auroc.values():
-        assert f"{areas['free_energy']:.3f}" in page.said
-    assert loaded(GREY).digest[:16] in page.said
+        assert f"{areas['free_energy']:.3f}" in parsed.text
+    assert loaded(GREY).digest[:16] in parsed.text
 
 
-def test_warnings_stand_at_the_top(loaded: Load) -> None:
-    made = subject(loaded(GREY), GREY)
-    collapsed = replace(made.evaluation, report=replace(made.report, active_units=0))
-    page = Page(paper.html(replace(made, evaluation=collapsed)))
-    assert page.said.index("The latent has collapsed") < page.said.index("Learning curves")
-    assert "role" in str(page.all("div"))
+def test_warnings_are_at_the_top(loaded: Load) -> None:
+    source = report_input(loaded(GREY), GREY)
+    collapsed = replace(source.evaluation, report=replace(source.report, active_units=0))
+    parsed = ParsedPage(page.html(replace(source, evaluation=collapsed)))
+    assert parsed.text.index("The latent has collapsed") < parsed.text.index("Learning curves")
+    assert "role" in str(parsed.all("div"))
 
 
-def test_without_records_or_labels_or_detection_it_says_less(loaded: Load) -> None:
-    made = subject(loaded(GREY), GREY, labels=False)
-    bare = replace(made.evaluation, report=replace(made.report, detection=[]))
-    bare_page = Page(paper.html(replace(made, records=[], evaluation=bare)))
-    assert "records of the training are not with this model" in bare_page.said
-    assert "Telling outliers" not in bare_page.said
+def test_page_without_records_labels_or_detection(loaded: Load) -> None:
+    source = report_input(loaded(GREY), GREY, labels=False)
+    bare = replace(source.evaluation, report=replace(source.report, detection=[]))
+    bare_page = ParsedPage(page.html(replace(source, records=[], evaluation=bare)))
+    assert "comes without its training history" in bare_page.text
+    assert "Outlier detection" not in bare_page.text
     assert len(bare_page.all("svg")) == 4
-    assert paper.files(replace(made, records=[])).keys() == set(FILES) - {
-        "learning_curves.png",
-        "latents_free_energy.png",
-    }
+    assert not set(OPTIONAL_PICTURES) & page.files(replace(source, records=[])).keys()
 
 
 @pytest.mark.parametrize("name", [GREY, TABLE])
 @pytest.mark.parametrize("count", [1, 2, 9])
-def test_few_samples_are_enough(name: str, count: int, loaded: Load) -> None:
-    found = loaded(name)
-    data = CONFIGS[name].data
+def test_page_of_few_samples(name: str, count: int, loaded: Load) -> None:
+    checkpoint, data = loaded(name), CONFIGS[name].data
     dataset = Memory(rows(count) if isinstance(data, VectorData) else stripes(count, data.shape))
-    made = Subject(found, evaluate(found.vae, dataset, draws=1), dataset, [])
-    assert Page(paper.html(made)).all("svg")
-    assert paper.files(made)
+    source = ReportInput(checkpoint, evaluate(checkpoint.vae, dataset, draws=1), dataset, [])
+    assert ParsedPage(page.html(source)).all("svg")
+    assert page.files(source)
 
 
-def test_active_dimensions_are_told_by_their_own_variance(loaded: Load) -> None:
-    made = subject(loaded(GREY), GREY)
+def test_active_dimensions_by_falling_rate(loaded: Load) -> None:
+    source = report_input(loaded(GREY), GREY)
     variances = np.array([1.0, 0.0, 2.0, 0.0])
     means = np.random.default_rng(0).normal(size=(40, 4)) * np.sqrt(variances)
-    changed = replace(made.evaluation, means=means, rates=np.array([0.1, 3.0, 2.0, 0.0]))
-    # By falling rate: the second, the third, the first, the fourth.
+    changed = replace(source.evaluation, means=means, rates=np.array([0.1, 3.0, 2.0, 0.0]))
+    # Order by falling rate: the second dimension, the third, the first, the fourth.
     assert (variances > MIN_ACTIVE_VARIANCE)[[1, 2, 0, 3]].tolist() == [False, True, True, False]
-    assert replace(made, evaluation=changed).active.tolist() == [False, True, True, False]
+    assert replace(source, evaluation=changed).active.tolist() == [False, True, True, False]
 
 
-class TestLooks:
-    def test_samples_are_picked_in_the_order_asked_for(self) -> None:
+class TestSamples:
+    def test_read_samples_keeps_the_order_of_the_indices(self) -> None:
         samples = stripes(700)
-        picked = looks.pick(Memory(samples), [699, 0, 256, 255, 0])
-        np.testing.assert_array_equal(picked, samples[[699, 0, 256, 255, 0]])
+        indices = [699, 0, 256, 255, 0]
+        np.testing.assert_array_equal(read_samples(Memory(samples), indices), samples[indices])
 
-    def test_the_extremes_are_the_costliest_and_the_cheapest(self, loaded: Load) -> None:
-        made = subject(loaded(GREY), GREY)
-        most, least = made.extremes()
-        cost = made.evaluation.free_energy
+    def test_extremes_have_the_highest_and_lowest_free_energy(self, loaded: Load) -> None:
+        source = report_input(loaded(GREY), GREY)
+        most, least = source.extremes()
+        cost = source.evaluation.free_energy
         assert cost[most].tolist() == sorted(cost, reverse=True)[:8]
         assert cost[least].tolist() == sorted(cost)[:8]
-        page = Page(looks.surprises(looks.look(loaded(GREY).vae, made.dataset, most, cost), CONFIGS[GREY].data))
+        parsed = ParsedPage(surprises(source.reconstruct(most), CONFIGS[GREY].data))
         for index in most:
-            assert f"{index} ({index % 3}): {cost[index]:,.2f} nats" in page.said
+            assert f"{index} ({index % 3}): {cost[index]:,.2f} nats" in parsed.text
 
-    def test_an_image_is_shown_as_it_is(self, loaded: Load) -> None:
-        made = subject(loaded(GREY), GREY)
-        seen = looks.look(loaded(GREY).vae, made.dataset, [7], made.evaluation.free_energy)
-        first = Page(looks.rebuilt(seen, CONFIGS[GREY].data)).all("img")[0]["src"]
+    def test_an_image_is_shown_unchanged(self, loaded: Load) -> None:
+        source = report_input(loaded(GREY), GREY)
+        first = ParsedPage(pairs(source.reconstruct([7]), CONFIGS[GREY].data)).all("img")[0]["src"]
         assert first is not None
         shown = Image.open(io.BytesIO(base64.b64decode(first.partition(",")[2])))
         np.testing.assert_array_equal(np.asarray(shown), stripes(40)[7, 0])
 
-    def test_a_large_image_is_made_small(self) -> None:
-        found = Page(pictures.image(np.zeros((3, 1000, 500), np.uint8), "x")).all("img")[0]
-        assert (found["width"], found["height"]) == ("128", "256")
+    def test_a_large_image_is_scaled_down(self) -> None:
+        image = ParsedPage(pictures.image(np.zeros((3, 1000, 500), np.uint8), "x")).all("img")[0]
+        assert (image["width"], image["height"]) == ("128", "256")
 
-    def test_a_row_is_told_by_its_costliest_columns(self, loaded: Load) -> None:
+    def test_a_row_lists_its_most_surprising_columns(self, loaded: Load) -> None:
         vae, data = loaded(TABLE).vae, CONFIGS[TABLE].data
         assert isinstance(data, VectorData)
         samples = rows(30)
-        samples[4, 1] = 9.0  # metres tall
+        samples[4, 1] = 9.0  # metres
         dataset = Memory(samples)
-        found = evaluate(vae, dataset, draws=1).free_energy
-        seen = looks.look(vae, dataset, [int(np.argmax(found))], found)
-        page = Page(looks.surprises(seen, data))
-        assert page.said.startswith("Sample 4: ")
-        assert re.search(r"nats.*?height9", page.said)
-        assert page.said.index("height") < page.said.index("age")
+        free_energy = evaluate(vae, dataset, draws=1).free_energy
+        parsed = ParsedPage(surprises(reconstruct(vae, dataset, [int(np.argmax(free_energy))], free_energy), data))
+        assert parsed.text.startswith("Sample 4: ")
+        assert re.search(r"nats.*?height9", parsed.text)
+        assert parsed.text.index("height") < parsed.text.index("age")
 
-    def test_the_unit_of_a_column_does_not_decide_what_it_costs(self) -> None:
-        """The same rows in metres and in millimetres, and a model of each."""
+    def test_surprise_of_a_column_is_independent_of_its_unit(self) -> None:
+        """Compare rows in metres with the rows in millimetres, each with a model in that unit."""
         factor, samples = np.array([1, 1000, 1], np.float32), rows(30)
         plain = VectorData(columns=("a", "b", "c"), mean=(41.0, 1.7, 70.0), std=(12.0, 0.1, 9.0))
         small = plain.model_copy(update={"mean": (41.0, 1700.0, 70.0), "std": (12.0, 100.0, 9.0)})
-        looked = []
-        for data, given in ((plain, samples), (small, samples * factor)):
+        results = []
+        for data, inputs in ((plain, samples), (small, samples * factor)):
             torch.manual_seed(0)
             vae = VAE(CONFIGS[TABLE].model_copy(update={"data": data})).eval()
-            looked.append(looks.look(vae, Memory(given), [0, 1, 2], np.zeros(30)))
-        np.testing.assert_allclose(looked[1].x, looked[0].x * factor, rtol=1e-5)
-        np.testing.assert_allclose(looked[1].nlog, looked[0].nlog, rtol=1e-4, atol=1e-4)
+            results.append(reconstruct(vae, Memory(inputs), [0, 1, 2], np.zeros(30)))
+        np.testing.assert_allclose(results[1].x, results[0].x * factor, rtol=1e-5)
+        np.testing.assert_allclose(results[1].nlog, results[0].nlog, rtol=1e-4, atol=1e-4)
 
-    def test_a_column_is_blind_where_its_own_mean_would_do_as_well(self) -> None:
-        """Over these very samples: data that lies elsewhere is not data of which nothing was learned."""
+    def test_unlearned_columns_are_predicted_by_their_mean_over_the_samples(self) -> None:
         x = np.random.default_rng(0).normal(50, 3, (200, 60))
-        rebuilt = x + np.random.default_rng(1).normal(0, 0.5, x.shape)
-        rebuilt[:, [0, 55]] = x[:, [0, 55]].mean(axis=0)
-        x[:, 7], rebuilt[:, 7] = 4, 4  # never varies
-        seen = looks.Look([""] * 200, np.zeros(200), x, rebuilt, x)
+        mean = x + np.random.default_rng(1).normal(0, 0.5, x.shape)
+        mean[:, [0, 55]] = x[:, [0, 55]].mean(axis=0)
+        x[:, 7], mean[:, 7] = 4, 4  # never varies
+        samples = Reconstructions([""] * 200, np.zeros(200), x, mean, x)
         data = VectorData(columns=tuple(f"c{i}" for i in range(60)), mean=(0.0,) * 60, std=(1.0,) * 60)
-        assert looks.blind(seen, data) == ["c0", "c55"]
+        assert unlearned(samples, data) == ["c0", "c55"]
 
-    def test_nothing_is_said_of_columns_by_few_rows(self, loaded: Load) -> None:
-        assert subject(loaded(TABLE), TABLE).blind == []
+    def test_few_rows_show_no_unlearned_columns(self, loaded: Load) -> None:
+        assert report_input(loaded(TABLE), TABLE).unlearned == []
 
-    def test_a_sample_of_a_part_of_a_folder_goes_by_its_name_in_it(self, tmp_path: Path) -> None:
+    def test_samples_of_a_subset_keep_their_names(self, tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
             Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
         whole = open_dataset(str(tmp_path))
         part = Subset(whole, np.array([0, 2]), whole.load()[[0, 2]], "set aside")
-        assert looks._names(part, [1, 0]) == looks._names(whole, [2, 0]) == ["c.png", "a.png"]
+        assert sample_names(part, [1, 0]) == sample_names(whole, [2, 0]) == ["c.png", "a.png"]
 
-    def test_many_columns_are_left_out_and_that_is_said(self) -> None:
-        assert looks._left_out(VectorData(columns=tuple(map(str, range(45))), mean=(0,) * 45, std=(1,) * 45)) == (
-            " (the first 40 columns; 5 more are left out)"
-        )
+    def test_a_table_of_many_columns_counts_those_left_out(self) -> None:
+        data = VectorData(columns=tuple(map(str, range(45))), mean=(0,) * 45, std=(1,) * 45)
+        table = pairs(Reconstructions(["a"], np.zeros(1), *[np.zeros((1, 45))] * 3), data)
+        assert "(the first 40 columns; 5 more are left out)" in table
 
 
 class TestWriting:
-    def test_leaves_a_page_and_its_pictures_and_nothing_else(self, loaded: Load, tmp_path: Path) -> None:
-        made = subject(loaded(GREY), GREY)
-        folder = paper.write(tmp_path / "out.html", made)
+    def test_writes_a_page_and_its_pictures_only(self, loaded: Load, tmp_path: Path) -> None:
+        source = report_input(loaded(GREY), GREY)
+        folder = page.write(tmp_path / "out.html", source)
         assert folder == tmp_path / "out_files"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "out_files"]
-        assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-        assert (tmp_path / "out.html").read_text() == paper.html(made)
+        assert {path.name for path in folder.iterdir()} == page.files(source).keys() > set(OPTIONAL_PICTURES)
+        assert (tmp_path / "out.html").read_text() == page.html(source)
         for path in folder.iterdir():
             with Image.open(path) as picture:
                 assert np.asarray(picture.convert("L")).std() > 5
-        # Another one takes its place, and what is not of it any more goes; what is not ours stays.
+        # A second page replaces the first and removes its leftover pictures, but not other files.
         (folder / "mine.txt").write_text("mine")
-        paper.write(tmp_path / "out.html", replace(made, records=[]))
-        assert sorted(path.name for path in folder.iterdir()) == sorted({*FILES, "mine.txt"} - {"learning_curves.png"})
+        page.write(tmp_path / "out.html", replace(source, records=[]))
+        names = {*page.files(source), "mine.txt"} - {"learning_curves.png"}
+        assert {path.name for path in folder.iterdir()} == names
 
     @pytest.mark.parametrize("full", ["out.html", "samples.png"])
-    def test_on_a_full_disk_leaves_what_was_there(
+    def test_a_full_disk_leaves_the_older_version(
         self, full: str, loaded: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        made, path = subject(loaded(GREY), GREY), tmp_path / "out.html"
-        paper.write(path, made)
+        source, path = report_input(loaded(GREY), GREY), tmp_path / "out.html"
+        page.write(path, source)
         before = {place: place.read_bytes() for place in tmp_path.rglob("*") if place.is_file()}
         write = files.write_synced
 
@@ -324,15 +319,15 @@ class TestWriting:
                 raise OSError(28, "No space left on device", str(place))
             write(place, data)
 
-        monkeypatch.setattr(paper, "write_synced", fill)
+        monkeypatch.setattr(page, "write_synced", fill)
         with pytest.raises(DataError) as error:
-            paper.write(path, replace(made, records=[]))
+            page.write(path, replace(source, records=[]))
         assert full in refusal(error) and "No space left on device); make room" in refusal(error)
         assert {place: place.read_bytes() for place in tmp_path.rglob("*") if place.is_file()} == before
 
-    def test_where_it_cannot_be_is_refused_by_its_name(self, loaded: Load, tmp_path: Path) -> None:
-        made = subject(loaded(GREY), GREY)
+    def test_an_error_names_the_file(self, loaded: Load, tmp_path: Path) -> None:
+        source = report_input(loaded(GREY), GREY)
         (tmp_path / "out_files").write_text("in the way")
         with pytest.raises(DataError, match=r"out_files: cannot be written"):
-            paper.write(tmp_path / "out.html", made)
+            page.write(tmp_path / "out.html", source)
         assert os.listdir(tmp_path) == ["out_files"]

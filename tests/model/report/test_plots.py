@@ -1,4 +1,4 @@
-"""Pictures of a run and of a report are drawn for every kind of data, and show what they say."""
+"""Plots of runs and reports, for every kind of data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +30,10 @@ def run(folder: Path, data: Memory) -> tuple[Run, Split]:
     recipe, split = Recipe.plan(
         data, network={"name": "mlp", "hidden": (8,)}, likelihood={}, latent=3, settings={"epochs": 2}
     )
-    one = Run.open(folder, recipe)
-    for record in one.training.epochs(split.fit, split.held_out):
-        one.add(record, Card(name="x", created="2024-01-01"))
-    return one, split
+    trained = Run.open(folder, recipe)
+    for record in trained.training.epochs(split.fit, split.held_out):
+        trained.add(record, Card(name="x", created="2024-01-01"))
+    return trained, split
 
 
 def image(figure: Figure, path: Path) -> Array:
@@ -42,9 +42,8 @@ def image(figure: Figure, path: Path) -> Array:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_has_four_pictures_none_of_them_blank(kind: str, tmp_path: Path) -> None:
-    one, split = run(tmp_path / "run", KINDS[kind])
-    plots.draw_run(one, split)
+def test_a_run_has_four_plots_with_content(kind: str, tmp_path: Path) -> None:
+    plots.draw_run(*run(tmp_path / "run", KINDS[kind]))
     folder = tmp_path / "run" / "plots"
     assert sorted(path.name for path in folder.iterdir()) == PICTURES
     for name in PICTURES:
@@ -55,7 +54,7 @@ def test_a_run_has_four_pictures_none_of_them_blank(kind: str, tmp_path: Path) -
         assert len(np.unique(shades)) > 20
 
 
-def test_a_planted_plane_is_found() -> None:
+def test_principal_plane_has_the_axes_of_largest_variance() -> None:
     generator = np.random.default_rng(0)
     axes = np.linalg.qr(generator.normal(size=(7, 7)))[0]
     spread = np.array([5.0, 2.0, *[0.01] * 5])
@@ -68,19 +67,19 @@ def test_a_planted_plane_is_found() -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 1), (1, 4), (1, 1), (2, 5)])
-def test_a_plane_is_drawn_of_few_samples_or_a_single_latent(shape: tuple[int, int]) -> None:
+def test_principal_plane_of_few_samples_or_one_latent(shape: tuple[int, int]) -> None:
     means = np.random.default_rng(0).normal(size=shape)
     plane, share = plots.principal_plane(means)
     assert plane.shape == (shape[0], 2)
     assert np.isfinite(plane).all() and 0 <= share <= 1 + 1e-12
 
 
-def test_equal_means_have_no_spread_to_share() -> None:
+def test_principal_plane_of_equal_means() -> None:
     plane, share = plots.principal_plane(np.ones((5, 3)))
     assert (plane == 0).all() and share == 0
 
 
-def test_labels_are_colours_with_a_legend() -> None:
+def test_labels_have_colours_and_a_legend() -> None:
     means = np.random.default_rng(0).normal(size=(50, 3))
     plain, coloured = plots.latent_map(means, None), plots.latent_map(means, np.arange(50) % 4)
     assert plain.axes[0].get_legend() is None
@@ -97,16 +96,16 @@ def test_twenty_labels_have_twenty_colours() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e9])
 def test_learning_curves_are_drawn_from_the_first_epoch_on(scale: float, tmp_path: Path) -> None:
-    one = RECORD.model_copy(update={"free_energy": 10 * scale, "train_free_energy": 11 * scale})
-    assert image(plots.learning_curves([one]), tmp_path / "x.png").std() > 5
-    figure = plots.learning_curves([one, one.model_copy(update={"epoch": 2, "free_energy": 9 * scale})])
+    record = RECORD.model_copy(update={"free_energy": 10 * scale, "train_free_energy": 11 * scale})
+    assert image(plots.learning_curves([record]), tmp_path / "x.png").std() > 5
+    figure = plots.learning_curves([record, record.model_copy(update={"epoch": 2, "free_energy": 9 * scale})])
     assert [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines] == [
         [11 * scale] * 2,
         [10 * scale, 9 * scale],
     ]
 
 
-def test_a_few_wild_epochs_do_not_flatten_the_curve() -> None:
+def test_first_epochs_do_not_flatten_the_curve() -> None:
     records = [
         RECORD.model_copy(update={"epoch": i, "free_energy": 1e6 if i < 2 else 100.0 - i, "train_free_energy": 100.0})
         for i in range(40)
@@ -136,16 +135,16 @@ def evaluation_of(kind: str) -> Evaluation:
 
 
 def with_free_energies(free_energy: Array) -> Evaluation:
-    """A report of other free energies."""
+    """An evaluation with these free energies."""
     percentiles = {f"{p:g}": float(np.percentile(free_energy, p)) for p in PERCENTILES}
-    found = evaluation_of("table")
-    report = replace(found.report, free_energy_percentiles=percentiles, samples=len(free_energy))
-    return replace(found, report=report, free_energy=free_energy)
+    evaluation = evaluation_of("table")
+    report = replace(evaluation.report, free_energy_percentiles=percentiles, samples=len(free_energy))
+    return replace(evaluation, report=report, free_energy=free_energy)
 
 
 class TestReport:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_has_two_pictures_neither_of_them_blank(self, kind: str, tmp_path: Path) -> None:
+    def test_has_two_plots_with_content(self, kind: str, tmp_path: Path) -> None:
         evaluation = evaluation_of(kind)
         plots.draw_report(evaluation.report, evaluation.free_energy, tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["free_energy.png", "rate_per_dimension.png"]
@@ -155,20 +154,20 @@ class TestReport:
             assert min(shades.shape) > 100 and shades.std() > 5 and len(np.unique(shades)) > 20
 
     @pytest.mark.parametrize("count", [1, 2, 60, 3000])
-    def test_free_energies_are_all_counted(self, count: int) -> None:
+    def test_histogram_and_tail_count_every_sample(self, count: int) -> None:
         evaluation = with_free_energies(np.random.default_rng(0).normal(size=count))
         left, right = plots.free_energies(evaluation.report, evaluation.free_energy).axes
         heights = [patch.get_height() for patch in left.patches]  # type: ignore[attr-defined]
         assert sum(heights) == count
         (tail,) = right.lines
         x, y = np.asarray(tail.get_xdata()), np.asarray(tail.get_ydata())
-        # As large as the largest is one in all, as large as the smallest is every one.
+        # One sample has at least the largest free energy, and all have at least the smallest.
         assert (x[0], x[-1]) == (evaluation.free_energy.max(), evaluation.free_energy.min())
         assert (y[0], y[-1]) == (1 / count, 1)
         for value, share in zip(x[:50], y[:50], strict=True):
             assert share == np.mean(evaluation.free_energy >= value)
 
-    def test_percentiles_are_marked_where_they_are(self) -> None:
+    def test_percentiles_are_marked(self) -> None:
         evaluation = with_free_energies(np.random.default_rng(0).exponential(size=500))
         left = plots.free_energies(evaluation.report, evaluation.free_energy).axes[0]
         marked = [float(np.asarray(line.get_xdata())[0]) for line in left.lines]
@@ -179,7 +178,7 @@ class TestReport:
         "free_energy",
         [np.full(1, 5.0), np.full(50, -3.0), np.full(9, 0.0), np.append(np.arange(99.0), 1e9), np.arange(40.0) * 1e-9],
     )
-    def test_is_drawn_of_any_free_energies(self, free_energy: Array, tmp_path: Path) -> None:
+    def test_draws_degenerate_free_energies(self, free_energy: Array, tmp_path: Path) -> None:
         evaluation = with_free_energies(free_energy)
         assert image(plots.free_energies(evaluation.report, evaluation.free_energy), tmp_path / "x.png").std() > 5
 

@@ -36,7 +36,7 @@ MAX_WORST = 10
 class Report:
     """The result of `vae evaluate`.
 
-    `samples` is the number of samples and `draws` the number of draws of z for each. `rate` is analytic, `distortion` is
+    `samples` is the number of samples, `draws` that of draws of z for each. `rate` is analytic; `distortion` is
     `free_energy - rate`. `portion` is the part of the training data that was evaluated; None for other data.
     """
 

@@ -59,12 +59,12 @@ def reconstruct(
             x = to_tensor(batch, str(vae.device))
             p = vae.decode(vae.encode(x).mean)
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
-    x, mean, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    inputs, mean, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     data = vae.config.data
     if isinstance(data, VectorData) and not vae.config.likelihood.is_discrete:
         # A density depends on the unit of its column: a length in metres would cost more than in kilometres.
         nlog = nlog - np.log(np.array(data.std))
-    return Reconstructions(sample_names(dataset, indices), free_energy[list(indices)], x, mean, nlog)
+    return Reconstructions(sample_names(dataset, indices), free_energy[list(indices)], inputs, mean, nlog)
 
 
 def sample_names(dataset: Dataset, indices: Sequence[int]) -> list[str]:

@@ -154,7 +154,7 @@ def test_a_report_is_one_page_with_its_pictures_beside_it(vae: Invoke, shown: Lo
     said = vae("evaluate", str(shown(GREY).folder), data, *QUICK, "--report", "page.html", "--out", "report.json")
     assert "Wrote page.html, and its pictures into page_files" in said
     page = Path("page.html").read_text()
-    assert f"{report()['free_energy']:,.2f}" in page and "Telling outliers" in page
+    assert f"{report()['free_energy']:,.2f}" in page and "Outlier detection" in page
     # The epochs are known from the gallery.
     assert "lowest after epoch 2" in page
     assert Path("page_files/learning_curves.png").exists()

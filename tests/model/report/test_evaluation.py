@@ -153,9 +153,10 @@ def test_json_contains_the_detection(calibrated: Callable[[str], Checkpoint]) ->
     model, data = calibrated("table-mlp-gaussian"), data_of("table-mlp-gaussian")
     detection = detect(model.vae, data, [], ScoringConfig(4, 5, 0), model.calibration, 20)
     plain = replace(evaluate(model.vae, data, draws=1).report, detection=[detection]).plain()
-    expected = {"samples": 4, "refine": 5, "seed": 0, "inliers": 20}
-    expected |= {"outliers": detection.outliers, "auroc": detection.auroc}
-    assert json.loads(json.dumps(plain, allow_nan=False))["detection"] == [expected]
+    config = {"samples": 4, "refine": 5, "seed": 0, "inliers": 20}
+    assert json.loads(json.dumps(plain, allow_nan=False))["detection"] == [
+        config | {"outliers": detection.outliers, "auroc": detection.auroc}
+    ]
 
 
 def test_scales_at_their_floor_are_counted_by_column() -> None:

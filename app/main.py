@@ -36,6 +36,7 @@ from app.middleware.disconnect import DisconnectMiddleware
 from app.middleware.request_id import RequestIDMiddleware
 from app.middleware.response_headers import ResponseHeadersMiddleware
 from app.middleware.unexpected_errors import UnexpectedErrorsMiddleware
+from app.observability import logs
 from app.observability.metrics import Metrics
 from app.observability.tracing import TraceDetailsMiddleware, tracer_provider
 from app.server.lifespan import build_model, lifespan_of
@@ -109,7 +110,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
 def worker_application() -> FastAPI:
     """The application of one worker process, by the settings in its environment."""
     settings = Settings.load()
-    settings.configure_logging()
+    logs.configure(settings.log_level, settings.log_format)
     try:
         return create_app(settings, checkpoint.load(Path(settings.model)))
     except VAEError as error:

@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.observability import logs
-from model.config import explain
-from model.errors import ConfigError
+from model.errors import ConfigError, explain
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 PrecisionName = Literal["float32", "bfloat16"]
@@ -97,10 +95,6 @@ class Settings(BaseSettings):
         Literal["human", "json"], Field(description="Format of log lines: human, or json with one object per line.")
     ] = "human"
     traces: Annotated[bool, Field(description="Send spans to an OpenTelemetry collector by OTLP over HTTP.")] = False
-
-    def configure_logging(self) -> None:
-        """Configure the log of this process: level and format."""
-        logs.configure(self.log_level, self.log_format)
 
     @classmethod
     def load(cls, **given: Any) -> "Settings":

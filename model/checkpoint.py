@@ -1,17 +1,21 @@
-"""A trained model as a folder: config.json, model.safetensors, card.json, and SHA256SUMS over them; where scores have
-been calibrated, calibration.safetensors too, and where there is something to look at, gallery.safetensors.
+"""A trained model as a folder.
 
-Saving writes a whole new folder beside the old one, then renames: whoever loads sees the old model or the new one.
-Loading runs no code from the folder; it checks every digest, name and shape, and refuses with the remedy. No file may
-be a link out of it; what else lies there is not looked at.
-`sha256sum -c SHA256SUMS` checks the same by hand.
+    config.json               the configuration, which decides every shape
+    model.safetensors         the weights
+    card.json                 name, provenance, held-out report
+    calibration.safetensors   optional: reference scores for p-values
+    gallery.safetensors       optional: held-out inputs to look at
+    SHA256SUMS                checksums of all of these; `sha256sum -c SHA256SUMS` checks them by hand
+
+Saving writes a new folder beside the old one and renames it, so that readers see the old model or the new one. Loading
+runs no code from the folder; it checks every digest, name and shape. Links out of the folder are refused. Other files
+in the folder are ignored.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,7 +29,7 @@ from torch import Tensor
 from model import files, gallery
 from model.config import Frozen, ModelConfig, explain
 from model.errors import CalibrationError, CheckpointError
-from model.gallery import Gallery, OnDisk
+from model.gallery import Gallery
 from model.scoring import calibration
 from model.scoring.calibration import Calibration
 from model.scoring.complexity import measures
@@ -36,13 +40,13 @@ CONFIG, WEIGHTS, CARD, SUMS = "config.json", "model.safetensors", "card.json", "
 CALIBRATION, GALLERY = "calibration.safetensors", "gallery.safetensors"
 OPTIONAL = (CALIBRATION, GALLERY)
 PRETRAINED = Path(__file__).parent / "pretrained"
-#: Bytes of a file that are read without asking whether a model like this can have so many.
-UNASKED = 1 << 28
+#: Largest size in bytes of a file that is read without comparing its size with the configuration.
+MAX_UNCHECKED_BYTES = 1 << 28
 T = TypeVar("T", bound=Frozen)
 
 
 class Provenance(Frozen):
-    """Where a model comes from."""
+    """Origin of a model: its data, command, settings and software."""
 
     dataset: str
     dataset_sha256: str
@@ -58,9 +62,10 @@ class Provenance(Frozen):
 
 
 class Card(Frozen):
-    """What a model says of itself. `anomaly_score` is the one to tell outliers by, set by rule whatever the data:
-    typicality where it is calibrated, else free energy. `evaluation` is the report of `vae evaluate`, None until it has
-    run.
+    """Description of a model.
+
+    `anomaly_score` names the score to detect outliers by: typicality if it is calibrated, else free energy.
+    `evaluation` is the report of `vae evaluate`, None until that has run.
     """
 
     name: str
@@ -72,21 +77,21 @@ class Card(Frozen):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model. `digest` is the SHA-256 of all that decides its answers: configuration, weights, calibration."""
+    """A loaded model. `digest` is the SHA-256 of what decides its results: configuration, weights, calibration."""
 
     vae: VAE
     card: Card
     digest: str
     folder: Path
     calibration: Calibration | None = None
-    gallery: OnDisk | None = None
+    gallery: Gallery | None = None
 
 
 def save(folder: Path, vae: VAE, card: Card) -> None:
-    """Write a model to `folder`, replacing what is there in one step; it is not calibrated yet.
+    """Write a model to `folder`, replacing the old one in one step. The new model has no calibration and no gallery.
 
     Raises:
-        CheckpointError: it cannot be written, as on a full disk; what was there before is untouched.
+        CheckpointError: it cannot be written, as on a full disk; the old model is untouched.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
     _replace(
@@ -100,85 +105,95 @@ def save(folder: Path, vae: VAE, card: Card) -> None:
 
 
 def save_card(folder: Path, card: Card) -> None:
-    """Replace only the card of a saved model.
+    """Replace the card of a saved model.
 
     Raises:
-        CheckpointError: the model is not whole, so that a new seal would hide what is wrong with it; or as `save`.
+        CheckpointError: the model is damaged, so that new checksums would hide the damage; or as `save`.
     """
-    _change(folder, {CARD: _json(card.model_dump(mode="json"))})
+    _update(folder, {CARD: _json(card.model_dump(mode="json"))})
 
 
-def save_calibration(folder: Path, made: Calibration) -> None:
-    """Give a saved model this calibration in place of the one it has; its card names the score to tell outliers by.
+def save_calibration(folder: Path, new: Calibration) -> None:
+    """Replace the calibration of a saved model, and set `anomaly_score` of its card.
 
     Raises:
-        CheckpointError: it is not one of this model; or as `save_card`.
+        CheckpointError: the calibration does not fit the model; or as `save_card`.
     """
-    found, data = load(folder, calibrated=False, shown=False), calibration.to_bytes(made)
-    _calibration(found.folder / CALIBRATION, data, found.vae.config)
-    typical = all(reference.typicality is not None for reference in made.references.values())
-    score = "typicality" if typical and made.references else "free_energy"
-    card = found.card.model_copy(update={"anomaly_score": score})
-    _change(folder, {CALIBRATION: data, CARD: _json(card.model_dump(mode="json"))})
+    checkpoint, data = load(folder, calibrated=False, shown=False), calibration.to_bytes(new)
+    _parse_calibration(checkpoint.folder / CALIBRATION, data, checkpoint.vae.config)
+    typical = all(reference.typicality is not None for reference in new.references.values())
+    score = "typicality" if typical and new.references else "free_energy"
+    card = checkpoint.card.model_copy(update={"anomaly_score": score})
+    _update(folder, {CALIBRATION: data, CARD: _json(card.model_dump(mode="json"))})
 
 
-def save_gallery(folder: Path, made: Gallery | None) -> None:
-    """Give a saved model this gallery in place of the one it has, or none; its digest stays.
+def save_gallery(folder: Path, new: Gallery | None) -> None:
+    """Replace the gallery of a saved model, or remove it if None. The digest of the model stays.
 
     Raises:
-        CheckpointError: it is not one of this model; or as `save_card`.
+        CheckpointError: the gallery does not fit the model; or as `save_card`.
     """
-    found = load(folder, calibrated=False, shown=False)
-    data = None if made is None else gallery.to_bytes(made)
+    checkpoint = load(folder, calibrated=False, shown=False)
+    data = None if new is None else gallery.to_bytes(new)
     if data is not None:
-        with _of_this_model(found.folder / GALLERY):
-            gallery.from_bytes(data, found.vae.config)
-    _change(folder, {GALLERY: data})
+        _parse_gallery(checkpoint.folder / GALLERY, data, checkpoint.vae.config)
+    _update(folder, {GALLERY: data})
 
 
-def _change(folder: Path, changed: dict[str, bytes | None]) -> None:
+def _update(folder: Path, changes: dict[str, bytes | None]) -> None:
     folder = load(folder, calibrated=False, shown=False).folder
-    held = {**_held(folder)[0], **changed}
-    _replace(folder, {name: data for name, data in held.items() if data is not None})
+    contents = {**_read_files(folder)[0], **changes}
+    _replace(folder, {name: data for name, data in contents.items() if data is not None})
 
 
 def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: bool = True) -> Checkpoint:
-    """Read a model, check it, and make it ready for inference.
+    """Read a model, check it, and prepare it for inference.
 
     Args:
-        folder: a checkpoint, or a run of `vae train` that holds one.
-        calibrated, shown: whether to read its calibration and its gallery, if it has them.
+        folder: a checkpoint, a run of `vae train` that holds one, or the name of a shipped model.
+        calibrated, shown: read the calibration and the gallery, if the model has them.
 
     Raises:
-        CalibrationError: the calibration is not one of this version and this model; all else is well.
-        CheckpointError: a file is missing or altered, a name or shape is not the configuration's, a weight not finite.
+        CalibrationError: the calibration is not one of this version and this model; the model itself is sound.
+        CheckpointError: a file is missing or altered, a name or shape contradicts the configuration, or a weight is
+            not finite.
     """
     folder = find(folder)
-    held, sums = _held(folder)
-    if sums != _sums(held):
-        altered = [name for name, data in held.items() if _sum_line(name, data) not in sums]
+    contents, sums = _read_files(folder)
+    if sums != _checksums(contents):
+        altered = [name for name, data in contents.items() if _checksum_line(name, data) not in sums]
         raise CheckpointError(
-            f"{folder}: {', '.join(altered) or SUMS} was altered or damaged since it was saved (its SHA-256 is not the "
+            f"{folder}: {', '.join(altered) or SUMS} was altered or damaged after it was saved (its SHA-256 is not the "
             f"one in {SUMS}); copy the folder again, or train again"
         )
-    config = _parse(ModelConfig, folder / CONFIG, held[CONFIG])
-    card = _parse(Card, folder / CARD, held[CARD])
-    vae = _build(config, folder / WEIGHTS, held[WEIGHTS])
-    known = calibrated and CALIBRATION in held
-    found = _calibration(folder / CALIBRATION, held[CALIBRATION], config) if known else None
-    seen = _gallery(folder / GALLERY, held[GALLERY], config) if shown and GALLERY in held else None
-    decisive = {name: data for name, data in held.items() if name not in {CARD, GALLERY}}
-    digest = hashlib.sha256(_sums(decisive)).hexdigest()
-    return Checkpoint(vae.to(device), card, digest, folder, found, seen)
+    config = _parse(ModelConfig, folder / CONFIG, contents[CONFIG])
+    card = _parse(Card, folder / CARD, contents[CARD])
+    vae = _build(config, folder / WEIGHTS, contents[WEIGHTS])
+    has_calibration, has_gallery = calibrated and CALIBRATION in contents, shown and GALLERY in contents
+    decisive = {name: data for name, data in contents.items() if name not in {CARD, GALLERY}}
+    return Checkpoint(
+        vae.to(device),
+        card,
+        digest=hashlib.sha256(_checksums(decisive)).hexdigest(),
+        folder=folder,
+        calibration=_parse_calibration(folder / CALIBRATION, contents[CALIBRATION], config)
+        if has_calibration
+        else None,
+        gallery=_parse_gallery(folder / GALLERY, contents[GALLERY], config) if has_gallery else None,
+    )
 
 
 def find(folder: Path) -> Path:
-    """The checkpoint meant by a path: itself, that of a run, or the name of a shipped model."""
-    for place in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
-        # A save that was cut off between its two renames leaves the old model under its second name.
-        for found in (place, _previous(place)):
-            if _is_model(found):
-                return found
+    """Resolve a path to a checkpoint: the folder itself, that in a run, or a shipped model of this name.
+
+    Raises:
+        CheckpointError: there is no model, or the folder cannot be read.
+    """
+    for candidate in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
+        # A save that was interrupted between its two renames leaves the old model under its second name.
+        for path in (candidate, files.previous_path(candidate)):
+            if _is_model(path):
+                return path
     shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
     raise CheckpointError(
         f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, "
@@ -195,19 +210,19 @@ def _is_model(folder: Path) -> bool:
         ) from error
 
 
-def _held(folder: Path) -> tuple[dict[str, bytes], bytes]:
-    """The files of a checkpoint, and their seal, which says whether a calibration and a gallery are among them."""
+def _read_files(folder: Path) -> tuple[dict[str, bytes], bytes]:
+    """Read the files of a checkpoint by name, and SHA256SUMS, which decides whether optional files belong to it."""
     sums = _read(folder / SUMS)
     names = (WEIGHTS, CARD, *(name for name in OPTIONAL if f"  {name}\n".encode() in sums))
-    _all_sealed(folder, set(names))
+    _require_listed(folder, set(names))
     config = _read(folder / CONFIG)
     return {CONFIG: config, **{name: _read(folder / name, config) for name in names}}, sums
 
 
-def _all_sealed(folder: Path, sealed: set[str]) -> None:
-    """Nothing that would belong to the model may be there without its seal."""
+def _require_listed(folder: Path, listed: set[str]) -> None:
+    """Raise if an optional file lies in the folder but not in SHA256SUMS."""
     try:
-        others = {path.name for path in folder.iterdir()} & set(OPTIONAL) - sealed
+        others = {path.name for path in folder.iterdir()} & set(OPTIONAL) - listed
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be listed ({error.strerror}); let this user read it") from error
     if others:
@@ -217,38 +232,38 @@ def _all_sealed(folder: Path, sealed: set[str]) -> None:
         )
 
 
-def _calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
+def _parse_calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
     try:
         return calibration.from_bytes(data, config.latent, measures(config.data))
-    except Exception as error:  # as of weights
+    except Exception as error:  # damaged bytes raise whatever their reader does
         raise CalibrationError(
             f"{path}: not a calibration of this model: {error}; make a new one with vae calibrate"
         ) from error
 
 
-def _gallery(path: Path, data: bytes, config: ModelConfig) -> OnDisk:
-    with _of_this_model(path):
-        return OnDisk(path, data, config)
+def _parse_gallery(path: Path, data: bytes, config: ModelConfig) -> Gallery:
+    with _gallery_errors(path):
+        return gallery.from_bytes(data, config)
 
 
 @contextmanager
-def _of_this_model(path: Path) -> Iterator[None]:
+def _gallery_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # as of weights
-        said = explain(error) if isinstance(error, ValidationError) else error
+    except Exception as error:  # damaged bytes raise whatever their reader does
+        reason = explain(error) if isinstance(error, ValidationError) else error
         raise CheckpointError(
-            f"{path}: not a gallery of this model: {said}; make a new one with vae gallery"
+            f"{path}: not a gallery of this model: {reason}; make a new one with vae gallery"
         ) from error
 
 
 def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
     try:
         weights = safetensors.torch.load(data)
-    except Exception as error:  # a KeyError where the header names a type that torch has not
+    except Exception as error:  # a KeyError if the header names a type that torch does not have
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
     expected = _shapes(config)
-    _same_names(path, expected, weights)
+    _require_names(path, expected, weights)
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
             raise CheckpointError(
@@ -257,7 +272,7 @@ def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite; train again")
-    # Building draws weights that are about to be replaced; the caller's random numbers are none of its business.
+    # Building draws initial weights; fork the global generator, so that the caller's random numbers do not change.
     with torch.random.fork_rng(devices=[]):
         vae = VAE(config)
     vae.load_state_dict(weights)
@@ -265,16 +280,16 @@ def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
 
 
 def _shapes(config: ModelConfig) -> dict[str, Tensor]:
-    """The weights that a configuration asks for, without memory: one of absurd sizes must not allocate them."""
+    """Names, shapes and types of the weights of a configuration, without allocating memory for absurd sizes."""
     with torch.device("meta"):
         return VAE(config).state_dict()
 
 
-def _same_names(path: Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+def _require_names(path: Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or extra:
-        said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
-        raise CheckpointError(f"{path}: {' and '.join(said)}; it is not the model that {CONFIG} describes")
+        problems = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
+        raise CheckpointError(f"{path}: {' and '.join(problems)}; it is not the model that {CONFIG} describes")
 
 
 def _parse(kind: type[T], path: Path, data: bytes) -> T:
@@ -285,62 +300,43 @@ def _parse(kind: type[T], path: Path, data: bytes) -> T:
 
 
 def _read(path: Path, config: bytes | None = None) -> bytes:
-    """A file, unless it is larger than it can be; of more than `UNASKED` bytes the configuration says whether it is."""
+    """Read a file. A size above `MAX_UNCHECKED_BYTES` must be one that the configuration allows."""
     try:
-        least, most = 0, UNASKED
-        if config is not None and path.stat().st_size > UNASKED:
-            least, most = _sizes(path.name, _parse(ModelConfig, path.parent / CONFIG, config))
-        return files.read(path, least, most)
+        least, most = 0, MAX_UNCHECKED_BYTES
+        if config is not None and path.stat().st_size > MAX_UNCHECKED_BYTES:
+            least, most = _size_bounds(path.name, _parse(ModelConfig, path.parent / CONFIG, config))
+        return files.read_checked(path, least, most)
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); copy the whole folder again, or let this user read it"
         ) from error
 
 
-def _sizes(name: str, config: ModelConfig) -> tuple[int, int]:
-    """The least and the most bytes that a file of this model can have; small ones are read whatever they are."""
+def _size_bounds(name: str, config: ModelConfig) -> tuple[int, int]:
+    """Bounds in bytes of the size of a file of this model."""
     if name == WEIGHTS:
         least = sum(tensor.numel() * tensor.element_size() for tensor in _shapes(config).values())
-        return least, least + UNASKED
-    return 0, UNASKED + (4 * LATENT_COMPONENTS * config.latent**2 if name == CALIBRATION else 0)
+        return least, least + MAX_UNCHECKED_BYTES
+    return 0, MAX_UNCHECKED_BYTES + (4 * LATENT_COMPONENTS * config.latent**2 if name == CALIBRATION else 0)
 
 
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _sum_line(name: str, data: bytes) -> bytes:
+def _checksum_line(name: str, data: bytes) -> bytes:
     return f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode()
 
 
-def _sums(files: dict[str, bytes]) -> bytes:
-    return b"".join(_sum_line(name, data) for name, data in sorted(files.items()))
+def _checksums(contents: dict[str, bytes]) -> bytes:
+    return b"".join(_checksum_line(name, data) for name, data in sorted(contents.items()))
 
 
-def _previous(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.previous"
-
-
-def _replace(folder: Path, held: dict[str, bytes]) -> None:
-    folder = folder.absolute()
-    fresh, previous = folder.with_name(f".{folder.name}.fresh"), _previous(folder)
+def _replace(folder: Path, contents: dict[str, bytes]) -> None:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        for name, data in {**held, SUMS: _sums(held)}.items():
-            files.write_synced(fresh / name, data)
-        if folder.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            folder.rename(previous)
-        fresh.rename(folder)
-        shutil.rmtree(previous, ignore_errors=True)
+        files.replace_folder(folder.absolute(), {**contents, SUMS: _checksums(contents)})
     except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        with suppress(OSError):
-            if not folder.exists():
-                previous.rename(folder)
         raise CheckpointError(
-            f"{folder}: cannot be saved ({error.strerror}); what was there before is untouched: make room, or choose "
-            "another place, and repeat the command"
+            f"{folder.absolute()}: cannot be saved ({error.strerror}); the old version is untouched: make room, or "
+            "choose another folder, and repeat the command"
         ) from error

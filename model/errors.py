@@ -1,27 +1,29 @@
-"""Everything that can go wrong in `model`, as one tree.
+"""All exceptions of `model`, as one tree.
 
     VAEError
-    ├── ConfigError        a description of a model, or of a training, that cannot be built
+    ├── ConfigError        a description of a model or of a training that cannot be built
     ├── InputError         an array that does not fit the model
     ├── DataError          data on disk that cannot be read
     ├── CheckpointError    a model folder that cannot be saved or loaded
-    │   └── CalibrationError   for its calibration alone
-    └── TrainingError      a training that cannot start, go on or be resumed
+    │   └── CalibrationError   a calibration that does not fit its model
+    └── TrainingError      a training that cannot start, continue or be resumed
 
-Every message names the place (a file, a row, a key and its value) and the remedy.
+Every message names the location (a file, a row, a key and its value) and the remedy.
 """
+
+from pydantic import ValidationError
 
 
 class VAEError(Exception):
-    """The root: catch this to catch all that this package raises on purpose."""
+    """The root of the tree: catch it to catch every error that this package raises on purpose."""
 
 
 class ConfigError(VAEError):
-    """A description of a model, or of a training, that cannot be built."""
+    """A description of a model or of a training that cannot be built."""
 
 
 class InputError(VAEError):
-    """An array that does not fit the model; `place` names where, as in `inputs[3][0][7]`."""
+    """An array that does not fit the model. `place` names the value, as in `inputs[3][0][7]`."""
 
     def __init__(self, detail: str, place: str = "") -> None:
         super().__init__(f"{place}: {detail}" if place else detail)
@@ -38,8 +40,18 @@ class CheckpointError(VAEError):
 
 
 class CalibrationError(CheckpointError):
-    """The calibration in a model folder is not one of this version and this model; the model itself is sound."""
+    """A calibration that is not one of this version and this model. The model itself is sound."""
 
 
 class TrainingError(VAEError):
-    """A training that cannot start, go on, or be resumed."""
+    """A training that cannot start, continue, or be resumed."""
+
+
+def explain(error: ValidationError) -> str:
+    """Format a pydantic error as one line: each invalid key, the problem, and the given value."""
+    parts = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        given = "" if item["type"] in {"missing", "value_error"} else f" (given: {item['input']!r:.80})"
+        parts.append((f"{key}: " if key else "") + item["msg"].removeprefix("Value error, ") + given)
+    return "; ".join(parts)

@@ -1,45 +1,49 @@
-"""Files as models need them: read without being led astray or kept waiting, written whole or not at all.
+"""Safe file I/O.
 
-All that goes wrong is an `OSError`, whose `strerror` says what; who calls knows the remedy.
+Reads reject links out of the folder, pipes, devices and files of an unexpected size. Writes are atomic: temporary name,
+fsync, rename. Every failure is an `OSError` whose `strerror` says what is wrong; callers add the remedy.
 """
 
 import errno
 import os
+import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def read(path: Path, least: int, most: int) -> bytes:
-    """The bytes of a file.
+def read_checked(path: Path, least: int, most: int) -> bytes:
+    """Read a whole file.
 
     Args:
-        least, most: how many there must be; otherwise it is not read, whatever its size.
+        least, most: bounds of its size in bytes. A file of another size is not read.
 
     Raises:
-        OSError: it cannot be read, its links lead out of its folder, it is no file, or its size is another.
+        OSError: it cannot be read, its links lead out of its folder, it is not a file, or its size is out of bounds.
     """
     real = os.path.realpath(path)
     if not Path(real).is_relative_to(os.path.realpath(path.parent)):
         raise OSError(errno.EXDEV, "it is a link that leads out of its folder")
-    with open(real, "rb", opener=_at_once) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
+    with open(real, "rb", opener=_open_nonblocking) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a file")
-        if not least <= about.st_size <= most:
-            raise OSError(errno.EFBIG, f"its {about.st_size:,} bytes are not what such a file holds")
-        return file.read(about.st_size)
+        if not least <= status.st_size <= most:
+            raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are not what such a file holds")
+        return file.read(status.st_size)
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open, but follow no more links, and do not wait for whoever writes to a pipe."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open without following links, and without waiting for the writer of a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def place(path: Path) -> Path:
-    """Where a file of this name is to be written: where its links lead.
+def resolve_target(path: Path) -> Path:
+    """Follow the links of a path that is to be written.
 
     Raises:
-        OSError: what is there is no file, but a folder or a device, and must not be replaced by one.
+        OSError: a folder, pipe or device is there, which a file must not replace.
     """
     real = Path(os.path.realpath(path))
     if real.exists() and not real.is_file():
@@ -47,25 +51,86 @@ def place(path: Path) -> Path:
     return real
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever looks sees the old one or the new one, and on a full disk it is the old one.
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it replaces the file in one step, else it is removed.
+
+    Readers see the old file or the new one, also after a crash or on a full disk.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder, "x.txt")) as part:
+    ...         _ = part.write_text("data")
+    ...     Path(folder, "x.txt").read_text()
+    'data'
 
     Raises:
-        OSError: it cannot be written; nothing is left of the attempt.
+        OSError: the file cannot be written.
     """
-    path = place(path)
-    fresh = path.with_name(f".{path.name}.fresh")
+    real = resolve_target(path)
+    part = temporary_path(real)
     try:
-        write_synced(fresh, data)
-        os.replace(fresh, path)
+        yield part
+        _sync(part)
+        os.replace(part, real)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file of these bytes in one step, as `atomic_write` does."""
+    with atomic_write(path) as part:
+        write_synced(part, data)
+
+
+def replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
+    """Replace a folder by one with these files, by name.
+
+    There are two renames. A crash between them leaves the old folder at `previous_path(folder)`.
+
+    Raises:
+        OSError: the folder cannot be written; the old one is untouched.
+    """
+    fresh, previous = temporary_path(folder), previous_path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        for name, data in contents.items():
+            write_synced(fresh / name, data)
+        if folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
+        fresh.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            if not folder.exists():
+                previous.rename(folder)
         raise
+
+
+def temporary_path(path: Path) -> Path:
+    """The name beside `path` under which its replacement is written.
+
+    >>> temporary_path(Path("runs/state.bin")).name
+    '.state.bin.fresh'
+    """
+    return path.with_name(f".{path.name}.fresh")
+
+
+def previous_path(folder: Path) -> Path:
+    """The name beside `folder` that holds the old version between the two renames of a replacement."""
+    return folder.parent / f".{folder.name}.previous"
 
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file and wait until it is on the disk, so that a later rename never precedes its contents."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
         os.fsync(file.fileno())

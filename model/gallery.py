@@ -1,17 +1,12 @@
-"""What people look at: some inputs that neither fitted nor chose the model, with their latents and scores, the map on
-which these latents lie, and how the training went.
+"""Gallery of a model: some held-out inputs with their latents, scores and a 2-D projection, and the learning curves.
 
-It is kept with the model, so that whoever serves it need not have the data. It decides no answer of the model.
+The inputs neither fitted nor chose the model. The gallery is stored with the model, so that serving it needs no data.
+It does not influence any result of the model.
 """
 
-import functools
-import hashlib
 import json
-import os
-import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,70 +15,53 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from model.config import Finite, Frozen, ImageData, ModelConfig
-from model.errors import CheckpointError, DataError
-from model.projection import Plane
-from model.scoring.calibration import Calibration, Protocol
-from model.scoring.score import Part, active_units, in_batches, score
+from model.config import Frozen, ImageData, ModelConfig
+from model.errors import DataError
+from model.projection import PCAProjection
+from model.record import EpochRecord
+from model.scoring.batches import ScoredBatch, active_units, in_batches, score
+from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
 Singles = NDArray[np.float32]
-#: Bytes that the inputs may take, and how few and how many there are whatever their size.
-BYTES, FEWEST, MOST = 8 << 20, 24, 2000
+#: Limit of the inputs in bytes; least and most inputs, which take precedence over the limit.
+MAX_BYTES, MIN_INPUTS, MAX_INPUTS = 8 << 20, 24, 2000
+#: Number of bins of the histogram of free energies.
 BINS = 60
-#: How the scores are made.
-PROTOCOL = Protocol(1, 0, 0)
-#: The scores of each input; the last two only where the model has them.
+#: Settings of the scores: one draw, no refinement, seed 0.
+PROTOCOL = ScoringConfig(1, 0, 0)
+#: Scores of each input; the last two only if the model has them.
 SCORES = ("free_energy", "distortion", "rate", "cross_entropy", "entropy", "bits_per_dim", "typicality")
-ALWAYS = SCORES[:5]
+REQUIRED_SCORES = SCORES[:5]
 
 
-class Epoch(Frozen):
-    """One epoch of the training, as `model.training.loop.Record` says."""
-
-    epoch: int
-    free_energy: Finite
-    distortion: Finite
-    rate: Finite
-    bits_per_dim: Finite | None
-    train_free_energy: Finite
-    learning_rate: Finite
-    seconds: Finite
-    samples_per_second: Finite
-
-
-def epochs(records: Iterable[Any]) -> tuple[Epoch, ...]:
-    """The epochs of a training, from its records."""
-    return tuple(Epoch(**asdict(record)) for record in records)
-
-
-class Words(Frozen):
-    """What a gallery holds beside arrays."""
+class GalleryMetadata(Frozen):
+    """The parts of a gallery that are not arrays."""
 
     format: Annotated[int, Field(ge=1, le=1)] = 1
     active_units: Annotated[int, Field(ge=0)]
     label_names: tuple[str, ...] | None
-    learning: tuple[Epoch, ...]
+    learning: tuple[EpochRecord, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """n inputs and what the model makes of them, and figures over all the inputs that they were taken from."""
+    """n inputs with their latents and scores, and statistics over all inputs that they were picked from."""
 
-    inputs: Array  # as a dataset gives them: bytes of images, else float32
+    inputs: Array  # n x data: bytes of images, else float32
     mean: Singles  # of Q, n x latent
-    variance: Singles
-    plane: Plane  # of the means of all
-    coordinates: Singles  # of the means on it, n x 2
-    scores: dict[str, Singles]  # nats but for the last two of `SCORES`; one draw, that of `PROTOCOL`
+    variance: Singles  # of Q, n x latent
+    projection: PCAProjection  # fitted to the means of all
+    coordinates: Singles  # projected means, n x 2
+    scores: dict[str, Singles]  # n each; nats except for the last two of `SCORES`
     labels: NDArray[np.int64] | None
-    label_names: tuple[str, ...] | None  # by label
+    label_names: tuple[str, ...] | None  # indexed by label
     rate_per_dimension: Singles  # mean over all, nats
     active_units: int
-    edges: NDArray[np.float64]  # of bins of the free energies of all
-    counts: NDArray[np.int64]
-    learning: tuple[Epoch, ...]  # empty where it is not known
+    edges: NDArray[np.float64]  # bin edges of the histogram of all free energies
+    counts: NDArray[np.int64]  # of that histogram
+    learning: tuple[EpochRecord, ...]  # empty if unknown
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -96,19 +74,21 @@ def make(
     labels: NDArray[np.int64] | None = None,
     label_names: tuple[str, ...] | None = None,
     calibration: Calibration | None = None,
-    learning: Iterable[Epoch] = (),
+    learning: Iterable[EpochRecord] = (),
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> Gallery:
     """Make a gallery of samples that neither fitted nor chose the model.
 
     Args:
-        vae: on the device that it is to run on.
-        samples: as a dataset gives them; all are scored, and evenly spaced ones are kept.
-        labels, label_names: one of each sample, and what they are called; None where they are not known.
+        vae: the model, on the device to score with.
+        samples: n x data, as a dataset gives them. All are scored; evenly spaced ones are kept.
+        labels, label_names: the label of each sample, and the names of labels; None if unknown.
+        calibration: makes typicality available.
+        learning: the records of the training.
         on_sample: called with the number of samples done.
 
     Raises:
-        DataError: there are no samples, or one of them has scores that are not finite.
+        DataError: there are no samples, or a score is not finite.
     """
     if not len(samples):
         raise DataError("there are no samples to make a gallery of")
@@ -116,21 +96,23 @@ def make(
     for part in score(vae, in_batches(samples), PROTOCOL, calibration):
         parts.append(part)
         on_sample(part.first + len(part.rate_per_dimension))
-    means = np.concatenate([part.scored.sizes.mean for part in parts])
+    means = np.concatenate([part.means for part in parts])
     scores = _scores(parts)
     if not all(np.isfinite(numbers).all() for numbers in (means, *scores.values())):
-        raise DataError("a sample for the gallery has scores that are not finite; look for values far out in the data")
+        raise DataError("a sample for the gallery has scores that are not finite; look for extreme values in the data")
     picks = _evenly(len(samples), samples[0].nbytes)
     shown = np.ascontiguousarray(samples[picks])
     mean, variance = _encode(vae, shown)
-    plane = Plane.fit(means)
+    projection = PCAProjection.fit(means)
     edges, counts = _histogram(scores["free_energy"])
     return Gallery(
         inputs=shown,
         mean=mean,
         variance=variance,
-        plane=replace(plane, origin=plane.origin.astype(np.float32), axes=plane.axes.astype(np.float32)),
-        coordinates=plane(mean).astype(np.float32),
+        projection=replace(
+            projection, origin=projection.origin.astype(np.float32), axes=projection.axes.astype(np.float32)
+        ),
+        coordinates=projection(mean).astype(np.float32),
         scores={name: numbers[picks].astype(np.float32) for name, numbers in scores.items()},
         labels=None if labels is None else labels[picks],
         label_names=label_names if labels is not None and _named(labels, label_names) else None,
@@ -146,157 +128,115 @@ def _named(labels: NDArray[np.int64], names: tuple[str, ...] | None) -> bool:
     return names is not None and bool(((labels >= 0) & (labels < len(names))).all())
 
 
-def rejudge(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
-    """The same gallery with typicality by this calibration."""
-    found = _scores(list(score(vae, in_batches(gallery.inputs), PROTOCOL, calibration)))
-    kept = {name: numbers for name, numbers in gallery.scores.items() if name != "typicality"}
-    if "typicality" in found:
-        kept["typicality"] = found["typicality"].astype(np.float32)
-    return replace(gallery, scores=kept)
+def rescore(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
+    """Return the gallery with typicality recomputed by another calibration; without typicality if it has none."""
+    scores = {name: numbers for name, numbers in gallery.scores.items() if name != "typicality"}
+    rescored = _scores(list(score(vae, in_batches(gallery.inputs), PROTOCOL, calibration)))
+    if "typicality" in rescored:
+        scores["typicality"] = rescored["typicality"].astype(np.float32)
+    return replace(gallery, scores=scores)
 
 
 def _evenly(count: int, size: int) -> NDArray[np.int64]:
-    """Which of so many samples to keep, given the bytes of one."""
-    kept = min(count, max(FEWEST, min(MOST, BYTES // size)))
-    return np.arange(kept) * count // kept
+    """Evenly spaced indices of the samples to keep, out of `count` samples of `size` bytes each."""
+    number = min(count, max(MIN_INPUTS, min(MAX_INPUTS, MAX_BYTES // size)))
+    return np.arange(number) * count // number
 
 
-def _scores(parts: list[Part]) -> dict[str, NDArray[np.float64]]:
-    found = {name: [getattr(part.scored.scores, name) for part in parts] for name in SCORES[:-1]}
-    found["typicality"] = [part.verdict.typicality for part in parts]
-    return {name: np.concatenate(numbers) for name, numbers in found.items() if numbers[0] is not None}
+def _scores(parts: list[ScoredBatch]) -> dict[str, NDArray[np.float64]]:
+    scores = {name: [getattr(part.scores.estimates, name) for part in parts] for name in SCORES[:-1]}
+    scores["typicality"] = [part.scores.calibrated.typicality for part in parts]
+    return {name: np.concatenate(numbers) for name, numbers in scores.items() if numbers[0] is not None}
 
 
 def _encode(vae: VAE, samples: Array) -> tuple[Singles, Singles]:
-    """Mean and variance of Q."""
-    device = str(vae.origin.device)
+    """Mean and variance of Q, n x latent each."""
+    device = str(vae.device)
     with torch.inference_mode():
-        found = [vae.encode(to_tensor(batch, device)) for batch in in_batches(samples)]
-    mean = torch.cat([q.mean for q in found]).float().cpu().numpy()
-    return mean, torch.cat([q.scale.square() for q in found]).float().cpu().numpy()
+        posteriors = [vae.encode(to_tensor(batch, device)) for batch in in_batches(samples)]
+    mean = torch.cat([q.mean for q in posteriors]).float().cpu().numpy()
+    return mean, torch.cat([q.scale.square() for q in posteriors]).float().cpu().numpy()
 
 
 def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     low, high = float(free_energy.min()), float(free_energy.max())
-    # Where all cost the same the bins still have a width.
+    # Equal free energies still need bins of positive width.
     edges = np.linspace(low, max(high, low + 1e-6 * max(1.0, abs(low))), BINS + 1)
     return edges, np.histogram(free_energy, edges)[0].astype(np.int64)
 
 
 def to_bytes(gallery: Gallery) -> bytes:
-    """As safetensors: arrays by name, and `Words` as JSON in the header."""
-    words = Words(active_units=gallery.active_units, label_names=gallery.label_names, learning=tuple(gallery.learning))
+    """Serialize as safetensors: arrays by name, and `GalleryMetadata` as JSON in the header."""
+    metadata = GalleryMetadata(
+        active_units=gallery.active_units, label_names=gallery.label_names, learning=tuple(gallery.learning)
+    )
     arrays = {name: getattr(gallery, name) for name in ARRAYS}
-    arrays |= {f"plane.{name}": value for name, value in vars(gallery.plane).items()}
+    arrays |= {f"plane.{name}": value for name, value in vars(gallery.projection).items()}
     arrays |= {f"scores.{name}": value for name, value in gallery.scores.items()}
     if gallery.labels is not None:
         arrays["labels"] = gallery.labels
     plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    return safetensors.numpy.save(plain, {"gallery": words.model_dump_json()})
+    return safetensors.numpy.save(plain, {"gallery": metadata.model_dump_json()})
 
 
 ARRAYS = ("inputs", "mean", "variance", "coordinates", "rate_per_dimension", "edges", "counts")
 
 
 def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
-    """The reverse.
+    """Parse the bytes of `to_bytes`, and check every name, shape, type and range.
 
     Raises:
-        ValueError: not a gallery, or not one of such a model.
+        ValueError: the bytes are not a gallery, or not one of a model with this configuration.
     """
     arrays = safetensors.numpy.load(data)
-    # Of a header that safetensors itself has read just now.
+    # safetensors has validated this header in the line above.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    words = Words.model_validate_json(header.get("__metadata__", {}).get("gallery", ""))
-    taken = _Taken(arrays)
-    count, bins, latent = taken.length("inputs"), taken.length("counts"), config.latent
+    metadata = GalleryMetadata.model_validate_json(header.get("__metadata__", {}).get("gallery", ""))
+    read = ArrayReader(arrays)
+    count, bins, latent = read.length("inputs"), read.length("counts"), config.latent
     bytes_of_images = isinstance(config.data, ImageData) and arrays["inputs"].dtype == np.uint8
-    inputs = taken("inputs", (count, *config.data.shape), np.uint8 if bytes_of_images else np.float32)
-    names = [name for name in SCORES if name in ALWAYS or f"scores.{name}" in arrays]
+    inputs = read("inputs", (count, *config.data.shape), np.uint8 if bytes_of_images else np.float32)
+    names = [name for name in SCORES if name in REQUIRED_SCORES or f"scores.{name}" in arrays]
     gallery = Gallery(
         inputs=inputs,
-        mean=taken("mean", (count, latent)),
-        variance=taken("variance", (count, latent)),
-        plane=Plane(
-            origin=taken("plane.origin", (latent,)),
-            axes=taken("plane.axes", (2, latent)),
-            explained=taken("plane.explained", (2,), np.float64),
+        mean=read("mean", (count, latent)),
+        variance=read("variance", (count, latent)),
+        projection=PCAProjection(
+            origin=read("plane.origin", (latent,)),
+            axes=read("plane.axes", (2, latent)),
+            explained=read("plane.explained", (2,), np.float64),
         ),
-        coordinates=taken("coordinates", (count, 2)),
-        scores={name: taken(f"scores.{name}", (count,)) for name in names},
-        labels=taken("labels", (count,), np.int64) if "labels" in arrays else None,
-        label_names=words.label_names,
-        rate_per_dimension=taken("rate_per_dimension", (latent,)),
-        active_units=words.active_units,
-        edges=taken("edges", (bins + 1,), np.float64),
-        counts=taken("counts", (bins,), np.int64),
-        learning=words.learning,
+        coordinates=read("coordinates", (count, 2)),
+        scores={name: read(f"scores.{name}", (count,)) for name in names},
+        labels=read("labels", (count,), np.int64) if "labels" in arrays else None,
+        label_names=metadata.label_names,
+        rate_per_dimension=read("rate_per_dimension", (latent,)),
+        active_units=metadata.active_units,
+        edges=read("edges", (bins + 1,), np.float64),
+        counts=read("counts", (bins,), np.int64),
+        learning=metadata.learning,
     )
     if arrays:
         raise ValueError(f"{min(arrays)} is unknown")
-    _require_sense(gallery, config)
+    _require_valid_values(gallery, config)
     return gallery
 
 
-class OnDisk:
-    """A gallery in the file that it was found in. It is checked at once, but read only when it is first asked for: a
-    service whose gallery nobody looks at needs no memory for it. The file stays open, so that it is still there when
-    another model has taken the place of this one; where that has happened already, what was checked is kept instead.
-
-    Raises:
-        ValueError: as `from_bytes`.
-    """
-
-    def __init__(self, path: Path, data: bytes, config: ModelConfig) -> None:
-        self.count = len(from_bytes(data, config))
-        self._path, self._config = path, config
-        self._sha256 = hashlib.sha256(data).digest()
-        self._kept: bytes | None = None
-        try:
-            self._file = os.open(path, os.O_RDONLY)
-        except OSError:
-            self._kept = data
-            return
-        weakref.finalize(self, os.close, self._file)
-        if not self._is_mine(self._read()):
-            self._kept = data
-
-    def _read(self) -> bytes:
-        return os.pread(self._file, os.fstat(self._file).st_size, 0)
-
-    def _is_mine(self, data: bytes) -> bool:
-        return hashlib.sha256(data).digest() == self._sha256
-
-    def __len__(self) -> int:
-        return self.count
-
-    @functools.cached_property
-    def whole(self) -> Gallery:
-        """All of it; kept from now on.
-
-        Raises:
-            CheckpointError: the file was altered since it was checked.
-        """
-        data = self._read() if self._kept is None else self._kept
-        if not self._is_mine(data):
-            raise CheckpointError(f"{self._path}: was altered since the model was loaded; load it anew")
-        return from_bytes(data, self._config)
-
-
 @dataclass
-class _Taken:
-    """The arrays of a file, each taken once, with the shape and type that it must have."""
+class ArrayReader:
+    """Removes arrays from a mapping one by one, and checks the shape and type of each."""
 
     arrays: dict[str, Array]
 
     def length(self, name: str) -> int:
-        """How many rows there are of this; one at least."""
+        """Number of rows of an array; `ValueError` if it is missing or empty."""
         count = self.arrays[name].shape[0] if name in self.arrays and self.arrays[name].ndim else 0
         if not count:
             raise ValueError(f"{name} is missing or empty")
         return int(count)
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+        """Remove and return an array; `ValueError` if it is missing, has another shape or type, or is not finite."""
         array = self.arrays.pop(name, None)
         if array is None or array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} is missing or not {np.dtype(dtype)} of shape {shape}")
@@ -305,8 +245,8 @@ class _Taken:
         return array
 
 
-def _require_sense(gallery: Gallery, config: ModelConfig) -> None:
-    """What the shapes do not say."""
+def _require_valid_values(gallery: Gallery, config: ModelConfig) -> None:
+    """Check the ranges of values, and labels against their names."""
     inputs, labels, names = gallery.inputs, gallery.labels, gallery.label_names
     if isinstance(config.data, ImageData) and inputs.dtype != np.uint8 and (inputs.min() < 0 or inputs.max() > 1):
         raise ValueError("inputs holds pixels that are not from 0 to 1")

@@ -1,32 +1,35 @@
-"""A picture of any size and mode -> the bytes of one sample."""
+"""Conversion between pictures (PIL images of any size and mode) and samples (channels x height x width)."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from model.config import ImageData
+from model.data import ImageData
 from model.errors import InputError
 
-#: How a picture that does not fit is made to fit; part of every image model's card.
+#: How a picture of another size or mode is converted; part of every image model's card.
 CONVERSION = (
     "turned upright by its EXIF orientation, transparency laid on black, converted to the model's mode "
     "(grey by ITU-R 601 luma, or RGB), 16-bit grey reduced to its upper 8 bits, resized without keeping "
     "the aspect ratio by an antialiased bilinear filter"
 )
-#: Pillow's modes of 8 bits and fewer a channel that it converts to grey and RGB.
+#: Modes of at most 8 bits per channel that Pillow converts to grey and RGB.
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
 
 
 def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> NDArray[np.uint8]:
-    """The bytes of an image, channels x height x width, converted as `CONVERSION` says.
+    """Convert a picture to the bytes of one sample, channels x height x width, as `CONVERSION` says.
 
     Args:
-        image: an opened picture; it is decoded here.
+        image: an opened picture, decoded here.
         data: the size and mode to fit.
         strict: refuse a picture of another size or mode instead of converting it.
 
     Raises:
-        InputError: it differs and `strict` is set, or its mode has no such conversion (floats, 32-bit integers, Lab).
+        InputError: size or mode differ and `strict` is set, or the mode has no conversion (floats, 32-bit integers,
+            Lab).
     """
     mode = "L" if data.channels == 1 else "RGB"
     width, height = upright_size(image)
@@ -44,15 +47,25 @@ def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> N
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def to_pil(sample: NDArray[Any]) -> Image.Image:
+    """Convert one sample, channels x height x width of bytes or of floats in [0, 1], to a grey or RGB picture.
+
+    >>> to_pil(np.ones((3, 4, 5))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    pixels = sample if sample.dtype == np.uint8 else np.rint(sample.clip(0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as the EXIF orientation turns the picture, without decoding it."""
+    """Width and height after the EXIF orientation is applied, read without decoding the picture."""
     sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
     return (image.height, image.width) if sideways else (image.width, image.height)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 and would turn most of such a picture white.
+        # Pillow's own conversion clips at 255, which would turn most of the picture white.
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode not in MODES:
         raise InputError(f"the image has mode {image.mode}, which has no conversion; save it as 8-bit grey or RGB")

@@ -1,4 +1,4 @@
-"""What a training ran on, for the model's card."""
+"""The machine and software of a training, for the model's card."""
 
 import math
 import os
@@ -13,18 +13,22 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cores() -> int:
-    """The processors this process may use: those it is pinned to, and no more than its container's share of time."""
+    """Number of processors that this process may use: its CPU affinity, limited by the CPU quota of its container.
+
+    >>> cores() >= 1
+    True
+    """
     pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()
         share = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # not in a container, another kind of one, or "max"
+    except (OSError, ValueError):  # no container, no cgroup v2, or a quota of "max"
         return pinned
     return max(1, min(pinned, share))
 
 
 def describe(device: str = "cpu") -> str:
-    """The type of machine: processor and cores, or the accelerator."""
+    """Name of the processor and number of cores, or name of the accelerator."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
     info = Path("/proc/cpuinfo")
@@ -34,7 +38,7 @@ def describe(device: str = "cpu") -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that takes part in deciding a weight."""
+    """Versions of the software that decides the value of a weight."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,8 +1,8 @@
 """Encoder and decoder bodies: `mlp` for any data, `conv` for images.
 
-An encoder body maps x to two numbers per latent dimension, a decoder body maps z to `params` numbers per dimension
-of x; `model.vae` makes distributions of both. `NETWORKS` is the one table of names. To add a network: its config in
-`model.config`, two classes of this form, a row.
+An encoder body maps x to two numbers per latent dimension. A decoder body maps z to `params` numbers per dimension of
+x. `model.vae` turns both into distributions. `NETWORKS` is the one table of names. To add a network, write its
+configuration in `model.config`, two classes of this form here, and add a row.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, Vector
 
 
 class Standardize(nn.Module):
-    """Data in its own units -> what networks like to see: pixels in [-1, 1], columns of mean 0 and variance 1."""
+    """Standardization of data for the networks: pixels in [-1, 1], columns of mean 0 and variance 1."""
 
     def __init__(self, data: ImageData | VectorData) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class ConvEncoder(nn.Module):
         stages: list[nn.Module] = []
         before: int = config.data.channels
         for channels, count in zip(config.network.channels, config.network.blocks, strict=True):
-            # Pixels need their neighbours; features come from blocks that have looked, and a 1x1 costs a ninth.
+            # Pixels need their neighbours. Later features come from 3x3 blocks, and a 1x1 costs a ninth.
             kernel = 3 if not stages else 1
             mix = nn.Conv2d(4 * before, channels, kernel, padding=kernel // 2)
             stages += [nn.PixelUnshuffle(2), mix, *_blocks(channels, count)]

@@ -1,4 +1,4 @@
-"""Latents as points of a plane: principal component analysis."""
+"""Projection of latents onto a plane by principal component analysis."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +10,20 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Plane:
-    """The plane along which some latents vary most: coordinates of z are (z - origin) @ axes.T."""
+class PCAProjection:
+    """The plane along which latents vary most. Coordinates of z are (z - origin) @ axes.T."""
 
-    origin: Array  # the mean of these latents
-    axes: Array  # 2 x latent, orthonormal; zero where the latent has no such dimension
-    explained: Array  # the share of their variance that each axis holds
+    origin: Array  # mean of the latents
+    axes: Array  # 2 x latent, orthonormal; a zero row if the latent has only one dimension
+    explained: Array  # fraction of the variance along each axis
 
     @classmethod
-    def fit(cls, latents: Array) -> "Plane":
-        """To n x latent numbers. The largest component of each axis is positive, so that no chance decides its sign."""
+    def fit(cls, latents: Array) -> "PCAProjection":
+        """Fit to latents, n x latent. The largest component of each axis is positive, so that signs are deterministic.
+
+        >>> PCAProjection.fit(np.array([[0.0, 0.0], [2.0, 0.0]])).explained
+        array([1., 0.])
+        """
         origin = latents.mean(axis=0)
         _, spread, axes = np.linalg.svd(latents - origin, full_matrices=False)
         share = np.square(spread) / max(np.square(spread).sum(), 1e-30)

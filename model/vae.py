@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.likelihoods import HEADS, LEVELS, Distribution, Gaussian
+from model.likelihoods import Distribution, Gaussian
 from model.networks import NETWORKS, Standardize
 
-#: Standard deviations of Q are kept inside these, so that no input can make a variance of 0 or infinity.
+#: Bounds of the log standard deviations of Q, so that no input gives a variance of 0 or infinity.
 LOG_SCALE_BOUNDS = (-9.0, 5.0)
 
 
 def to_tensor(samples: NDArray[Any], device: str = "cpu") -> Tensor:
-    """Samples as datasets and requests give them -> as the model takes them: float32, bytes divided by 255."""
-    # torch warns of memory that it may not write to, as that of a file or a request is.
+    """Convert samples of a dataset or request to a float32 tensor on a device; bytes are divided by 255.
+
+    >>> import numpy as np
+    >>> to_tensor(np.array([[0, 255]], np.uint8))
+    tensor([[0., 1.]])
+    """
+    # torch warns about read-only memory, such as that of a file or a request.
     tensor = torch.from_numpy(samples if samples.flags.writeable else samples.copy()).to(device)
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
@@ -36,22 +41,27 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         encoder, decoder = NETWORKS[config.network.name]
-        head = HEADS[config.likelihood.name](config)
+        head = config.likelihood.head(config.data)
         self.standardize = Standardize(config.data)
         self.encoder = encoder(config)
         self.decoder = decoder(config, head.params)
-        self.head: nn.Module = head
-        self.register_buffer("origin", torch.zeros(config.latent), persistent=False)
-        self.origin: Tensor
+        self.head = head
+        self.register_buffer("_zero", torch.zeros(config.latent), persistent=False)
+        self._zero: Tensor
 
     @property
     def levels(self) -> int | None:
-        """How many values one dimension of x can take; None where free energy is that of a density."""
-        return LEVELS[self.config.likelihood.name]
+        """Number of values that one dimension of x can take; None if free energy is that of a density."""
+        return self.config.likelihood.levels
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the weights."""
+        return self._zero.device
 
     def prior(self) -> Gaussian:
         """P(z) = N(0, I)."""
-        return Gaussian(self.origin, torch.ones_like(self.origin))
+        return Gaussian(self._zero, torch.ones_like(self._zero))
 
     def encode(self, x: Float[Tensor, "batch *data"]) -> Gaussian:
         """Q(z|x), with mean and scale of batch x latent."""

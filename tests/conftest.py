@@ -15,25 +15,18 @@ install_import_hook("model", "beartype.beartype")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from starlette.testclient import TestClient  # noqa: E402
 
-from app.main import create_app  # noqa: E402
-from app.settings import Settings  # noqa: E402
 from model import gallery  # noqa: E402
 from model.checkpoint import Card, Checkpoint, load, save, save_calibration, save_gallery  # noqa: E402
-from model.config import (  # noqa: E402
-    BernoulliLikelihood,
-    ConvNetwork,
-    DiscretizedLikelihood,
-    GaussianLikelihood,
-    ImageData,
-    MLPNetwork,
-    ModelConfig,
-    VectorData,
-)
-from model.scoring import score as scoring  # noqa: E402
-from model.scoring.calibration import Calibration, Protocol  # noqa: E402
+from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, VectorData  # noqa: E402
+from model.likelihoods.bernoulli import BernoulliLikelihood  # noqa: E402
+from model.likelihoods.discretized import DiscretizedLikelihood  # noqa: E402
+from model.likelihoods.gaussian import GaussianLikelihood  # noqa: E402
+from model.record import EpochRecord  # noqa: E402
+from model.scoring import batches  # noqa: E402
+from model.scoring.calibration import Calibration, ScoringConfig  # noqa: E402
 from model.vae import VAE  # noqa: E402
+from tests.support.services import TRANSPORTS, Client, Transport, client_of  # noqa: E402
 
 GREY = ImageData(height=8, width=8)
 RGB = ImageData(height=9, width=10, channels=3)
@@ -85,7 +78,7 @@ def loaded(saved: Callable[[str], Path]) -> Callable[[str], Checkpoint]:
 
 
 #: What the calibrated models are calibrated for.
-PROTOCOLS = (Protocol(1, 0, 0), Protocol(4, 0, 0), Protocol(4, 5, 0))
+SCORINGS = (ScoringConfig(1, 0, 0), ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0))
 
 
 def reference(name: str, count: int = 120, seed: int = 1) -> np.ndarray[Any, Any]:
@@ -98,15 +91,15 @@ def reference(name: str, count: int = 120, seed: int = 1) -> np.ndarray[Any, Any
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """A small model that is calibrated for `PROTOCOLS`, by the name of its configuration, loaded."""
+    """A small model that is calibrated for `SCORINGS`, by the name of its configuration, loaded."""
     root = tmp_path_factory.mktemp("calibrated")
 
     @functools.cache
     def of(name: str) -> Checkpoint:
         vae = build(name)
         save(root / name, vae, Card(name=name, created="2024-01-01"))
-        known = Calibration(scoring.latent_density(vae, reference(name, 300, seed=2)), {})
-        save_calibration(root / name, scoring.calibrate(vae, reference(name), PROTOCOLS, calibration=known))
+        known = Calibration(batches.latent_density(vae, reference(name, 300, seed=2)), {})
+        save_calibration(root / name, batches.calibrate(vae, reference(name), SCORINGS, calibration=known))
         return load(root / name)
 
     return of
@@ -115,7 +108,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
 #: Of the models with galleries, all alike but for what they look at: three classes, and two epochs of training.
 CLASSES = ("cat", "dog", "<b>bird</b>")
 LEARNING = tuple(
-    gallery.Epoch(
+    EpochRecord(
         epoch=epoch,
         free_energy=100.0 / epoch,
         distortion=90.0 / epoch,
@@ -128,6 +121,11 @@ LEARNING = tuple(
     )
     for epoch in (1, 2)
 )
+
+
+def epoch_record(*values: float | None) -> EpochRecord:
+    """A record from its values in the order of the fields."""
+    return EpochRecord.model_validate(dict(zip(EpochRecord.model_fields, values, strict=True)))
 
 
 @pytest.fixture(scope="session")
@@ -155,38 +153,40 @@ def shown(
     return of
 
 
-def client_of(checkpoint: Checkpoint, **settings: Any) -> TestClient:
-    """A client, to be entered, of a service of this model with small limits."""
-    limits = {"max_rows": 64, "max_samples": 200, "max_work": 2000, "max_body_bytes": 1 << 20, "max_pixels": 10_000}
-    app = create_app(Settings(threads=1, **{**limits, **settings}), checkpoint)
-    return TestClient(app, raise_server_exceptions=False)
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """How requests reach the service: tests of HTTP run over both."""
+    value: Transport = request.param
+    return value
 
 
-def served(find: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
+def clients_of(find: Callable[[str], Checkpoint], transport: Transport) -> Iterator[Callable[[str], Client]]:
     """Clients by the name of their model, each made when it is first asked for."""
     with ExitStack() as stack:
-        yield functools.cache(lambda name: stack.enter_context(client_of(find(name))))
+        yield functools.cache(lambda name: stack.enter_context(client_of(find(name), transport)))
 
 
 @pytest.fixture(scope="session")
-def serving(loaded: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
+def serving(loaded: Callable[[str], Checkpoint], transport: Transport) -> Iterator[Callable[[str], Client]]:
     """A client of a service that serves a small model with small limits; one a session for each model."""
-    yield from served(loaded)
+    yield from clients_of(loaded, transport)
 
 
 @pytest.fixture(scope="session")
-def serving_calibrated(calibrated: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
-    """The same of calibrated models."""
-    yield from served(calibrated)
+def serving_calibrated(
+    calibrated: Callable[[str], Checkpoint], transport: Transport
+) -> Iterator[Callable[[str], Client]]:
+    """Clients of services of calibrated models."""
+    yield from clients_of(calibrated, transport)
 
 
 @pytest.fixture(scope="session")
-def serving_shown(shown: Callable[[str], Checkpoint]) -> Iterator[Callable[[str], TestClient]]:
-    """The same of models with galleries."""
-    yield from served(shown)
+def serving_shown(shown: Callable[[str], Checkpoint], transport: Transport) -> Iterator[Callable[[str], Client]]:
+    """Clients of services of models with galleries."""
+    yield from clients_of(shown, transport)
 
 
 @pytest.fixture
-def grey(serving: Callable[[str], TestClient]) -> TestClient:
+def grey(serving: Callable[[str], Client]) -> Client:
     """A client of a service of 8x8 grey images."""
     return serving("grey-mlp-discretized")

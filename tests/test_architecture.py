@@ -4,7 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("model/**/*.py")])
@@ -37,16 +40,123 @@ def test_every_module_says_what_it_is() -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+#: The parts of each package, each of which may import only itself and those before it; `package` is its `__init__`.
+LAYERS = {
+    "app": [
+        {"package", "settings"},
+        {"codecs", "inference"},
+        {"observability"},
+        {"api", "explorer"},
+        {"middleware"},
+        {"server"},
+        {"fastpath"},
+        {"main"},
+        {"cli"},
+    ],
+    "model": [
+        {"package", "errors", "files", "machine", "projection", "random"},
+        {"data"},
+        {"images", "likelihoods", "record"},
+        {"config"},
+        {"networks", "datasets"},
+        {"vae"},
+        {"scoring"},
+        {"gallery"},
+        {"checkpoint"},
+        {"warnings", "training"},
+        {"report"},
+    ],
+}
+
+
+def parts_imported(package: str, path: Path) -> set[str]:
+    """The parts of a package that a module imports: anywhere in it, and for types alone too."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            modules |= {f"{package}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+    names = {module.split(".")[1] for module in modules if module.startswith(f"{package}.")}
+    return {
+        name if (ROOT / package / name).exists() or (ROOT / package / f"{name}.py").exists() else "package"
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_go_one_way(package: str) -> None:
+    level = {part: index for index, layer in enumerate(LAYERS[package]) for part in layer}
+    for path in ROOT.glob(f"{package}/**/*.py"):
+        first = path.relative_to(ROOT / package).parts[0]
+        part = "package" if first == "__init__.py" else first.removesuffix(".py")
+        for imported in parts_imported(package, path):
+            allowed = imported == part or level[imported] < level[part]
+            assert allowed, f"{path.relative_to(ROOT)} imports {package}.{imported}"
+
+
+def modules_imported(path: Path) -> set[Path]:
+    """The files of this project that a module imports, anywhere in it and for types alone too."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            found |= {ROOT / (name.replace(".", "/") + ".py")} & set(SOURCES)
+    return found - {path}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({path: modules_imported(path) for path in SOURCES}).prepare()  # raises CycleError
+
+
+def test_the_server_command_alone_imports_the_fast_path() -> None:
+    for path in SOURCES:
+        if "fastpath" not in path.parts:
+            assert (
+                "app.fastpath" not in re.sub(r'"app\.fastpath[\w.:]*"', "", path.read_text()) or path.name == "main.py"
+            )
+
+
+def test_nothing_but_the_application_stands_at_the_top() -> None:
+    assert {path.name for path in ROOT.glob("app/*.py")} <= {
+        "main.py",
+        "settings.py",
+        "__init__.py",
+        "client.py",
+        "cluster.py",
+    }
+
+
+#: Modules of `app` that each module of the batcher may import: the imports point one way.
+BATCHER_IMPORTS = {
+    "errors": set[str](),
+    "context": set[str](),
+    "queue": {"context"},
+    "admission": {"context", "errors", "queue"},
+    "batcher": {"admission", "context", "errors", "queue"},
+}
+HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
+
+
 def test_the_batcher_knows_no_http_and_no_vae() -> None:
-    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/inference/admission.py").read_text())) == {
-        "app.inference.queue"
-    }
-    assert not imports(ROOT / "app/inference/queue.py") & {"app", "model", "torch", "fastapi", "starlette"}
-    assert not imports(ROOT / "app/inference/batcher.py") & {"model", "torch", "fastapi", "starlette"}
-    assert set(re.findall(r"(?:from|import) (app[\w.]*)", (ROOT / "app/inference/batcher.py").read_text())) == {
-        "app.inference.admission",
-        "app.inference.queue",
-    }
+    for name, allowed in BATCHER_IMPORTS.items():
+        path = ROOT / f"app/inference/{name}.py"
+        assert not imports(path) & {"model", "torch"}, path
+        ours = set(re.findall(r"(?:from|import) app\.?([\w.]*)", path.read_text()))
+        assert ours <= {f"inference.{module}" for module in allowed}, path
+
+
+def test_inference_knows_no_http() -> None:
+    for path in ROOT.glob("app/inference/*.py"):
+        assert not imports(path) & HTTP, path
+        ours = set(re.findall(r"(?:from|import) app\.?([\w.]*)", path.read_text()))
+        assert {module.partition(".")[0] for module in ours} <= {"inference", "settings"}, path
 
 
 def test_codecs_import_nothing_of_the_app_outside_themselves() -> None:
@@ -59,3 +169,19 @@ def test_codecs_import_nothing_of_the_app_outside_themselves() -> None:
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, app.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_module_asks_which_likelihood_a_model_has() -> None:
+    """A likelihood is one module and one row of a table: the rest of the program asks for its traits."""
+    modules = {path.stem: path for path in ROOT.glob("model/likelihoods/*.py")}
+    others = modules.keys() - {"__init__", "base"}
+    classes = {
+        node.name
+        for name in others
+        for node in ast.parse(modules[name].read_text()).body
+        if isinstance(node, ast.ClassDef)
+    } - {"Gaussian"}  # also the distribution of the prior and of Q
+    asks = re.compile(rf"\b(?:{'|'.join(sorted(classes))})\b|likelihood\.name\s*(?:==|!=|in\b|not in\b)|levels\s*[!=]=")
+    for path in SOURCES:
+        if path.parent != ROOT / "model/likelihoods":
+            assert not asks.search(path.read_text()), path

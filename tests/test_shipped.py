@@ -9,8 +9,8 @@ from model.checkpoint import PRETRAINED, WEIGHTS, load
 from model.datasets import GARMENTS, Dataset, open_dataset
 from model.errors import DataError
 from model.report.evaluation import evaluate
-from model.scoring.calibration import Protocol
-from model.scoring.score import score
+from model.scoring.batches import score
+from model.scoring.calibration import ScoringConfig
 from model.training.config import Split
 
 MODELS = ("fashion-mnist", "fashion-mnist-mlp")
@@ -65,7 +65,7 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
     found = load(Path(name))
     training, report = found.card.training, found.card.evaluation
     assert found.gallery is not None and training is not None and report is not None
-    gallery = found.gallery.whole
+    gallery = found.gallery
     assert len(gallery) == 2000 and gallery.counts.sum() == training.settings["set_aside"]
     assert gallery.label_names == GARMENTS
     assert gallery.labels is not None and set(gallery.labels.tolist()) == set(range(10))
@@ -88,12 +88,12 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
 def test_the_gallery_says_what_the_model_makes_of_its_inputs(name: str) -> None:
     found = load(Path(name))
     assert found.gallery is not None
-    gallery = found.gallery.whole
-    part = next(score(found.vae, [gallery.inputs[:50]], Protocol(1, 0, 0), found.calibration))
-    np.testing.assert_allclose(gallery.scores["free_energy"][:50], part.scored.scores.free_energy, rtol=1e-4)
-    np.testing.assert_allclose(gallery.mean[:50], part.scored.sizes.mean, atol=1e-3)
-    assert part.verdict.typicality is not None
-    np.testing.assert_allclose(gallery.scores["typicality"][:50], part.verdict.typicality, atol=0.05)
+    gallery = found.gallery
+    part = next(score(found.vae, [gallery.inputs[:50]], ScoringConfig(1, 0, 0), found.calibration))
+    np.testing.assert_allclose(gallery.scores["free_energy"][:50], part.scores.estimates.free_energy, rtol=1e-4)
+    np.testing.assert_allclose(gallery.mean[:50], part.means, atol=1e-3)
+    assert part.scores.calibrated.typicality is not None
+    np.testing.assert_allclose(gallery.scores["typicality"][:50], part.scores.calibrated.typicality, atol=0.05)
 
 
 def test_a_density_has_no_bits() -> None:
@@ -106,11 +106,11 @@ def test_a_density_has_no_bits() -> None:
 @every
 def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, test_set: Dataset) -> None:
     found = load(Path(name))
-    part = next(score(found.vae, test_set.batches(1000), Protocol(1, 0, 0)))
+    part = next(score(found.vae, test_set.batches(1000), ScoringConfig(1, 0, 0)))
     assert found.card.evaluation is not None
     mean = found.card.evaluation["free_energy"]
     error = found.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
-    assert abs(part.scored.scores.free_energy.mean() - mean) < 4 * error
+    assert abs(part.scores.estimates.free_energy.mean() - mean) < 4 * error
 
 
 @pytest.mark.long
@@ -127,6 +127,6 @@ def test_the_held_out_report_is_what_evaluation_finds(name: str, test_set: Datas
     for key in ("free_energy", "distortion", "rate"):
         assert report[key] == pytest.approx(expected[key], rel=0.01)
     samples = test_set.load()[[int(worst["sample"]) for worst in expected["worst"]]]
-    part = next(score(found.vae, [samples], Protocol(expected["draws"], 0, expected["seed"])))
+    part = next(score(found.vae, [samples], ScoringConfig(expected["draws"], 0, expected["seed"])))
     costs = [worst["free_energy"] for worst in expected["worst"]]
-    assert part.scored.scores.free_energy == pytest.approx(costs, rel=1e-4)
+    assert part.scores.estimates.free_energy == pytest.approx(costs, rel=1e-4)

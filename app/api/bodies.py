@@ -63,14 +63,14 @@ class BodyLimits:
 class Body:
     """The body of one request, and the bytes that it takes of the shared budget until `close`."""
 
-    __slots__ = ("_acquired", "_limits", "_request")
+    __slots__ = ("_acquired", "_limits", "request")
 
     def __init__(self, request: Request, limits: BodyLimits) -> None:
-        self._request = request
+        self.request = request
         self._limits = limits
         self._acquired = 0
 
-    async def read(self) -> bytes:
+    async def receive(self) -> bytes:
         """All bytes of the body.
 
         A server that holds the whole body already hands it over as `scope["vae.body"]`, which spares a task switch.
@@ -81,9 +81,9 @@ class Body:
             ClientLeft: the connection closed before the body was complete.
         """
         limits = self._limits
-        if _content_length(self._request) > limits.max_bytes:
+        if _content_length(self.request) > limits.max_bytes:
             raise self._too_large()
-        if (whole := self._request.scope.get("vae.body")) is not None:
+        if (whole := self.request.scope.get("vae.body")) is not None:
             self._count(len(whole))
             body: bytes = whole
             return body
@@ -91,7 +91,7 @@ class Body:
         size = 0
         try:
             async with asyncio.timeout(limits.timeout):
-                async for chunk in self._request.stream():
+                async for chunk in self.request.stream():
                     size += len(chunk)
                     self._count(size)
                     chunks.append(chunk)

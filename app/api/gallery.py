@@ -3,27 +3,26 @@
 import asyncio
 import io
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request
-from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from app.api.dependencies import Arrays, CurrentModel
+from app.api.dependencies import CurrentModel
 from app.api.errors import NotFound
 from app.api.openapi import MODEL_ERRORS, describe
+from app.api.responses import choose_format, respond
 from app.api.schemas import Gallery as GalleryAnswer
 from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
 from app.api.state import CachedResponse, ServedModel
 from app.codecs import negotiation
-from app.codecs.encode import to_public_layout
 from app.codecs.errors import Invalid
 from app.inference.devices import trim_memory
 from model.config import ImageData, VectorData
 from model.gallery import Gallery
+from model.images import to_pil
 from model.vae import to_tensor
 
 #: The longest side of a thumbnail, in pixels.
@@ -42,12 +41,12 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
     """
     available = ("json", "png") if model.is_image else ("json",)
     format = negotiation.choose(request.headers.get("accept", ""), params.format, available)
-    held_out, data = _gallery_of(model), model.engine.vae.config.data
+    held_out, data = _gallery_of(model), model.data
     name = f"gallery.{format}"
     cached = model.cached_responses.get(name)
     if cached is None:
         write = {"json": _json, "png": _thumbnail_sheet}[format]
-        body = await asyncio.to_thread(lambda: write(held_out.whole, data))
+        body = await asyncio.to_thread(lambda: write(held_out, data))
         cached = model.cached_responses[name] = CachedResponse(body, negotiation.MEDIA_TYPES[format])
         trim_memory()
     # The same address has another response where another model is served: clients may keep it, but have to ask.
@@ -60,53 +59,52 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
 
 @router.get("/model/gallery/input", **describe(GalleryInput, "json", "npz", "png", errors=GALLERY_ERRORS))
 async def gallery_input(
-    params: Annotated[GalleryInputParams, Query()], model: CurrentModel, arrays: Arrays
+    request: Request, params: Annotated[GalleryInputParams, Query()], model: CurrentModel
 ) -> Response:
     """One input of the gallery.
 
     The input itself, mean and variance of its Q, its label and its scores.
     """
-    format = arrays.choose_format(params.format, images=True)
-    held_out, index = _gallery_of(model), params.index
-    if index >= len(held_out):
-        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(held_out) - 1}")
-    gallery = await asyncio.to_thread(lambda: held_out.whole)
+    format = choose_format(request, params.format, model, images=True)
+    gallery, index = _gallery_of(model), params.index
+    if index >= len(gallery):
+        raise Invalid.at("query.index", f"is {index}; the gallery has inputs 0 to {len(gallery) - 1}")
     row = slice(index, index + 1)
     x = to_tensor(gallery.inputs[row]).numpy()
     label = None if gallery.labels is None else int(gallery.labels[index])
     names = gallery.label_names
     fields = {
-        "inputs": to_public_layout(x, model.engine.vae.config.data),
+        "inputs": model.data.to_public(x),
         "mean": gallery.mean[row],
         "variance": gallery.variance[row],
         "label": label,
         "label_name": names[label] if names is not None and label is not None else None,
         "scores": {name: numbers[row] for name, numbers in gallery.scores.items()},
     }
-    return await arrays.respond(format, fields, x if model.is_image else None)
+    return await respond(format, fields, images=x if model.is_image else None)
 
 
-def _gallery_of(model: ServedModel) -> Any:
-    held_out = model.engine.checkpoint.gallery
-    if held_out is None:
+def _gallery_of(model: ServedModel) -> Gallery:
+    gallery = model.engine.checkpoint.gallery
+    if gallery is None:
         raise NotFound("this model has no gallery; make one with vae gallery MODEL DATA")
-    return held_out
+    return gallery
 
 
 def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
-    plane = gallery.plane
+    projection = gallery.projection
     thumbnails = None
     if isinstance(data, ImageData):
         width, height = _size(data)
         thumbnails = {"columns": _columns(len(gallery)), "width": width, "height": height}
-    answer = {
+    fields = {
         "inputs": len(gallery),
         "projection": {
             "method": "pca",
-            "explained": plane.explained,
+            "explained": projection.explained,
             "coordinates": gallery.coordinates,
-            "origin": plane.origin,
-            "axes": plane.axes,
+            "origin": projection.origin,
+            "axes": projection.axes,
         },
         "labels": gallery.labels,
         "label_names": gallery.label_names,
@@ -117,7 +115,7 @@ def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
         "learning": [epoch.model_dump() for epoch in gallery.learning],
         "thumbnails": thumbnails,
     }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _columns(count: int) -> int:
@@ -139,14 +137,8 @@ def _thumbnail_sheet(gallery: Gallery, data: ImageData | VectorData) -> bytes:
         "L" if data.channels == 1 else "RGB", (columns * width, math.ceil(len(gallery) / columns) * height)
     )
     for index, sample in enumerate(gallery.inputs):
-        picture = Image.fromarray(_pixels(sample)).resize((width, height), Image.Resampling.BOX)
+        picture = to_pil(sample).resize((width, height), Image.Resampling.BOX)
         sheet.paste(picture, (index % columns * width, index // columns * height))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
-
-
-def _pixels(sample: NDArray[Any]) -> NDArray[np.uint8]:
-    """One image as Pillow takes it."""
-    inside = sample if sample.dtype == np.uint8 else np.rint(sample * 255).astype(np.uint8)
-    return np.ascontiguousarray(inside[0] if len(inside) == 1 else inside.transpose(1, 2, 0))

@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.dependencies import Arrays, Context, CurrentModel, Inputs, Latents, ensure_within
+from app.api.dependencies import Context, CurrentModel, Inputs, Latents, ensure_within
 from app.api.openapi import describe
+from app.api.responses import choose_format, respond
 from app.api.schemas import (
     Decoded,
     DecodeParams,
@@ -23,60 +24,64 @@ router = APIRouter(tags=["model"])
 
 @router.post("/encode", **describe(Encoded, "json", "npz", body="inputs"))
 async def encode(
-    params: Annotated[EncodeParams, Query()], model: CurrentModel, inputs: Inputs, context: Context, arrays: Arrays
+    request: Request, params: Annotated[EncodeParams, Query()], model: CurrentModel, context: Context, inputs: Inputs
 ) -> Response:
     """Inputs to latent means and variances.
 
     The parameters of Q(z|x), a Gaussian with independent dimensions, for each input.
     """
-    format = arrays.choose_format(params.format)
-    x = await inputs.read(strict=params.strict)
+    format = choose_format(request, params.format, model)
+    x = await inputs.read(model, context, strict=params.strict)
     mean, variance = await model.engine.encode(x, context)
-    return await arrays.respond(format, {"mean": mean, "variance": variance})
+    return await respond(format, {"mean": mean, "variance": variance}, context=context)
 
 
 @router.post("/decode", **describe(Decoded, "json", "npz", "png", body="latents"))
 async def decode(
-    params: Annotated[DecodeParams, Query()], model: CurrentModel, latents: Latents, context: Context, arrays: Arrays
+    request: Request, params: Annotated[DecodeParams, Query()], model: CurrentModel, context: Context, latents: Latents
 ) -> Response:
     """Latents to data.
 
     The mean of P(x|z) for each latent, or with `noise=true` a draw from it.
     """
-    format = arrays.choose_format(params.format, images=True)
-    z = await latents.read()
+    format = choose_format(request, params.format, model, images=True)
+    z = await latents.read(model, context)
     x = await model.engine.decode(z, context, noise_seed=params.seed if params.noise else None)
-    return await arrays.respond(format, {"outputs": model.to_public(x)}, x)
+    return await respond(format, {"outputs": model.to_public(x)}, images=x, context=context)
 
 
 @router.get("/sample", **describe(Sampled, "json", "npz", "png"))
 async def sample(
-    params: Annotated[SampleParams, Query()], model: CurrentModel, context: Context, arrays: Arrays
+    request: Request, params: Annotated[SampleParams, Query()], model: CurrentModel, context: Context
 ) -> Response:
     """Samples from the prior.
 
     z ~ N(0, temperature^2 I), decoded. Row i takes the i-th draw of the seed's stream: the first n samples of a larger
     request are the same.
     """
-    format = arrays.choose_format(params.format, images=True)
+    format = choose_format(request, params.format, model, images=True)
     ensure_within("query.n", params.n, model.settings.max_rows)
     context.rows = params.n
     z, x = await model.engine.sample(params.n, params.seed, params.temperature, context, noisy=params.noise)
-    return await arrays.respond(format, {"outputs": model.to_public(x), "latents": z}, x)
+    return await respond(format, {"outputs": model.to_public(x), "latents": z}, images=x, context=context)
 
 
 @router.post("/reconstruct", **describe(Reconstructed, "json", "npz", "png", body="inputs"))
 async def reconstruct(
-    params: Annotated[ReconstructParams, Query()], model: CurrentModel, inputs: Inputs, context: Context, arrays: Arrays
+    request: Request,
+    params: Annotated[ReconstructParams, Query()],
+    model: CurrentModel,
+    context: Context,
+    inputs: Inputs,
 ) -> Response:
     """Inputs through the latent and back.
 
     The mean of P(x|z) at the mean of Q(z|x), for each input.
     """
-    format = arrays.choose_format(params.format, images=True)
-    x = await inputs.read(strict=params.strict)
+    format = choose_format(request, params.format, model, images=True)
+    x = await inputs.read(model, context, strict=params.strict)
     reconstruction = await model.engine.reconstruct(x, context)
     fields = {"outputs": model.to_public(reconstruction)}
     if params.inputs:
         fields["inputs"] = model.to_public(x)
-    return await arrays.respond(format, fields, reconstruction)
+    return await respond(format, fields, images=reconstruction, context=context)

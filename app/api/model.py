@@ -10,11 +10,12 @@ from app import __version__
 from app.api.dependencies import CurrentModel
 from app.api.errors import Forbidden
 from app.api.openapi import MODEL_ERRORS, describe
-from app.api.schemas import CalibratedFor, Computed, Limits, ModelCard, NoParams, Reloaded
+from app.api.schemas import CalibratedFor, CardWarning, Computed, Limits, ModelCard, NoParams, Reloaded
 from app.api.state import state_of
 from app.codecs.errors import Invalid
 from model.config import ImageData
 from model.images import CONVERSION
+from model.warnings import checkpoint_warnings
 
 router = APIRouter(tags=["model"])
 reload_router = APIRouter(tags=["operations"])
@@ -52,10 +53,11 @@ async def model_card(params: Annotated[NoParams, Query()], model: CurrentModel) 
         ],
         training=card.training.model_dump(mode="json") if card.training else None,
         evaluation=card.evaluation,
-        device=str(checkpoint.vae.origin.device),
+        device=str(checkpoint.vae.device),
         threads=torch.get_num_threads(),
         computed={name: Computed(**asdict(info)) for name, info in model.engine.runtime.backends.items()},
         limits=Limits(**limits),
+        warnings=[CardWarning(**warning._asdict()) for warning in checkpoint_warnings(checkpoint)],
         version=__version__,
     )
 

@@ -92,6 +92,12 @@ def _problem(status: int) -> Json:
 
 def document(app: FastAPI, model: ServedModel) -> Json:
     """OpenAPI 3.1 for this model: the shapes and examples of its rows, and the formats that it has."""
+    if model.openapi is None:
+        model.openapi = _document(app, model)
+    return model.openapi
+
+
+def _document(app: FastAPI, model: ServedModel) -> Json:
     schema = get_openapi(
         title=app.title,
         version=app.version,

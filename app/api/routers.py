@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.params import Depends as Dependency
 
 from app.api import gallery, health, latents, model, scores
-from app.api.dependencies import single_values
 from app.api.keys import Access, Keys
 
 ROUTERS: tuple[tuple[APIRouter, Access], ...] = (
@@ -23,4 +22,4 @@ ROUTERS: tuple[tuple[APIRouter, Access], ...] = (
 def with_dependencies(keys: Keys) -> Iterator[tuple[APIRouter, list[Dependency]]]:
     """Each router with the dependencies that all of its endpoints share."""
     for router, access in ROUTERS:
-        yield router, [*keys.dependencies(access), Depends(single_values)]
+        yield router, keys.dependencies(access)

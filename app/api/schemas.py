@@ -1,16 +1,23 @@
-"""The parameters and answers of every call, as pydantic models: they validate, and they are the OpenAPI document."""
+"""Parameters and responses of every call, as pydantic models: FastAPI validates by them and documents them."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.record import EpochRecord
+
 Matrix = list[list[float]]
 Format = Annotated[
     Literal["json", "npz", "png"] | None,
-    Field(description="The form of the answer, png where it is pictures; overrules the Accept header."),
+    Field(description="Format of the response; overrules the Accept header. png is for responses with images."),
 ]
 Seed = Annotated[
-    int, Field(ge=0, lt=1 << 32, description="Decides all noise: the same seed gives the same answer in any company.")
+    int,
+    Field(
+        ge=0,
+        lt=1 << 32,
+        description="Seed of all random draws: the same seed gives the same result, whatever else is in the batch.",
+    ),
 ]
 Strict = Annotated[
     bool, Field(description="Refuse an image of another size or mode instead of converting it as the card says.")
@@ -18,7 +25,7 @@ Strict = Annotated[
 
 
 class Params(BaseModel):
-    """Parameters of an address; an unknown one is an error."""
+    """Query parameters; an unknown one is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +41,7 @@ class EncodeParams(Params):
 
 class ReconstructParams(Params):
     strict: Strict = False
-    inputs: Annotated[bool, Field(description="Add the inputs as the model sees them, converted.")] = False
+    inputs: Annotated[bool, Field(description="Add the inputs as the model sees them, after conversion.")] = False
     format: Format = None
 
 
@@ -45,7 +52,7 @@ class DecodeParams(Params):
 
 
 class SampleParams(Params):
-    n: Annotated[int, Field(ge=1, description="How many samples.")] = 16
+    n: Annotated[int, Field(ge=1, description="Number of samples.")] = 16
     seed: Seed = 0
     temperature: Annotated[float, Field(ge=0, le=10, description="Standard deviation of the latents drawn.")] = 1.0
     noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
@@ -61,7 +68,7 @@ class FreeEnergyParams(Params):
     per_dimension: Annotated[
         bool,
         Field(
-            description="Add nlog P(x_i given z and, where the model leans on them, the bytes before); as png, its map."
+            description="Add nlog P(x_i given z), in autoregressive models also given preceding bytes; as png, a map."
         ),
     ] = False
     strict: Strict = False
@@ -76,18 +83,18 @@ class GalleryParams(Params):
 
 
 class GalleryInputParams(Params):
-    index: Annotated[int, Field(ge=0, description="Which of the gallery's inputs, from 0 on.")] = 0
+    index: Annotated[int, Field(ge=0, description="Index of an input of the gallery, from 0.")] = 0
     format: Format = None
 
 
 class Answer(BaseModel):
-    """A body that the service sends. Examples are of one input to a model of 2x2 images and a latent of 2."""
+    """Base of JSON responses. The examples show one input to a model of 2x2 images with 2 latent dimensions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def example(**values: Any) -> ConfigDict:
-    """The configuration of an answer that is documented with this example."""
+    """The model configuration of a response that is documented with this example."""
     return ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [values]})
 
 
@@ -111,10 +118,11 @@ class Decoded(Answer):
 
 
 class Reconstructed(Decoded):
-    """What the model makes of its inputs."""
+    """The mean of P(x|z) at the mean of Q(z|x)."""
 
     inputs: Annotated[
-        list[Any] | None, Field(description="The inputs as the model sees them, shaped as outputs; where asked for.")
+        list[Any] | None,
+        Field(description="The inputs as the model sees them, shaped like outputs; if requested."),
     ] = None
 
 
@@ -150,11 +158,13 @@ class FreeEnergies(Answer):
         p_values_reason=None,
     )
 
-    samples: Annotated[int, Field(description="K, the draws per input that every score is made of.")]
-    refine: Annotated[int, Field(description="S, the steps that fitted Q to each input before it was scored.")]
+    samples: Annotated[int, Field(description="K, the number of draws per input.")]
+    refine: Annotated[int, Field(description="S, the number of steps that fitted Q to each input before scoring.")]
     seed: int
     free_energy: Annotated[list[float], Field(description="Mean over the draws of minus the log-weight.")]
-    standard_error: Annotated[list[float] | None, Field(description="Of free_energy over the draws; null at K = 1.")]
+    standard_error: Annotated[
+        list[float] | None, Field(description="Standard error of free_energy over the draws; null at K = 1.")
+    ]
     distortion: Annotated[list[float], Field(description="E_Q[nlog P(x|z)].")]
     cross_entropy: Annotated[list[float], Field(description="E_Q[nlog P(z)].")]
     entropy: Annotated[list[float], Field(description="H(Q), estimated from the same draws.")]
@@ -168,14 +178,16 @@ class FreeEnergies(Answer):
         list[float], Field(description="Importance-weighted estimate of nlog P(x): an upper bound in expectation.")
     ]
     inference_gap: Annotated[list[float], Field(description="free_energy - nlog_p_x: KL(Q, P(z|x)) from below.")]
-    effective_sample_size: Annotated[list[float], Field(description="Of the K draws, by their weights: 1 to K.")]
+    effective_sample_size: Annotated[
+        list[float], Field(description="Effective number of the K draws, by their weights: 1 to K.")
+    ]
     regret: Annotated[
         list[float] | None,
-        Field(description="What the encoder's Q costs more than the refined one, on the same draws; null at S = 0."),
+        Field(description="Free energy of the encoder's Q minus that of the refined Q; null at S = 0."),
     ]
     typicality: Annotated[
         list[float] | None,
-        Field(description="How far out an input lies, by its latent and by its scores together; no unit, 0 is usual."),
+        Field(description="Distance from typical inputs, by latent and scores; no unit, about 0 for typical inputs."),
     ]
     p_values: Annotated[
         dict[Literal["free_energy", "free_energy_two_sided", "regret", "typicality"], list[float]] | None,
@@ -186,13 +198,11 @@ class FreeEnergies(Answer):
     ]
     p_values_reason: Annotated[
         str | None,
-        Field(description="Why they are null: samples, refine or seed are not those of the calibration."),
+        Field(description="Why p_values is null: samples, refine or seed differ from those of the calibration."),
     ]
     per_dimension: Annotated[
         list[Any] | None,
-        Field(
-            description="The terms of distortion, shaped as an input, averaged over the draws; only where asked for."
-        ),
+        Field(description="The terms of distortion, shaped like an input, averaged over the draws; only if requested."),
     ] = None
 
 
@@ -207,7 +217,7 @@ LIMITS = {
 
 
 class Limits(Answer):
-    """What one request may ask for."""
+    """Limits of one request."""
 
     model_config = example(**LIMITS)
 
@@ -215,21 +225,21 @@ class Limits(Answer):
     max_rows: int
     max_samples: int
     max_work: Annotated[int, Field(description="Rows x samples x (1 + refine) of a free energy.")]
-    max_pixels: Annotated[int, Field(description="Of a request's images together, before they are resized.")]
+    max_pixels: Annotated[int, Field(description="Pixels of all images of a request, before they are resized.")]
     deadline: Annotated[float, Field(description="Seconds.")]
 
 
 class CalibratedFor(Answer):
-    """Scores that have p-values, by how they are made."""
+    """Settings of scores that have p-values."""
 
     model_config = example(samples=1, refine=0, seed=0, inputs=5000, typicality_inputs=2500)
 
     samples: int
     refine: int
     seed: int
-    inputs: Annotated[int, Field(description="How many inputs were set aside to compare with.")]
+    inputs: Annotated[int, Field(description="Number of calibration inputs that scores are compared with.")]
     typicality_inputs: Annotated[
-        int | None, Field(description="How many of them typicalities are compared with: the others have fitted it.")
+        int | None, Field(description="Number of them that typicality is compared with; the others fitted typicality.")
     ]
 
 
@@ -237,15 +247,33 @@ COMPUTED = {"engine": "onnxruntime 1.32.0", "precision": "float32", "error": 7.4
 
 
 class Computed(Answer):
-    """What computes one call of the model."""
+    """What computes one model function."""
 
     model_config = example(**COMPUTED)
 
-    engine: Annotated[str, Field(description="With its version.")]
+    engine: Annotated[str, Field(description="Runtime and version.")]
     precision: str
     error: Annotated[
-        float, Field(description="Measured at the start: largest difference from torch's float32 over largest value.")
+        float,
+        Field(description="Largest difference from torch in float32 at startup, divided by the largest magnitude."),
     ]
+
+
+WARNING = {
+    "code": "not_evaluated",
+    "title": "The model has not been evaluated",
+    "text": "Its quality on new data is unknown. Run vae evaluate --save to measure it.",
+}
+
+
+class CardWarning(Answer):
+    """A likely fault of the model, and its remedy."""
+
+    model_config = example(**WARNING)
+
+    code: Annotated[str, Field(description="Stable name of the rule.")]
+    title: str
+    text: str
 
 
 class ModelCard(Answer):
@@ -266,6 +294,7 @@ class ModelCard(Answer):
         calibrations=[{"samples": 1, "refine": 0, "seed": 0, "inputs": 5000, "typicality_inputs": 2500}],
         training=None,
         evaluation=None,
+        warnings=[WARNING],
         device="cpu",
         threads=2,
         computed={"encode": COMPUTED, "decode": COMPUTED, "score": COMPUTED},
@@ -276,59 +305,46 @@ class ModelCard(Answer):
     name: str
     digest: Annotated[str, Field(description="SHA-256 of configuration and weights; also X-Model-Digest.")]
     created: str
-    data: Annotated[dict[str, Any], Field(description="Kind, sizes, and for vectors columns and standardization.")]
-    conversion: Annotated[str | None, Field(description="How an image of another size or mode is made to fit.")]
+    data: Annotated[dict[str, Any], Field(description="Kind and sizes; for vectors also columns and standardization.")]
+    conversion: Annotated[str | None, Field(description="How an image of another size or mode is converted.")]
     latent: int
     network: dict[str, Any]
     likelihood: dict[str, Any]
-    weights: Annotated[int, Field(description="How many numbers were learned.")]
-    discrete: Annotated[bool, Field(description="Whether free energy is a code length, with bits per dimension.")]
-    anomaly_score: Annotated[Literal["free_energy", "typicality"], Field(description="The score to tell outliers by.")]
-    calibrations: Annotated[list[CalibratedFor], Field(description="What free energies have p-values.")]
+    weights: Annotated[int, Field(description="Number of learned parameters.")]
+    discrete: Annotated[bool, Field(description="True if free energy is a code length, with bits per dimension.")]
+    anomaly_score: Annotated[
+        Literal["free_energy", "typicality"], Field(description="The score that detects outliers best.")
+    ]
+    calibrations: Annotated[list[CalibratedFor], Field(description="Settings of free energies that have p-values.")]
     training: dict[str, Any] | None
     evaluation: Annotated[dict[str, Any] | None, Field(description="The report of `vae evaluate`.")]
+    warnings: Annotated[list[CardWarning], Field(description="Likely faults of the model; empty if there are none.")]
     device: str
     threads: int
-    computed: Annotated[dict[str, Computed], Field(description="What computes the model, by call.")]
+    computed: Annotated[dict[str, Computed], Field(description="What computes each model function.")]
     limits: Limits
-    version: Annotated[str, Field(description="Of the service.")]
+    version: Annotated[str, Field(description="Version of the service.")]
 
 
 class Projection(Answer):
-    """A plane for the means of Q: coordinates = (mean - origin) @ transposed axes."""
+    """Projection of the means of Q to a plane: coordinates = (mean - origin) @ axes.T."""
 
     method: Literal["pca"]
-    explained: Annotated[list[float], Field(description="The share of variance that each axis holds.")]
-    coordinates: Annotated[Matrix, Field(description="Of each input, n x 2.")]
+    explained: Annotated[list[float], Field(description="Share of the variance that each axis explains.")]
+    coordinates: Annotated[Matrix, Field(description="Coordinates of each input, n x 2.")]
     origin: Annotated[list[float], Field(description="The mean of the means.")]
     axes: Annotated[Matrix, Field(description="2 x latent, orthonormal.")]
 
 
 class Histogram(Answer):
-    """Free energies of all inputs that were set aside, nats."""
+    """Histogram of the free energies of all calibration inputs, nats."""
 
-    edges: Annotated[list[float], Field(description="Of the bins: one more than counts.")]
+    edges: Annotated[list[float], Field(description="Edges of the bins: one more than counts.")]
     counts: list[int]
 
 
-class Epoch(Answer):
-    """One epoch of the training; scores in nats per held-out sample."""
-
-    epoch: int
-    free_energy: float
-    distortion: float
-    rate: float
-    bits_per_dim: float | None
-    train_free_energy: Annotated[
-        float, Field(description="Mean over the epoch's batches, at the weights of their time.")
-    ]
-    learning_rate: float
-    seconds: float
-    samples_per_second: float
-
-
 class Thumbnails(Answer):
-    """How the picture of format=png is divided: row by row, `columns` in a row, each of these pixels."""
+    """Layout of the thumbnails in format=png: row by row, `columns` in a row, each `width` x `height` pixels."""
 
     columns: int
     width: int
@@ -340,12 +356,12 @@ GalleryScores = Annotated[
         Literal["free_energy", "distortion", "rate", "cross_entropy", "entropy", "bits_per_dim", "typicality"],
         list[float],
     ],
-    Field(description="Of each input, from one draw with seed 0; the last two where the model has them."),
+    Field(description="Scores of each input, from one draw with seed 0; the last two only if the model has them."),
 ]
 
 
 class Gallery(Answer):
-    """n inputs that neither fitted nor chose the model, and what is known of all that they were taken from."""
+    """n inputs that neither fitted nor chose the model, and statistics of the calibration set that they are from."""
 
     model_config = example(
         inputs=1,
@@ -368,13 +384,17 @@ class Gallery(Answer):
 
     inputs: Annotated[int, Field(description="n.")]
     projection: Projection
-    labels: Annotated[list[int] | None, Field(description="The class of each input, where the data has them.")]
-    label_names: Annotated[list[str] | None, Field(description="What the classes are called, by label.")]
+    labels: Annotated[list[int] | None, Field(description="Class of each input; null if the data has no labels.")]
+    label_names: Annotated[list[str] | None, Field(description="Name of each class, by label.")]
     scores: GalleryScores
-    rate_per_dimension: Annotated[list[float], Field(description="Of the latent; nats, mean over all set aside.")]
-    active_units: Annotated[int, Field(description="Dimensions of the latent whose mean varies by more than 0.01.")]
+    rate_per_dimension: Annotated[
+        list[float], Field(description="Mean rate of each latent dimension over the calibration set, nats.")
+    ]
+    active_units: Annotated[int, Field(description="Number of latent dimensions whose mean has a variance above 0.01.")]
     histogram: Histogram
-    learning: Annotated[list[Epoch], Field(description="Empty where the records of the training are not known.")]
+    learning: Annotated[
+        list[EpochRecord], Field(description="Learning curves; empty if the training records are unknown.")
+    ]
     thumbnails: Annotated[Thumbnails | None, Field(description="Null for models of vectors.")]
 
 
@@ -391,7 +411,7 @@ class GalleryInput(Answer):
     )
 
     inputs: Annotated[
-        list[Any], Field(description="As a request would send it: 1 x height x width (x 3), or 1 x columns.")
+        list[Any], Field(description="The input as a request sends it: 1 x height x width (x 3), or 1 x columns.")
     ]
     mean: Annotated[Matrix, Field(description="1 x latent.")]
     variance: Annotated[Matrix, Field(description="1 x latent.")]
@@ -401,17 +421,17 @@ class GalleryInput(Answer):
 
 
 class Reloaded(Answer):
-    """The model that is served from now on."""
+    """The model that is served after a reload."""
 
     model_config = example(name="fashion-mnist", digest="5f2c", before="91ab")
 
     name: str
     digest: str
-    before: Annotated[str, Field(description="The digest of the model that it takes the place of.")]
+    before: Annotated[str, Field(description="Digest of the previous model.")]
 
 
 class Health(Answer):
-    """The state of the service."""
+    """State of the service."""
 
     model_config = example(status="ready")
 
@@ -419,7 +439,7 @@ class Health(Answer):
 
 
 class ProblemPlace(BaseModel):
-    place: Annotated[str, Field(description="As in inputs[3][0][7] or query.samples.")]
+    place: Annotated[str, Field(description="Location, as in inputs[3][0][7] or query.samples.")]
     detail: str
 
 

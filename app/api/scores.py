@@ -3,13 +3,13 @@
 import math
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.dependencies import Arrays, Context, CurrentModel, Inputs, ensure_within
+from app.api.dependencies import Context, CurrentModel, Inputs, ensure_within
 from app.api.openapi import describe
+from app.api.responses import choose_format, respond
 from app.api.schemas import FreeEnergies, FreeEnergyParams
-from app.codecs.encode import to_public_layout
 from app.codecs.errors import NotAcceptable
 from app.codecs.spec import Floats
 
@@ -18,7 +18,11 @@ router = APIRouter(tags=["model"])
 
 @router.post("/free-energy", **describe(FreeEnergies, "json", "npz", "png", body="inputs"))
 async def free_energy(
-    params: Annotated[FreeEnergyParams, Query()], model: CurrentModel, inputs: Inputs, context: Context, arrays: Arrays
+    request: Request,
+    params: Annotated[FreeEnergyParams, Query()],
+    model: CurrentModel,
+    context: Context,
+    inputs: Inputs,
 ) -> Response:
     """Variational free energy of each input.
 
@@ -29,9 +33,9 @@ async def free_energy(
     """
     if params.format == "png" and not params.per_dimension:
         raise NotAcceptable("format=png is the map of nats per pixel; ask for per_dimension=true with it")
-    format = arrays.choose_format(params.format, images=params.per_dimension)
+    format = choose_format(request, params.format, model, images=params.per_dimension)
     ensure_within("query.samples", params.samples, model.settings.max_samples)
-    x = await inputs.read(strict=params.strict)
+    x = await inputs.read(model, context, strict=params.strict)
     work = len(x) * params.samples * (1 + params.refine)
     ensure_within("rows x query.samples x (1 + query.refine)", work, model.settings.max_work)
     result = await model.engine.free_energy(
@@ -41,16 +45,17 @@ async def free_energy(
         "samples": params.samples,
         "refine": params.refine,
         "seed": params.seed,
-        **vars(result.scores),
+        **vars(result.estimates),
         "regret": result.regret,
-        "typicality": result.verdict.typicality,
-        "p_values": result.verdict.p_values,
-        "p_values_reason": result.verdict.reason,
+        "typicality": result.calibrated.typicality,
+        "p_values": result.calibrated.p_values,
+        "p_values_reason": result.calibrated.reason,
     }
     if result.per_dimension is None:
-        return await arrays.respond(format, fields)
-    fields["per_dimension"] = to_public_layout(result.per_dimension, model.engine.vae.config.data)
-    return await arrays.respond(format, fields, to_heatmap(result.per_dimension) if format == "png" else None)
+        return await respond(format, fields, context=context)
+    fields["per_dimension"] = model.data.to_public(result.per_dimension)
+    images = to_heatmap(result.per_dimension) if format == "png" else None
+    return await respond(format, fields, images=images, context=context)
 
 
 def to_heatmap(nats: Floats) -> Floats:

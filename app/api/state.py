@@ -6,19 +6,19 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import HTTPConnection
 
 from app import __version__
 from app.api.bodies import BodyLimits
 from app.api.keys import Keys
-from app.codecs.encode import to_public_layout
 from app.codecs.spec import Floats, InputSpec, input_spec, latent_spec
 from app.inference.devices import resident_memory, trim_memory
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from model.config import ImageData
+from model.config import ImageData, VectorData
 
 log = logging.getLogger("vae")
 
@@ -46,13 +46,20 @@ class ServedModel:
         self.digest = engine.checkpoint.digest.encode()
         #: Cached responses by name, each made when it is first asked for.
         self.cached_responses: dict[str, CachedResponse] = {}
+        #: The OpenAPI document, made when it is first needed.
+        self.openapi: dict[str, Any] | None = None
         self._requests = 0
         self._retired = False
 
     @property
+    def data(self) -> ImageData | VectorData:
+        """The kind and size of x."""
+        return self.engine.vae.config.data
+
+    @property
     def is_image(self) -> bool:
         """True if the model is one of images."""
-        return isinstance(self.engine.vae.config.data, ImageData)
+        return isinstance(self.data, ImageData)
 
     def inputs(self, *, strict: bool) -> InputSpec:
         """The rows that a call with inputs takes."""
@@ -60,7 +67,7 @@ class ServedModel:
 
     @functools.cached_property
     def _input_specs(self) -> tuple[InputSpec, InputSpec]:
-        s, data = self.settings, self.engine.vae.config.data
+        s, data = self.settings, self.data
         lenient, strict = (
             input_spec(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict) for strict in (False, True)
         )
@@ -73,7 +80,8 @@ class ServedModel:
 
     def to_public(self, x: Floats) -> Floats:
         """x with its axes as clients order them; pixels are clipped to [0, 1], which a Gaussian's mean may leave."""
-        return to_public_layout(x.clip(0, 1) if self.is_image else x, self.engine.vae.config.data)
+        public: Floats = self.data.to_public(x.clip(0, 1) if self.is_image else x)
+        return public
 
     @property
     def hangs(self) -> bool:
@@ -158,5 +166,5 @@ class AppState:
 
 def state_of(connection: HTTPConnection) -> AppState:
     """The state of the application that serves a request."""
-    state: AppState = connection.app.state.server
+    state: AppState = connection.scope["app"].state.server
     return state

@@ -35,8 +35,8 @@ def calibrate_command(
     from app.inference.devices import choose_device, set_threads
     from model import checkpoint, gallery
     from model.datasets import open_dataset
-    from model.scoring import score as scoring
-    from model.scoring.calibration import LEAST, Calibration, Protocol
+    from model.scoring import batches
+    from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration, ScoringConfig
     from model.training.config import unseen
 
     console = plain_console()
@@ -44,20 +44,22 @@ def calibrate_command(
     loaded = _load(run, choose_device(device), console)
     dataset = unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
     reference = dataset.load()
-    if len(reference) < LEAST:
-        raise DataError(f"{data}: {len(reference)} samples are too few to calibrate on; give {LEAST} at least")
+    if len(reference) < MIN_TYPICALITY_INPUTS:
+        raise DataError(
+            f"{data}: {len(reference)} samples are too few to calibrate on; give {MIN_TYPICALITY_INPUTS} at least"
+        )
     known = loaded.calibration or Calibration(None, {})
     half = len(reference) // 2
-    if known.latents is None and half >= LEAST:
+    if known.latents is None and half >= MIN_TYPICALITY_INPUTS:
         # The model's own data is not at hand, so a part of this is spent on where latents lie.
-        known = Calibration(scoring.latent_density(loaded.vae, reference[:half]), known.references)
+        known = Calibration(batches.latent_density(loaded.vae, reference[:half]), known.references)
         reference = reference[half:]
-    protocol = Protocol(samples, refine, seed)
+    protocol = ScoringConfig(samples, refine, seed)
     with progress(console, f"Scoring {data}", len(reference)) as advance:
-        made = scoring.calibrate(loaded.vae, reference, [protocol], calibration=known, on_sample=advance)
+        made = batches.calibrate(loaded.vae, reference, [protocol], calibration=known, on_sample=advance)
     checkpoint.save_calibration(run, made)
     if loaded.gallery is not None and protocol == gallery.PROTOCOL:
-        checkpoint.save_gallery(run, gallery.rejudge(loaded.gallery.whole, loaded.vae, made))
+        checkpoint.save_gallery(run, gallery.rescore(loaded.gallery, loaded.vae, made))
     console.print(f"Calibrated {loaded.folder} for {protocol} on {len(reference):,} samples of {dataset.source}")
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from model.checkpoint import Checkpoint
     from model.datasets import Dataset
+    from model.record import EpochRecord
     from model.report.evaluation import Evaluation, Report
     from model.scoring.detection import Detection
-    from model.training.loop import Record
 
 #: What is judged of the data of the training itself.
 ONLY = {
@@ -73,7 +73,7 @@ def evaluate_command(
     from model import checkpoint
     from model.datasets import open_dataset
     from model.report.evaluation import evaluate
-    from model.scoring.calibration import Protocol
+    from model.scoring.calibration import ScoringConfig
     from model.scoring.detection import detect
     from model.training.config import judges
 
@@ -88,7 +88,10 @@ def evaluate_command(
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
         found = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
     made = replace(found.report, portion=portion)
-    protocols = [(Protocol(1, 0, seed), detection), (Protocol(16, refine, seed), detection // 10 if refine else 0)]
+    protocols = [
+        (ScoringConfig(1, 0, seed), detection),
+        (ScoringConfig(16, refine, seed), detection // 10 if refine else 0),
+    ]
     for protocol, most in protocols:
         if most:
             with console.status(f"Telling outliers apart ({protocol})"):
@@ -137,22 +140,21 @@ def _write_json(path: Path, report: "Report") -> None:
     from model import files
 
     try:
-        files.write_whole(path, (json.dumps(report.plain(), indent=2) + "\n").encode())
+        files.write_atomic(path, (json.dumps(report.plain(), indent=2) + "\n").encode())
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror}); make room, or name a file in another folder"
         ) from error
 
 
-def _records(loaded: "Checkpoint") -> "list[Record]":
+def _records(loaded: "Checkpoint") -> "list[EpochRecord]":
     """How the training went, from the run's table or from the gallery."""
-    from model.training.loop import Record
     from model.training.run import read_records
 
     records = read_records(loaded.folder)
     if records or loaded.gallery is None:
         return records
-    return [Record(**epoch.model_dump()) for epoch in loaded.gallery.whole.learning]
+    return list(loaded.gallery.learning)
 
 
 def _draw(report: "Report", free_energy: "NDArray[np.float64]", folder: Path) -> None:

@@ -10,7 +10,7 @@ from model.errors import CheckpointError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
-    from model.gallery import Epoch
+    from model.record import EpochRecord
 
 
 def gallery_command(
@@ -54,16 +54,16 @@ def gallery_command(
     console.print(f"Gallery of {loaded.folder}: {len(made):,} of {len(samples):,} samples of {dataset.source}")
 
 
-def _learning(run: Path, loaded: "Checkpoint") -> "tuple[Epoch, ...]":
+def _learning(run: Path, loaded: "Checkpoint") -> "tuple[EpochRecord, ...]":
     """How the training went: from the run's own table, else from the gallery that is to be replaced."""
-    from model import checkpoint, gallery
+    from model import checkpoint
     from model.training.run import read_records
 
     records = read_records(loaded.folder)
     if records:
-        return gallery.epochs(records)
+        return tuple(records)
     try:
         old = checkpoint.load(run).gallery
     except CheckpointError:  # it cannot be read, and is about to be replaced
         return ()
-    return old.whole.learning if old else ()
+    return old.learning if old else ()

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from app.observability import logs
 from app.settings import Settings
 
 
@@ -45,7 +46,7 @@ def serve(
         precision=precision,
         log_level=log_level,
     )
-    settings.configure_logging()
+    logs.configure(settings.log_level, settings.log_format)
     if settings.workers > 1:
         _serve_with_workers(settings)
     from app.inference.devices import choose_device

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,8 +18,8 @@ from model.errors import TrainingError
 
 if TYPE_CHECKING:
     from model.checkpoint import Card
+    from model.record import EpochRecord
     from model.training.config import Split
-    from model.training.loop import Record
     from model.training.run import Run
 
 NetworkName = Literal["mlp", "conv"]
@@ -286,17 +286,17 @@ class _Loop:
     def _calibrate(self) -> None:
         """Of the best epoch, once; a run that was killed before is calibrated when its command is repeated."""
         from model import checkpoint
-        from model.scoring import score as scoring
-        from model.scoring.calibration import LEAST, Calibration
+        from model.scoring import batches
+        from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration
 
         saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device)
         if saved.calibration is not None or not len(self.split.set_aside):
             return
-        enough = len(self.split.set_aside) >= LEAST
-        density = scoring.latent_density(saved.vae, self.split.fit) if enough else None
-        total = len(self.split.set_aside) * len(scoring.PROTOCOLS)
+        enough = len(self.split.set_aside) >= MIN_TYPICALITY_INPUTS
+        density = batches.latent_density(saved.vae, self.split.fit) if enough else None
+        total = len(self.split.set_aside) * len(batches.DEFAULT_SCORINGS)
         with progress(self.console, "Calibrating", total) as advance:
-            made = scoring.calibrate(
+            made = batches.calibrate(
                 saved.vae, self.split.set_aside, calibration=Calibration(density, {}), on_sample=advance
             )
         checkpoint.save_calibration(self.run.folder, made)
@@ -320,7 +320,7 @@ class _Loop:
                 labels=self.split.set_aside_labels,
                 label_names=self.shown.label_names,
                 calibration=saved.calibration,
-                learning=gallery.epochs(self.run.records),
+                learning=self.run.records,
                 on_sample=advance,
             )
         checkpoint.save_gallery(self.run.folder, made)
@@ -343,7 +343,7 @@ class _Loop:
             ) from error
         self.drawn_at = time.monotonic()
 
-    def _line(self, record: "Record") -> str:
+    def _line(self, record: "EpochRecord") -> str:
         mean = self.busy / max(1, record.epoch)
         left = int(mean * (self.total - record.epoch))
         bits = "" if record.bits_per_dim is None else f"{record.bits_per_dim:.4f}"
@@ -353,7 +353,7 @@ class _Loop:
             f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         )
 
-    def _card(self, record: "Record") -> "Card":
+    def _card(self, record: "EpochRecord") -> "Card":
         from model import machine
         from model.checkpoint import Card, Provenance
 
@@ -374,7 +374,7 @@ class _Loop:
                 versions=machine.versions(),
                 held_out_scores={
                     key: value
-                    for key, value in asdict(record).items()
+                    for key, value in record.model_dump().items()
                     if key in {"free_energy", "distortion", "rate", "bits_per_dim"}
                 },
             ),

@@ -11,7 +11,6 @@ from app.codecs.images import encode_png
 from app.codecs.negotiation import MEDIA_TYPES
 from app.codecs.npz import encode_npz
 from app.codecs.spec import Floats
-from model.config import ImageData, VectorData
 
 Value = NDArray[Any] | int | float | str | None
 #: Content of a response: named arrays with rows first, plain values, and groups of named arrays.
@@ -47,17 +46,6 @@ def array_bytes(fields: Fields) -> int:
         elif isinstance(value, Mapping):
             total += array_bytes(value)
     return total
-
-
-def to_public_layout(x: Floats, data: ImageData | VectorData) -> Floats:
-    """Convert samples from the model's axis order to the clients'.
-
-    Images go from n x channels x height x width to n x height x width for one channel, and to n x height x width x
-    channels for more. Vectors stay as they are.
-    """
-    if isinstance(data, VectorData):
-        return x
-    return x[:, 0] if data.channels == 1 else x.transpose(0, 2, 3, 1)
 
 
 def _to_contiguous(value: object) -> NDArray[Any]:

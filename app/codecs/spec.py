@@ -100,11 +100,7 @@ class InputSpec:
 
     def to_model_layout(self, floats: Floats) -> Floats:
         """Convert rows from the clients' axis order to the model's: for images, channels before height and width."""
-        if self.image is None:
-            return floats
-        if self.image.channels == 1:
-            return floats.reshape(-1, *self.image.shape)
-        return np.ascontiguousarray(floats.transpose(0, 3, 1, 2))
+        return floats if self.image is None else self.image.to_model(floats.reshape(-1, *self.shape))
 
 
 def _out_of_range(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_] | None:

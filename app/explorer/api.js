@@ -1,9 +1,9 @@
-// The service's public interface, and nothing else: whatever the page can do, a program can.
+// Calls of the service's public interface. The page uses nothing else, so a program can do all that the page does.
 
-let key = null; // in memory alone
-let asking = null; // the dialog that is open, so that calls made together ask once
+let key = null; // in memory only
+let prompt = null; // the open key dialog, shared by simultaneous calls
 
-/** What the service says is wrong: its own words, which name the remedy. */
+/** An error of the service; `message` names the remedy. */
 export class Problem extends Error {
   constructor(status, detail) {
     super(detail);
@@ -11,52 +11,54 @@ export class Problem extends Error {
   }
 }
 
-/** One call; resolves to its Response. */
+/** Call the service, asking for a key if it needs one. Resolves to the Response; throws a Problem. */
 export async function call(path, { body = null, type = "application/json", accept = "application/json", signal } = {}) {
-  const sent = body !== null && type === "application/json" && typeof body !== "string" ? JSON.stringify(body) : body;
+  const isObject = body !== null && type === "application/json" && typeof body !== "string";
+  const content = isObject ? JSON.stringify(body) : body;
   for (;;) {
-    const used = key;
-    const headers = { Accept: accept };
-    if (sent !== null && type) headers["Content-Type"] = type;
-    if (used) headers.Authorization = `Bearer ${used}`;
-    let answer;
+    const usedKey = key;
+    const headers = { Accept: accept, ...authorization() };
+    if (content !== null && type) headers["Content-Type"] = type;
+    let response;
     try {
-      answer = await fetch(path, { method: sent === null ? "GET" : "POST", body: sent, headers, signal });
+      response = await fetch(path, { method: content === null ? "GET" : "POST", body: content, headers, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem(0, "The service does not answer. Is it running, and is this machine on its network?");
+      throw new Problem(0, "The service does not answer. Check that it is running and that this machine is online.");
     }
-    if (answer.ok) return answer;
-    const problem = await answer.json().catch(() => ({}));
-    const said = new Problem(answer.status, problem.detail ?? `The service answered with status ${answer.status}.`);
-    if (answer.status !== 401) throw said;
-    if (key === used && !(await askForKey(said.message))) throw said;
+    if (response.ok) return response;
+    const { detail } = await response.json().catch(() => ({}));
+    const problem = new Problem(response.status, detail ?? `The service answered with status ${response.status}.`);
+    if (response.status !== 401) throw problem;
+    if (key === usedKey && !(await askForKey(problem.message))) throw problem;
   }
 }
 
 export const json = async (path, options) => (await call(path, options)).json();
 
-/** Status and text of the metrics; a key of a user may not be enough for it, which is no reason to ask for another. */
+/** Status and text of the metrics. Never asks for a key: a user's key may be valid and still not open them. */
 export async function metrics() {
-  const answer = await fetch("metrics", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
-  return { status: answer.status, text: await answer.text() };
+  const response = await fetch("metrics", { headers: authorization() });
+  return { status: response.status, text: await response.text() };
 }
 
+const authorization = () => (key ? { Authorization: `Bearer ${key}` } : {});
+
 function askForKey(reason) {
-  asking ??= new Promise((resolve) => {
+  prompt ??= new Promise((resolve) => {
     const dialog = document.getElementById("key");
-    const value = document.getElementById("key-value");
-    document.getElementById("key-why").textContent = reason;
-    value.value = "";
+    const field = document.getElementById("key-value");
+    document.getElementById("key-reason").textContent = reason;
+    field.value = "";
     dialog.addEventListener("close", () => {
-      asking = null;
-      const given = dialog.returnValue === "use" && value.value.trim();
-      value.value = "";
-      if (given) key = given;
-      resolve(Boolean(given));
+      prompt = null;
+      const entered = dialog.returnValue === "use" && field.value.trim();
+      field.value = "";
+      if (entered) key = entered;
+      resolve(Boolean(entered));
     }, { once: true });
     dialog.returnValue = "";
     dialog.showModal();
   });
-  return asking;
+  return prompt;
 }

@@ -1,82 +1,92 @@
-// The page: loads what is served, and builds its rooms, those that nobody looks at yet when somebody does.
+// The page: load the model, then build the inspector and the tabs, each tab when it is first shown.
 
-import { alertOf, h } from "./dom.js";
-import { Model } from "./model.js";
-import { glass } from "./glass.js";
-import { map } from "./map.js";
-import { sliders } from "./sliders.js";
-import { samples } from "./samples.js";
 import { card } from "./card.js";
+import { h, showAlert } from "./dom.js";
+import { inspector } from "./inspector.js";
+import { map } from "./map.js";
+import { Model } from "./model.js";
+import { samples } from "./samples.js";
+import { sliders } from "./sliders.js";
 
+const NARROW = "(max-width: 67.9rem)"; // the inspector is below the tabs
 const byId = (id) => document.getElementById(id);
 
 async function start() {
   const model = await Model.load();
   document.title = `${model.card.name} – vae-server`;
   byId("title").textContent = model.card.name;
-  byId("lead").textContent = model.sentence;
+  byId("lead").textContent = model.description;
 
-  let take = null; // sets the sliders, once they are there
-  let mark = () => {}; // marks on the map what is under the glass: an index, or a mean of Q and a name
-  let lying = null;
-  const under = glass(byId("glass"), model, {
-    take: (latent) => {
+  let current = null; // the inspected input: index or null, mean of Q, name
+  let mark = () => {}; // marks it on the map, once the map is built
+  let setLatent = null; // sets the sliders, once they are built
+  const inspect = inspector(byId("inspector"), model, {
+    onApply: (latent) => {
       show("sliders");
-      take(latent);
+      setLatent(latent);
     },
-    put: (...what) => {
-      lying = what;
-      mark(...what);
+    onShow: (...input) => {
+      current = input;
+      mark(...input);
     },
   });
-  /** Put something under the glass, and on a narrow screen bring the glass into sight. */
+  /** Inspect an input, and on a narrow screen scroll to the inspector. */
   const open = async (source) => {
-    const shown = under(typeof source === "number" ? { index: source } : source);
-    if (window.matchMedia("(max-width: 67.9rem)").matches) byId("glass").scrollIntoView({ behavior: "smooth" });
-    await shown;
+    const inspected = inspect(typeof source === "number" ? { index: source } : source);
+    if (window.matchMedia(NARROW).matches) byId("inspector").scrollIntoView({ behavior: "smooth" });
+    await inspected;
   };
 
-  const rooms = {
-    map: { build: (room) => { mark = map(room, model, open); if (lying) mark(...lying); } },
-    sliders: { build: (room) => { take = sliders(room, model); } },
-    samples: { build: (room) => samples(room, model, open)() },
-    card: { build: (room) => card(room, model) },
-  };
-  const tabs = [...document.querySelectorAll("[role=tab]")];
+  const show = tabs({
+    map: (tab) => {
+      mark = map(tab, model, open);
+      if (current) mark(...current);
+    },
+    sliders: (tab) => { setLatent = sliders(tab, model); },
+    samples: (tab) => { samples(tab, model, open)(); },
+    card: (tab) => card(tab, model),
+  });
+  const requested = location.hash.slice(1);
+  show(byId(`tab-${requested}`) ? requested : "map");
+  if (model.gallery) await inspect({ index: 0 });
+  document.body.dataset.ready = "true";
+}
+
+/**
+ * Connect the tabs. `builders` build the content of each when it is first shown, and may return a function to call
+ * each time it is shown. Returns a function that shows a tab by name.
+ */
+function tabs(builders) {
+  const buttons = [...document.querySelectorAll("[role=tab]")];
+  const nameOf = (button) => button.getAttribute("aria-controls");
+  const onShow = {};
   function show(name) {
-    for (const tab of tabs) {
-      const chosen = tab.getAttribute("aria-controls") === name;
-      tab.setAttribute("aria-selected", String(chosen));
-      tab.tabIndex = chosen ? 0 : -1;
-      byId(tab.getAttribute("aria-controls")).hidden = !chosen;
+    for (const button of buttons) {
+      const selected = nameOf(button) === name;
+      button.setAttribute("aria-selected", String(selected));
+      button.tabIndex = selected ? 0 : -1;
+      byId(nameOf(button)).hidden = !selected;
     }
-    const room = rooms[name];
-    if (!room.built) {
-      room.built = true;
-      room.seen = room.build(byId(name));
-    }
-    if (typeof room.seen === "function") room.seen();
+    if (!(name in onShow)) onShow[name] = builders[name](byId(name));
+    onShow[name]?.();
     history.replaceState(null, "", `#${name}`);
   }
-  tabs.forEach((tab, i) => {
-    tab.addEventListener("click", () => show(tab.getAttribute("aria-controls")));
-    tab.addEventListener("keydown", (event) => {
+  buttons.forEach((button, i) => {
+    button.addEventListener("click", () => show(nameOf(button)));
+    button.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
-      const next = tabs[(i + step + tabs.length) % tabs.length];
+      const next = buttons[(i + step + buttons.length) % buttons.length];
       next.focus();
       next.click();
     });
   });
-  const wished = location.hash.slice(1);
-  show(rooms[wished] ? wished : "map");
-  if (model.gallery) await under({ index: 0 });
-  document.body.dataset.ready = "true";
+  return show;
 }
 
 start().catch((error) => {
-  byId("lead").textContent = "The model's card could not be loaded.";
+  byId("lead").textContent = "The model could not be loaded.";
   byId("lead").append(" ", h("button", { onclick: () => location.reload() }, "Try again"));
-  alertOf(error);
+  showAlert(error);
 });

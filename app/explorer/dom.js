@@ -1,66 +1,77 @@
-// Elements in a line each, and what the page says when something goes wrong.
+// Elements, alerts and number formats.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element. Properties beginning with "on" are listeners; others are attributes, false and null left out. */
-export const h = (tag, attributes = {}, ...children) => made(document.createElement(tag), attributes, children);
+/** An HTML element. Attributes that begin with "on" are listeners; false, null and undefined are left out. */
+export const h = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);
 
 /** An SVG element. */
-export const s = (tag, attributes = {}, ...children) => made(document.createElementNS(SVG, tag), attributes, children);
+export const s = (tag, attributes = {}, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
-function made(element, attributes, children) {
+const absent = (value) => value === null || value === undefined;
+
+function build(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== false && !absent(value)) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => !absent(child)));
   return element;
 }
 
-/** Say what went wrong, to eyes and to screen readers; it stays until it is dismissed or the same succeeds. */
-export function alertOf(error, what = "page") {
-  settled(what);
-  const box = h("div", { class: "alert", "data-what": what }, h("span", {}, error.message));
+/** Show an error, to screen readers too, until it is dismissed or the action of this name succeeds. */
+export function showAlert(error, action = "page") {
+  removeAlerts(action);
+  const box = h("div", { class: "alert", "data-action": action }, h("span", {}, error.message));
   box.append(h("button", { onclick: () => box.remove() }, "Dismiss"));
   document.getElementById("alerts").append(box);
 }
 
-function settled(what) {
-  document.querySelectorAll(`#alerts [data-what="${what}"]`).forEach((box) => box.remove());
+function removeAlerts(action) {
+  document.querySelectorAll(`#alerts [data-action="${action}"]`).forEach((box) => box.remove());
 }
 
-/** Run what a person asked for, with a word where it fails. `what` it is about says which alert is settled by success. */
-export async function attempt(what, action) {
+/** Run an action of the user. Success removes earlier alerts of this name; an error shows one. */
+export async function attempt(name, action) {
   try {
     const result = await action();
-    settled(what);
+    removeAlerts(name);
     return result;
   } catch (error) {
-    if (error.name !== "AbortError") alertOf(error, what);
+    if (error.name !== "AbortError") showAlert(error, name);
     return undefined;
   }
 }
 
-const plain = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+const fourDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 
-/** A number for people: four digits, or all before the point where there are not too many. */
-export const say = (value, digits = null) =>
-  value === null || value === undefined || !Number.isFinite(value)
-    ? "–"
-    : Math.abs(value) >= 1e7 ? value.toExponential(3)
-    : digits === null
-      ? Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : plain.format(value)
-      : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+/** A number as text: four significant digits, all integer digits, or (with `digits`) that many decimals. */
+export function number(value, digits = null) {
+  if (absent(value) || !Number.isFinite(value)) return "–";
+  if (Math.abs(value) >= 1e7) return value.toExponential(3);
+  if (digits !== null) {
+    return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  }
+  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : fourDigits.format(value);
+}
 
-/** A question that a person may have, folded away. */
-export const why = (question, ...answer) => h("details", {}, h("summary", {}, question), ...answer.filter(Boolean).map((part) => (typeof part === "string" ? h("p", {}, part) : part)));
+/** A question with a folded answer. */
+export const explain = (question, ...answer) => h("details", {}, h("summary", {}, question),
+  ...answer.filter(Boolean).map((part) => (typeof part === "string" ? h("p", {}, part) : part)));
 
 export const formula = (text) => h("p", { class: "formula" }, text);
 
-/** Put text on the clipboard, and say so on the button that did it. */
+/** A list of named facts, without those that are unknown. */
+export function facts(pairs) {
+  const present = pairs.filter(([, value]) => !absent(value));
+  return h("dl", { class: "facts" },
+    ...present.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** Copy text to the clipboard and confirm it on the button. */
 export async function copy(text, button) {
   await navigator.clipboard.writeText(text);
-  const before = button.textContent;
+  const label = button.textContent;
   button.textContent = "Copied";
-  setTimeout(() => { button.textContent = before; }, 1200);
+  setTimeout(() => { button.textContent = label; }, 1200);
 }

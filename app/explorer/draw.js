@@ -1,55 +1,62 @@
-// A board to draw on, of the model's own size.
+// A board to draw an input on, of the model's own size.
 
 import { h } from "./dom.js";
 
-/** `use` gets the drawing as inputs, 1 x height x width (x 3), after each stroke. */
-export function drawing(model, use) {
+/** The board. `onDraw` gets the drawing as inputs, 1 x height x width (x 3), after each stroke. */
+export function drawingBoard(model, onDraw) {
   const { width, height, channels } = model.card.data;
-  const canvas = h("canvas", { class: "pixels", width, height, role: "img", "aria-label": `A board of ${width} by ${height} pixels to draw on with a mouse, a finger or a pen` });
+  const canvas = h("canvas", { class: "pixels", width, height, role: "img", "aria-label":
+    `Drawing board of ${width} by ${height} pixels, for mouse, finger or pen` });
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const shade = h("input", { type: "range", min: 0, max: 255, value: 255, "aria-label": "Brightness of the pen" });
-  const size = h("input", { type: "range", min: 1, max: Math.max(2, Math.round(width / 6)), step: 0.5, value: Math.max(1.5, width / 14), "aria-label": "Width of the pen" });
+  const brightness = h("input", { type: "range", min: 0, max: 255, value: 255, "aria-label": "Brightness of the pen" });
+  const size = h("input", {
+    type: "range", min: 1, max: Math.max(2, Math.round(width / 6)), step: 0.5, value: Math.max(1.5, width / 14),
+    "aria-label": "Width of the pen",
+  });
+  const submit = () => onDraw(read(context, width, height, channels));
   const clear = () => {
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
   };
-  const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
-  };
   let last = null;
-  const stroke = (event) => {
-    const now = place(event);
-    context.strokeStyle = `rgb(${shade.value} ${shade.value} ${shade.value})`;
+  const stroke = (position) => {
+    context.strokeStyle = `rgb(${brightness.value} ${brightness.value} ${brightness.value})`;
     context.lineWidth = Number(size.value);
     context.lineCap = context.lineJoin = "round";
     context.beginPath();
     context.moveTo(...last);
-    context.lineTo(...now);
+    context.lineTo(...position);
     context.stroke();
-    last = now;
+    last = position;
+  };
+  const position = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
-    last = place(event);
-    stroke(event);
+    last = position(event);
+    stroke(last);
   });
-  canvas.addEventListener("pointermove", (event) => { if (last) stroke(event); });
+  canvas.addEventListener("pointermove", (event) => { if (last) stroke(position(event)); });
   canvas.addEventListener("pointerup", () => {
     last = null;
-    look();
+    submit();
   });
   canvas.addEventListener("pointercancel", () => { last = null; });
-  const look = () => use(read(context, width, height, channels));
   clear();
   return h("div", { class: "draw" }, canvas,
-    h("div", { class: "row" }, h("label", {}, "Pen", size), h("label", {}, "Brightness", shade), h("button", { onclick: () => { clear(); look(); } }, "Clear"),
-      h("button", { class: "main", onclick: look }, "Look at it")));
+    h("div", { class: "row" },
+      h("label", {}, "Pen", size), h("label", {}, "Brightness", brightness),
+      h("button", { onclick: () => { clear(); submit(); } }, "Clear"),
+      h("button", { class: "main", onclick: submit }, "Inspect")));
 }
 
 function read(context, width, height, channels) {
   const { data } = context.getImageData(0, 0, width, height);
-  const pixel = (at) => (channels === 1 ? data[at] / 255 : [data[at] / 255, data[at + 1] / 255, data[at + 2] / 255]);
-  return [Array.from({ length: height }, (_, row) => Array.from({ length: width }, (_, column) => pixel(4 * (row * width + column))))];
+  const colour = (at) => [data[at] / 255, data[at + 1] / 255, data[at + 2] / 255];
+  const pixel = (at) => (channels === 1 ? data[at] / 255 : colour(at));
+  const row = (y) => Array.from({ length: width }, (_, x) => pixel(4 * (y * width + x)));
+  return [Array.from({ length: height }, (_, y) => row(y))];
 }

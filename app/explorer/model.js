@@ -1,17 +1,21 @@
-// What is served, as all parts of the page need it: the card, and where it has one the gallery.
+// The served model: its card and, if there is one, its gallery.
 
 import { call, json } from "./api.js";
 import { h } from "./dom.js";
 import { paint } from "./pictures.js";
 import { bars } from "./charts.js";
 
+const [DEFAULT_DRAWS, MAX_DRAWS] = [16, 64]; // of z, for one score
+const MAX_NUMBERS = 2e6; // in one response
+
 export class Model {
+  /** Load card and gallery. The page works without a gallery; only a missing key stops it. */
   static async load() {
     const card = await json("model");
     let problem = null;
-    const gallery = await json("model/gallery").catch((found) => {
-      if (found.status === 401) throw found;
-      problem = found; // the rest of the page can do without
+    const gallery = await json("model/gallery").catch((error) => {
+      if (error.status === 401) throw error;
+      problem = error;
       return null;
     });
     return new Model(card, gallery, problem);
@@ -19,82 +23,86 @@ export class Model {
 
   constructor(card, gallery, problem = null) {
     this.card = card;
-    this.problem = problem; // why there is no gallery
+    this.problem = problem; // the error if the gallery could not be loaded
     this.gallery = gallery;
     this.images = card.data.kind === "image";
     this.columns = this.images ? null : card.data.columns;
     this.latent = card.latent;
   }
 
-  /** What is served, in a sentence. */
-  get sentence() {
+  /** The model in one sentence. */
+  get description() {
     const { data, latent, training } = this.card;
-    const what = this.images
+    const inputs = this.images
       ? `${data.width} × ${data.height} ${data.channels === 1 ? "grey" : "colour"} images`
       : `rows of ${this.columns.length} columns`;
-    const seen = training ? `, fitted to ${this.parts.fitted.toLocaleString("en")} samples of ${training.dataset}` : "";
-    return `A variational autoencoder of ${what}${seen}; it describes each by ${latent} numbers.`;
+    const fitted = this.parts?.fitted.toLocaleString("en");
+    const dataset = training ? `, trained on ${fitted} samples of ${training.dataset}` : "";
+    return `Variational autoencoder of ${inputs} with ${latent} latent dimensions${dataset}.`;
   }
 
-  /** What bars of columns mean. */
+  /** The meaning of bars of columns. */
   get units() {
-    return "Bars reach from the mean of each column, in its standard deviations; the numbers are in its own units.";
+    return "Bars start at the mean of each column, in its standard deviations; numbers are in its own units.";
   }
 
-  /** Samples by what the training did with them. */
+  /** Number of samples that training fitted, held out to choose the epoch, and set aside. */
   get parts() {
     const { training: t } = this.card;
     if (!t) return null;
-    const [held, aside] = [t.held_out ?? 0, t.settings?.set_aside ?? 0];
-    return { fitted: t.samples - held - aside, held, aside };
+    const [heldOut, setAside] = [t.held_out ?? 0, t.settings?.set_aside ?? 0];
+    return { fitted: t.samples - heldOut - setAside, heldOut, setAside };
   }
 
-  /** Where a mean of Q lies on the map. */
+  /** Position of a mean of Q on the map. */
   onMap(mean) {
     const { origin, axes } = this.gallery.projection;
     return axes.map((axis) => axis.reduce((sum, part, i) => sum + part * (mean[i] - origin[i]), 0));
   }
 
-  /** Latent dimensions, those that carry most first; in their own order where nobody has measured that. */
+  /** Latent dimensions by descending rate; in their own order if the rates are unknown. */
   get order() {
-    const rates = this.gallery?.rate_per_dimension; // the card's are sorted: they do not tell which is whose
+    const rates = this.gallery?.rate_per_dimension; // the card has them too, but sorted
     const all = Array.from({ length: this.latent }, (_, i) => i);
     return rates ? all.sort((a, b) => rates[b] - rates[a]) : all;
   }
 
-  /** How many of those carry more than next to nothing, a hundredth of a nat; all where nobody has measured that. */
-  get carrying() {
+  /** Number of dimensions with a rate of at least 0.01 nats; all if the rates are unknown. */
+  get informative() {
     return this.gallery ? this.gallery.rate_per_dimension.filter((rate) => rate >= 0.01).length : this.latent;
   }
 
-  /** How many differ from input to input, by their means. */
+  /** Number of dimensions whose means differ between inputs. */
   get active() {
     return this.gallery?.active_units ?? this.card.evaluation?.active_units ?? this.latent;
   }
 
   /**
-   * How free energies are asked for: as those of the gallery were made, so that they can be held against them; else, so
-   * that there are p-values, with the most draws that a calibration has without refinement.
+   * Draws, refinement steps and seed of the scores: those of the gallery, so that scores can be compared with it.
+   * Without a gallery those of the calibration with most draws and no refinement, so that there are p-values.
    */
   get protocol() {
-    const alike = this.card.calibrations.find((one) => one.samples === 1 && !one.refine && one.seed === 0);
-    if (this.gallery && alike) return alike;
-    const most = Math.min(64, this.card.limits.max_samples, this.card.limits.max_work);
-    const plain = this.card.calibrations.filter((one) => !one.refine && one.samples <= most);
-    return plain.sort((a, b) => b.samples - a.samples)[0] ?? { samples: Math.min(16, most), refine: 0, seed: 0 };
+    const { calibrations, limits } = this.card;
+    const own = calibrations.find(({ samples, refine, seed }) => samples === 1 && !refine && seed === 0);
+    if (this.gallery && own) return own;
+    const most = Math.min(MAX_DRAWS, limits.max_samples, limits.max_work);
+    const usable = calibrations.filter(({ samples, refine }) => !refine && samples <= most);
+    const [best] = usable.sort((a, b) => b.samples - a.samples);
+    return best ?? { samples: Math.min(DEFAULT_DRAWS, most), refine: 0, seed: 0 };
   }
 
-  /** How many inputs may come in one answer: of large ones fewer, since numbers as text take ten times their room. */
-  get most() {
+  /** Number of inputs to ask for at once: fewer if they are large, since JSON takes ten times their size. */
+  get maxRows() {
     const { width, height, channels } = this.card.data;
     const numbers = this.images ? width * height * channels : this.columns.length;
-    return Math.max(1, Math.min(this.card.limits.max_rows, Math.floor(2e6 / numbers)));
+    return Math.max(1, Math.min(this.card.limits.max_rows, Math.floor(MAX_NUMBERS / numbers)));
   }
 
-  /** The inputs of the gallery as one sheet of thumbnails, loaded when first wanted. */
+  /** One bitmap of all thumbnails of the gallery, loaded once; null if there is none. */
   sheet() {
     this._sheet ??= this.images && this.gallery?.thumbnails
-      ? call("model/gallery?format=png", { accept: "image/png" }).then((answer) => answer.blob()).then(createImageBitmap)
+      ? call("model/gallery?format=png", { accept: "image/png" })
+        .then((response) => response.blob()).then(createImageBitmap)
       : Promise.resolve(null);
     return this._sheet;
   }
@@ -110,7 +118,7 @@ export class Model {
     return names?.[labels[index]] ?? String(labels[index]);
   }
 
-  /** An element that shows x, and later others: a canvas for pictures, bars for columns. */
+  /** An element and a function that shows an input in it: a canvas for images, bars for columns. */
   view(name) {
     if (this.images) {
       const { width, height } = this.card.data;
@@ -118,6 +126,6 @@ export class Model {
       return { element: canvas, show: (x) => paint(canvas, x) };
     }
     const box = h("div");
-    return { element: box, show: (x, other = null) => box.replaceChildren(bars(this.columns, x, other, this.card.data)) };
+    return { element: box, show: (x) => box.replaceChildren(bars(this.columns, x, null, this.card.data)) };
   }
 }

@@ -1,28 +1,29 @@
-// Arrays as the service writes them <-> pixels.
+// Painting of the service's arrays and images on canvases, and downloads.
 
-// Five stops of a map of colours that is even in lightness and told apart by the colour-blind.
+// Five stops of a colour map with even steps in lightness, distinct for the colour-blind.
 const STOPS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 export const RAMP = `linear-gradient(90deg, ${STOPS.map((stop) => `rgb(${stop})`).join(", ")})`;
 
-/** 0..1 -> [red, green, blue]. */
+/** The colour [red, green, blue] of a share from 0 to 1. */
 export function ramp(share) {
-  const place = Math.min(0.9999, Math.max(0, share)) * (STOPS.length - 1);
-  const low = Math.floor(place);
-  return STOPS[low].map((edge, i) => Math.round(edge + (place - low) * (STOPS[low + 1][i] - edge)));
+  const position = Math.min(0.9999, Math.max(0, share)) * (STOPS.length - 1);
+  const low = Math.floor(position);
+  return STOPS[low].map((edge, i) => Math.round(edge + (position - low) * (STOPS[low + 1][i] - edge)));
 }
 
-/** A picture of height x width (x 3) values from 0 to 1, on a canvas of as many pixels. */
-export function paint(canvas, picture) {
-  fill(canvas, picture[0].length, picture.length, (row, column) => {
-    const value = picture[row][column];
+/** Paint height x width (x 3) values from 0 to 1; the canvas gets that size in pixels. */
+export function paint(canvas, image) {
+  fill(canvas, image[0].length, image.length, (row, column) => {
+    const value = image[row][column];
     return Array.isArray(value) ? value.map((part) => 255 * part) : [255 * value, 255 * value, 255 * value];
   });
 }
 
-/** The same shape of any numbers, as colours from the least to the most; returns those two. */
-export function paintMap(canvas, values) {
-  const flat = values.map((row) => row.map((value) => (Array.isArray(value) ? value.reduce((a, b) => a + b) : value)));
-  let [low, high] = [Infinity, -Infinity]; // by a loop: a picture has more pixels than a call may have arguments
+/** Paint height x width (x 3) numbers as colours from the least to the greatest; returns these two. */
+export function paintHeatmap(canvas, values) {
+  const total = (value) => (Array.isArray(value) ? value.reduce((a, b) => a + b) : value);
+  const flat = values.map((row) => row.map(total));
+  let [low, high] = [Infinity, -Infinity]; // by a loop: an image may have more pixels than a call may have arguments
   for (const row of flat) {
     for (const value of row) {
       low = Math.min(low, value);
@@ -50,16 +51,16 @@ function fill(canvas, width, height, colour) {
   context.putImageData(image, 0, 0);
 }
 
-/** An answer that is a PNG, on a canvas of its size. */
-export async function paintPng(canvas, answer) {
-  const bitmap = await createImageBitmap(await answer.blob());
+/** Paint a response that is a PNG; the canvas gets its size. */
+export async function paintPng(canvas, response) {
+  const bitmap = await createImageBitmap(await response.blob());
   canvas.width = bitmap.width;
   canvas.height = bitmap.height;
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
   bitmap.close();
 }
 
-/** Hand something to the person as a file. */
+/** Download a blob as a file. */
 export function save(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

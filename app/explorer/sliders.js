@@ -1,96 +1,126 @@
-// Every dimension of the latent by hand, decoded as it moves.
+// Sliders for the latent dimensions, decoded as they move.
 
 import { call, json } from "./api.js";
-import { attempt, copy, h, say } from "./dom.js";
+import { attempt, copy, h, number } from "./dom.js";
 import { paintPng } from "./pictures.js";
 
-const FIRST = 24; // dials that are shown at once
-const REACH = 4; // standard deviations of the prior
+const SHOWN_SLIDERS = 24; // shown at once
+const RANGE = 4; // standard deviations of the prior
+const RATE_WINDOW_MS = 1000;
+const MIN_SHOWN_RATE = 5; // images per window below which no rate is shown
 
-/** Builds the room; returns a function that sets all dials to a latent. */
-export function sliders(room, model) {
+/** Build the tab. Returns a function that sets all sliders to a latent. */
+export function sliders(tab, model) {
   const latent = new Array(model.latent).fill(0);
-  const view = model.view("The decoded latent");
-  const pace = h("figcaption", { "aria-live": "off" });
-  const dials = new Map(model.order.map((dimension, place) => [dimension, dial(dimension, place)]));
+  const view = model.view("Decoded latent");
+  const rate = h("figcaption", { "aria-live": "off" });
+  const decode = decoder(model, view, rate, latent);
+  const controls = new Map(model.order.map((dimension, rank) => [dimension, slider(model, dimension, rank, set)]));
 
-  function dial(dimension, place) {
-    const value = h("output", {}, "0");
-    const input = h("input", { type: "range", min: -REACH, max: REACH, step: 0.01, value: 0, "data-dimension": dimension, oninput: () => set(dimension, Number(input.value)) });
-    return { input, value, element: h("label", { title: model.gallery ? `Dimension ${dimension}, number ${place + 1} by how much it carries` : `Dimension ${dimension}` }, `z ${dimension}`, input, value) };
-  }
-
-  function set(dimension, to) {
-    latent[dimension] = to;
-    dials.get(dimension).value.textContent = say(to, 2);
+  function set(dimension, value) {
+    latent[dimension] = value;
+    controls.get(dimension).value.textContent = number(value, 2);
     decode();
   }
 
-  function take(values) {
-    values.forEach((to, dimension) => {
-      latent[dimension] = to;
-      const { input, value } = dials.get(dimension);
-      input.value = to;
-      value.textContent = say(to, 2);
+  function setLatent(values) {
+    values.forEach((z, dimension) => {
+      latent[dimension] = z;
+      const { input, value } = controls.get(dimension);
+      input.value = z;
+      value.textContent = number(z, 2);
     });
     decode();
   }
 
-  // One request at a time, and always of the newest latent: as fast as the service is, and never behind.
+  const copyButton = (text, content) => {
+    const button = h("button", { onclick: () => attempt("copy", () => copy(content(), button)) }, text);
+    return button;
+  };
+  tab.append(
+    h("p", { class: "small" }, "Each slider sets one latent dimension, in standard deviations of the prior"
+      + `${model.gallery ? "; the most informative dimensions come first" : ""}.`),
+    h("div", { class: "row" },
+      h("button", { onclick: () => setLatent(latent.map(() => 0)) }, "Set all to 0"),
+      h("button", { onclick: () => setLatent(latent.map(standardNormal)) }, "Sample the prior"),
+      copyButton("Copy as JSON", () => JSON.stringify({ latents: [latent] })),
+      copyButton("Copy as curl", () => curl(model, latent))),
+    h("div", { class: "sliders" },
+      h("figure", { class: "picture" },
+        view.element, model.images ? null : h("p", { class: "small" }, model.units), rate),
+      h("div", {}, ...groups(model, [...controls.values()].map(({ element }) => element)))));
+  decode();
+  return setLatent;
+}
+
+function slider(model, dimension, rank, set) {
+  const value = h("output", {}, "0");
+  const input = h("input", {
+    type: "range", min: -RANGE, max: RANGE, step: 0.01, value: 0, "data-dimension": dimension,
+    oninput: () => set(dimension, Number(input.value)),
+  });
+  const title = `Dimension ${dimension}${model.gallery ? `, rank ${rank + 1} by rate` : ""}`;
+  return { input, value, element: h("label", { title }, `z ${dimension}`, input, value) };
+}
+
+/** Sliders in the order of their rates: the first ones, and two folded groups. */
+function groups(model, elements) {
+  const count = model.informative;
+  const shown = elements.slice(0, Math.min(count, SHOWN_SLIDERS));
+  const rest = elements.slice(shown.length, count);
+  const idle = elements.slice(count);
+  const dials = (parts) => h("div", { class: "dials" }, ...parts);
+  const folded = (text, parts) => (parts.length ? h("details", {}, h("summary", {}, text), dials(parts)) : null);
+  return [
+    dials(shown),
+    folded(`${rest.length} less informative dimensions`, rest),
+    folded(`${idle.length} uninformative dimensions (rate below 0.01 nats)`, idle),
+  ].filter(Boolean);
+}
+
+/** A function that decodes the latent: one request at a time, always with the newest values. */
+function decoder(model, view, rate, latent) {
   let [busy, stale] = [false, false];
+  let clearRate = null;
   const times = [];
-  let resting = null;
-  async function decode() {
+
+  async function request() {
+    const values = [...latent];
+    const body = { latents: [values] };
+    if (model.images) await paintPng(view.element, await call("decode?format=png", { body, accept: "image/png" }));
+    else view.show((await json("decode", { body })).outputs[0]);
+    showRate();
+    view.element.dataset.shown = JSON.stringify(values);
+  }
+
+  function showRate() {
+    clearTimeout(clearRate);
+    clearRate = setTimeout(() => { rate.textContent = ""; }, RATE_WINDOW_MS);
+    const now = performance.now();
+    while (times.length && times[0] < now - RATE_WINDOW_MS) times.shift();
+    times.push(now);
+    rate.textContent = times.length > MIN_SHOWN_RATE ? `${times.length} images in the last second` : "";
+  }
+
+  return async () => {
     stale = true;
     if (busy) return;
     busy = true;
     while (stale) {
       stale = false;
-      await attempt("sliders", async () => {
-        const wanted = [...latent];
-        const body = { latents: [wanted] };
-        if (model.images) await paintPng(view.element, await call("decode?format=png", { body, accept: "image/png" }));
-        else view.show((await json("decode", { body })).outputs[0]);
-        clearTimeout(resting);
-        resting = setTimeout(() => { pace.textContent = ""; }, 1000);
-        const now = performance.now();
-        while (times.length && times[0] < now - 1000) times.shift();
-        times.push(now);
-        pace.textContent = times.length > 5 ? `${times.length} pictures in the last second` : "";
-        view.element.dataset.shown = JSON.stringify(wanted);
-      });
+      await attempt("sliders", request);
     }
     busy = false;
-  }
-
-  const copyJson = h("button", { onclick: () => attempt("copy", () => copy(JSON.stringify({ latents: [latent] }), copyJson)) }, "Copy as JSON");
-  const copyCurl = h("button", { onclick: () => attempt("copy", () => copy(curl(model, latent), copyCurl)) }, "Copy as curl");
-  const order = [...dials.values()].map(({ element }) => element);
-  const count = model.carrying;
-  const active = order.slice(0, count);
-  const [first, rest, inactive] = [active.slice(0, FIRST), active.slice(FIRST), order.slice(count)];
-  const folded = (text, elements) => (elements.length ? h("details", {}, h("summary", {}, text), h("div", { class: "dials" }, ...elements)) : null);
-  room.append(
-    h("p", { class: "small" }, `Each dial is one dimension of the latent, in standard deviations of the prior${model.gallery ? "; those first that carry most" : ""}.`),
-    h("div", { class: "row" },
-      h("button", { onclick: () => take(latent.map(() => 0)) }, "All to 0"),
-      h("button", { onclick: () => take(latent.map(normal)) }, "Draw from the prior"),
-      copyJson, copyCurl),
-    h("div", { class: "sliders" },
-      h("figure", { class: "picture" }, view.element, model.images ? null : h("p", { class: "small" }, model.units), pace),
-      h("div", {}, h("div", { class: "dials" }, ...first),
-        folded(`${rest.length} more that carry less`, rest),
-        folded(`${inactive.length} that carry next to nothing`, inactive))));
-  decode();
-  return take;
+  };
 }
 
-/** One draw from N(0, 1), by Box and Muller. */
-const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+/** One draw from N(0, 1), by the Box-Muller transform. */
+const standardNormal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 
-/** The same request for a terminal. */
+/** The decode request as a command line. */
 function curl(model, latent) {
   const address = new URL(model.images ? "decode?format=png" : "decode", document.baseURI);
-  const out = model.images ? " -o decoded.png" : "";
-  return `curl -s '${address}' -H 'Content-Type: application/json' -d '${JSON.stringify({ latents: [latent] })}'${out}`;
+  const output = model.images ? " -o decoded.png" : "";
+  const body = JSON.stringify({ latents: [latent] });
+  return `curl -s '${address}' -H 'Content-Type: application/json' -d '${body}'${output}`;
 }

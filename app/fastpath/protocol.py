@@ -4,12 +4,10 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from app.api.state import AppState
 from app.fastpath.request import FastHeaders, FastRequest
 from app.fastpath.routes import fast_routes
-from app.middleware.response_headers import NO_SNIFF
 from app.server.limits import IdleTimeouts, LimitedProtocol
 
 #: Headers that ask for more than a response, announce a body of unknown length, or belong to CORS.
@@ -21,25 +19,12 @@ MAX_BODY_BYTES, MAX_BODY_SECONDS = 1 << 17, 0.1
 class ResponseWriter:
     """Writes responses that become ready together in one go: their client is woken once for all of them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, server: ServerState) -> None:
-        self._loop, self._server = loop, server
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._pending: list[tuple[asyncio.Transport, bytes]] = []
-        self._default_headers: list[tuple[bytes, bytes]] = []
-        self._head = b""
-
-    @property
-    def head(self) -> bytes:
-        """The headers that every response has; uvicorn makes some of them anew each second, for the date."""
-        if self._default_headers is not self._server.default_headers:
-            self._default_headers = self._server.default_headers
-            self._head = b"".join(b"%s: %s\r\n" % header for header in [*self._default_headers, NO_SNIFF])
-        return self._head
 
     def write(self, transport: asyncio.Transport, response: bytes) -> None:
-        """Write in the next round of the loop; at once if no other request is in progress."""
-        if not self._pending and len(self._server.tasks) == 1:
-            transport.write(response)
-            return
+        """Write in the next round of the loop."""
         if not self._pending:
             self._loop.call_soon(self.flush)
         self._pending.append((transport, response))
@@ -56,25 +41,17 @@ class FastProtocol(LimitedProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        shared = self.app_state
-        if "responses" not in shared:
-            shared["responses"] = ResponseWriter(self.loop, self.server_state)
-            shared["bodies"] = IdleTimeouts(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
-            shared["routes"] = fast_routes(self.app)
+        if "fast" not in self.app_state:  # which all connections share
+            bodies = IdleTimeouts(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
+            self.app_state["fast"] = ResponseWriter(self.loop), bodies, fast_routes(self.app)
+        self._responses, self._bodies, routes = self.app_state["fast"]
         self.state: AppState = self.app.state.server
-        self.responses: ResponseWriter = shared["responses"]
-        self._bodies: IdleTimeouts = shared["bodies"]
         # Tracing, and what uvicorn itself does to requests, need the ASGI path.
         standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
-        self._routes = {} if standard else shared["routes"]
+        self._routes = {} if standard else routes
         self._max_body_bytes = min(MAX_BODY_BYTES, self.state.settings.max_body_bytes)
         self._pending: FastRequest | None = None  # whose body is not complete yet
         self._body: list[bytes] = []
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._pending is not None:
-            self._bodies.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.hand_over()
@@ -85,12 +62,8 @@ class FastProtocol(LimitedProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        self.responses.flush()  # the responses of earlier requests go first
+        self._responses.flush()  # the responses of earlier requests go first
         super().send_400_response(msg)
-
-    def shutdown(self) -> None:
-        self.responses.flush()
-        super().shutdown()
 
     def on_message_begin(self) -> None:
         self.url, self.headers = b"", []  # the ASGI scope is made only where it turns out to be needed
@@ -104,21 +77,23 @@ class FastProtocol(LimitedProtocol):
         self._pending = self._try_fast_path()
         if self._pending is None:
             self._replay_head()
+        else:
+            self._bodies.enter(self)
 
     def _try_fast_path(self) -> FastRequest | None:
         """The request whose head is complete, if nothing about it is special."""
         path, _, query = self.url.partition(b"?")
         route = self._routes.get((self.parser.get_method(), path))
         headers = dict(self.headers)
-        length = headers.get(b"content-length", b"0")
+        pipelined = self.cycle is not None and not self.cycle.response_complete  # uvicorn has it wait for its turn
         plain = len(headers) == len(self.headers) and SPECIAL_HEADERS.isdisjoint(headers) and b"#" not in query
         lasting = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
-        pipelined = self.cycle is not None and not self.cycle.response_complete  # uvicorn has it wait for its turn
-        if route is None or not plain or not lasting or pipelined or len(length) > 9 or not length.isdigit():
-            return None
-        if int(length) > self._max_body_bytes or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        connection, length = headers.get(b"connection", b"keep-alive"), headers.get(b"content-length", b"0")
+        if route is None or pipelined or not plain or not lasting or connection.lower() != b"keep-alive":
             return None
         try:
+            if len(length) > 9 or int(length) > self._max_body_bytes:
+                return None
             return FastRequest(self, route, query, route.parse_query(query), FastHeaders(headers))
         except ValueError:
             return None
@@ -137,7 +112,8 @@ class FastProtocol(LimitedProtocol):
         self._bodies.leave(self)
         body, self._body = b"".join(self._body), []
         self.cycle = self._running = request  # type: ignore[assignment]
-        self.tasks.add(request.start(body))
+        request.start(body)
+        self.tasks.add(request.task)
 
     def hand_over(self) -> None:
         """Leave a request whose body is slow to uvicorn, as far as it has arrived."""
@@ -158,14 +134,13 @@ class FastProtocol(LimitedProtocol):
 
     def finish(self, response: bytes, *, close: bool) -> None:
         """Write a response, and free the connection for its next request."""
+        self._responses.write(self.transport, response)
         if close:
-            self.transport.write(response)
+            self._responses.flush()
             self.transport.close()
-        else:
-            self.responses.write(self.transport, response)
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline or close:
             self.on_response_complete()
-            return
-        self._running = None
-        self.server_state.total_requests += 1
-        self.timers.idle.enter(self)
+        else:
+            self._running = None
+            self.server_state.total_requests += 1
+            self.timers.idle.enter(self)

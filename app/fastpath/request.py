@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.datastructures import Headers
@@ -15,10 +15,7 @@ from app.api.problems import STATUS, to_response
 from app.fastpath.routes import FastRoute
 from app.middleware.access_log import record_request
 from app.middleware.request_id import HEADER, choose_request_id
-from app.middleware.response_headers import DIGEST
-
-if TYPE_CHECKING:
-    from app.fastpath.protocol import FastProtocol
+from app.middleware.response_headers import DIGEST, NO_SNIFF
 
 
 class FastHeaders(Headers):
@@ -37,7 +34,7 @@ class FastRequest(Request):
     """A request as endpoints see it; to uvicorn it is what its own `RequestResponseCycle` is."""
 
     def __init__(
-        self, protocol: "FastProtocol", route: FastRoute, query: bytes, params: BaseModel | None, headers: FastHeaders
+        self, protocol: Any, route: FastRoute, query: bytes, params: BaseModel | None, headers: FastHeaders
     ) -> None:
         self._started = time.perf_counter()
         request_id = headers.get("x-request-id")
@@ -49,17 +46,16 @@ class FastRequest(Request):
         self.keep_alive = True
         self.response_complete = self._left = False
 
-    def start(self, body: bytes) -> asyncio.Task[None]:
+    def start(self, body: bytes) -> None:
         """Answer the request, whose body is complete."""
         self.scope["vae.body"] = body
-        self._task = self._protocol.loop.create_task(self._run())
-        return self._task
+        self.task: asyncio.Task[None] = self._protocol.loop.create_task(self._run())
 
     def leave(self) -> None:
         """Cancel the work of a client that closed its connection."""
         if not self.response_complete:
             self._left = True
-            self._task.cancel()
+            self.task.cancel()
 
     async def _run(self) -> None:
         protocol, path, method = self._protocol, self._route.path, self._route.method
@@ -77,7 +73,7 @@ class FastRequest(Request):
                 raise
         finally:
             self.response_complete = True
-            protocol.tasks.discard(self._task)
+            protocol.tasks.discard(self.task)
             seconds, parent = time.perf_counter() - self._started, self._headers.get("traceparent")
             record_request(protocol.state.metrics, path, method, path, status, seconds, self.scope["state"], parent)
 
@@ -87,8 +83,9 @@ class FastRequest(Request):
         if self._left or protocol.transport.is_closing():
             return
         digest = state.get("model", protocol.state.model).digest
-        parts = [STATUS_LINE[response.status_code], protocol.responses.head]
-        for name, value in ((HEADER, state["request_id"]), (DIGEST, digest), *response.raw_headers):
+        ours = (NO_SNIFF, (HEADER, state["request_id"]), (DIGEST, digest))
+        parts = [STATUS_LINE[response.status_code]]
+        for name, value in (*protocol.server_state.default_headers, *ours, *response.raw_headers):
             parts += (name, b": ", value, b"\r\n")
         keep_alive = self.keep_alive and not protocol.state.draining
         parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))

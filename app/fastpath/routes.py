@@ -1,14 +1,15 @@
 """The endpoints of the interface, with their dependencies resolved by a plan that is made once.
 
-A plan lists the dependencies of an endpoint, each before what needs it. Parameters may be annotated with `Request`,
-`Depends`, `Header` with an alias, and one pydantic model as `Query`; endpoints that need more are left to FastAPI.
+Parameters may be annotated with `Request`, `Depends`, `Header` with an alias, and one pydantic model as `Query`;
+endpoints that need more are left to FastAPI.
 """
 
 import contextlib
 import functools
 import inspect
+import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from fastapi import FastAPI, Request, params
 from fastapi.routing import APIRoute
@@ -16,20 +17,14 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from app.api.dependencies import BytesResponse, single_values
 from app.api.problems import to_response
+from app.api.responses import BytesResponse
 from app.api.routers import with_dependencies
 
 #: Positions of the request and of its query parameters among the values of a plan.
 REQUEST, QUERY = 0, 1
-
-
-class Step(NamedTuple):
-    """One value of a plan."""
-
-    source: Callable[..., Any] | str  # a dependency, or the name of a header
-    arguments: dict[str, int]  # by name, the positions of their values
-    yields: bool
+#: A dependency or the name of a header, what takes its arguments from the values, and True if it yields its value.
+Step = tuple[Callable[..., Any] | str, Callable[[list[Any]], Any], bool]
 
 
 class FastRoute:
@@ -41,14 +36,14 @@ class FastRoute:
         self._steps: list[Step] = []
         self._positions: dict[Any, int] = {}
         for dependency in shared:
-            if dependency.dependency is not single_values:  # `parse_query` refuses repeated parameters
-                self._position_of(dependency.dependency)
+            self._position_of(dependency.dependency)
         self._arguments = self._arguments_of(self._endpoint)
         self.parse_query = functools.lru_cache(maxsize=64)(self._parse_query)
 
-    def _arguments_of(self, call: Callable[..., Any]) -> dict[str, int]:
+    def _arguments_of(self, call: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         hints = get_type_hints(call if inspect.isroutine(call) else type(call).__call__, include_extras=True)
-        return {name: self._position_for(hint) for name, hint in hints.items() if name != "return"}
+        positions = [self._position_for(hint) for name, hint in hints.items() if name != "return"]
+        return operator.itemgetter(*(positions if len(positions) > 1 else [slice(positions[0], positions[0] + 1)]))
 
     def _position_for(self, hint: Any) -> int:
         if isinstance(hint, type) and issubclass(Request, hint):
@@ -66,8 +61,8 @@ class FastRoute:
     def _position_of(self, source: Any) -> int:
         """The position of a dependency or header, which is resolved once a request however many need it."""
         if source not in self._positions:
-            arguments = {} if isinstance(source, str) else self._arguments_of(source)
-            self._steps.append(Step(source, arguments, inspect.isasyncgenfunction(source)))
+            arguments = operator.itemgetter(REQUEST) if isinstance(source, str) else self._arguments_of(source)
+            self._steps.append((source, arguments, inspect.isasyncgenfunction(source)))
             self._positions[source] = QUERY + len(self._steps)
         return self._positions[source]
 
@@ -87,12 +82,12 @@ class FastRoute:
                 if isinstance(source, str):
                     values.append(request.headers.get(source))
                     continue
-                value = source(**{name: values[position] for name, position in arguments.items()})
+                value = source(*arguments(values))
                 if yields:
                     generators.append(value)
                     value = value.__anext__()
                 values.append(await value)
-            response = await self._endpoint(**{name: values[at] for name, at in self._arguments.items()})
+            response = await self._endpoint(*self._arguments(values))
             if isinstance(response, BaseModel):
                 return BytesResponse(response.model_dump_json().encode(), "application/json")
             return response  # type: ignore[no-any-return]

@@ -10,10 +10,8 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,16 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from app.inference.batcher import Call
-from app.inference.queue import Arrays
 from app.settings import EngineName, PrecisionName
 from model.errors import ConfigError
-from model.vae import VAE, to_tensor
+from model.scoring.functions import Arrays, Call, Function, torch_call
+from model.vae import VAE
 
-#: Tensors with the batch first -> tensors with as many rows. A function of a model takes the model as first argument.
-Function = Callable[..., tuple[Tensor, ...]]
-#: A context manager that a function runs in, such as `torch.inference_mode`.
-Mode = Callable[[], AbstractContextManager[Any]]
 #: Maximum relative error of ONNX Runtime against torch, see `relative_error`.
 TOLERANCE = 1e-5
 #: Batch sizes of the probe inputs that a backend is compared with torch on.
@@ -69,8 +62,8 @@ class Runtime:
     backends: dict[str, BackendInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.engine == "onnxruntime" and self.vae.origin.device.type != "cpu":
-            raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.origin.device}; use torch or auto")
+        if self.engine == "onnxruntime" and self.vae.device.type != "cpu":
+            raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.device}; use torch or auto")
         self._bfloat16 = to_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
 
     @property
@@ -96,14 +89,14 @@ class Runtime:
         Raises:
             ConfigError: engine onnxruntime was set, and it cannot compute this call or disagrees with torch.
         """
-        reference = torch_call(lambda *x: function(self.vae, *x), self.vae)
+        reference = torch_call(function, self.vae)
         if vae is self._bfloat16 and vae is not self.vae:
-            call = torch_call(lambda *x: function(vae, *x), vae)
+            call = torch_call(function, vae)
             error = relative_error(reference, call, probes)
             self.backends[name] = BackendInfo(f"torch {torch.__version__}", "bfloat16", error)
             return call
         self.backends[name] = BackendInfo(f"torch {torch.__version__}", "float32", 0.0)
-        if not onnx or self.engine == "torch" or self.vae.origin.device.type != "cpu":
+        if not onnx or self.engine == "torch" or self.vae.device.type != "cpu":
             return reference
         try:
             call = OnnxCall(vae, function, [torch.from_numpy(array) for array in probes[-1]])
@@ -120,17 +113,6 @@ class Runtime:
             raise ConfigError(f"engine: {reason}; use engine torch")
         log.log(level, "%s; using torch for it", reason)
         return reference
-
-
-def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:
-    """Turn a function of tensors into a call on arrays, computed on the device of a model."""
-    device = str(vae.origin.device)
-
-    def call(*arrays: np.ndarray) -> Arrays:
-        with mode():
-            return tuple(output.cpu().numpy() for output in function(*(to_tensor(array, device) for array in arrays)))
-
-    return call
 
 
 def relative_error(reference: Call, other: Call, probes: Sequence[Arrays]) -> float:

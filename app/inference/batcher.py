@@ -1,21 +1,26 @@
 """Batcher: groups rows of many requests into one model call on one worker thread. Knows no HTTP and no VAE.
 
-There is no timer. A free worker takes all queued rows, up to `batch_rows`, in the order of `app.inference.queue`. Before
-it does, the event loop runs rounds for as long as they bring more rows: under load a batch grows to all rows that are
-about to arrive, and a single request waits for IDLE_ROUNDS empty rounds, some microseconds.
+There is no timer. A free worker takes all queued rows, up to `batch_rows`, in the order of `app.inference.queue`. It is
+woken when the rounds of the event loop bring no more rows: under load a batch grows to all rows that are about to
+arrive, and a single request waits for IDLE_ROUNDS empty rounds, some microseconds.
 
 If a call fails, only its jobs fail. If several jobs shared it, each is computed again alone, so a bad job costs its
 neighbours time but never their results.
 
-    idle ── job queued ──> collecting ── batch full, or no new row in IDLE_ROUNDS rounds ──> running
-      ^                        ^                                                             │    │ ^
-      │                        └─────────── call done, rows queued, batch not full ──────────┤    │ │
-      └──────────────────────────────────── call done, no row queued ────────────────────────┘    └─┘
-                                                                    call done, full batch queued, or no job done
-    any ── stop() ──> stopping: no new jobs; the worker computes the queued jobs, then ends
-    any ── give_up(), or the worker dies ──> stopping: all jobs fail
+The states of a batcher:
 
-Idle and collecting differ for the event loop alone (`_collecting`); in both the worker waits to be woken (`_idle`).
+    idle        The queue is empty.
+                  -> collecting: a job is queued.
+    collecting  The event loop runs rounds that may bring more rows; the worker sleeps.
+                  -> running: the batch is full, or IDLE_ROUNDS rounds brought no row.
+    running     The worker computes a batch.
+                  -> running: a full batch is queued, or the call finished no job and so brings no rows.
+                  -> collecting: less than a batch is queued.
+                  -> idle: no row is queued.
+    stopping    No job is accepted. `stop` lets the worker compute the queued jobs and ends it; after `give_up`, or if
+                the worker dies, all jobs fail.
+
+The worker knows of idle and collecting only that it waits to be woken (`_idle`).
 """
 
 import asyncio
@@ -23,7 +28,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -58,14 +63,14 @@ class Batcher:
 
     def __init__(
         self,
-        calls: Mapping[str, Call],
+        calls: dict[str, Call],
         *,
         batch_rows: int,
         queue_rows: int,
         queue_seconds: float = math.inf,
         observe: Observe = lambda *_: None,
     ) -> None:
-        #: The model calls, by name. The worker looks a call up each time, so a replacement is used from then on.
+        #: The model calls, by name. The worker looks a call up each time: assign to an item to replace a call.
         self.calls = calls
         self.batch_rows = batch_rows
         self._observe = observe
@@ -356,7 +361,7 @@ class Batcher:
             self._post_finished()
 
     def _post_finished(self) -> None:
-        """Have the event loop resolve all finished jobs in one callback: one wake-up each would cost more than a row."""
+        """Have the event loop resolve all finished jobs in one callback; one each would cost more than a row."""
         finished, self._finished = self._finished, []
         if not finished:
             return

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from app.inference.backends import Runtime
-from app.inference.engine import Calls
+from app.inference.functions import ModelFunctions
 from model import checkpoint
 
 ROWS = (1, 8, 64, 128, 256)
@@ -32,9 +32,9 @@ def main(name: str, engine: str) -> None:
     loaded = checkpoint.load(Path(name))
     vae = loaded.vae
     runtime = Runtime(vae, engine=engine)  # type: ignore[arg-type]
-    calls = Calls(loaded, runtime).table()
+    calls = ModelFunctions(loaded, runtime).build()
     random = np.random.default_rng(0)
-    found: dict[str, object] = {"engine": runtime.made["encode"].engine}
+    found: dict[str, object] = {"engine": runtime.backends["encode"].engine}
     for rows in ROWS:
         x = (random.integers(0, 256, (rows, *vae.config.data.shape)) / 255).astype(np.float32)
         z = random.standard_normal((rows, vae.config.latent)).astype(np.float32)

@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from app.version import VERSION
-
+from app import __version__
 from model import machine
 
 Row = dict[str, Any]
@@ -53,7 +52,8 @@ class Results:
         lines = [
             "# Results",
             "",
-            f"vae-server {VERSION} beside its peers, {date.today().isoformat()}: `make bench` on {machine.describe()}, "
+            f"vae-server {__version__} beside its peers, {date.today().isoformat()}: `make bench` on "
+            f"{machine.describe()}, "
             f"Python {machine.versions()['python']}, torch {machine.versions()['torch']}. Every server has one worker, "
             "one thread and one core, and wrk another; a request is one image of 28 x 28 to `/encode`. The peers have "
             "the ONNX Runtime that vae-server has. Ratios are of one run; rates move with the machine.",

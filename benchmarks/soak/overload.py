@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
-from app.version import VERSION
 from run import npy, resident
 
+from app import __version__
 from model import checkpoint, machine
 from model.datasets import open_dataset
 from model.vae import to_tensor
@@ -203,7 +203,8 @@ def text(columns: list[dict[str, str]], model: str, where: str, seconds: float) 
     ]
     rows = [f"| {what} | " + " | ".join(column[what] for column in columns) + " |" for what in columns[0]]
     head = (
-        f"`make overload`: vae-server {VERSION} serves {model} by one worker and thread on one core of {where}, and "
+        f"`make overload`: vae-server {__version__} serves {model} by one worker and thread on one core of {where}, "
+        "and "
         f"another core asks it, with images as npy. Full load is {CLIENTS} clients that wait for their answers; then "
         f"requests come at {TIMES} times that rate, on times of their own (Poisson), and are timed from when they were "
         f"due. {seconds:g} s each."

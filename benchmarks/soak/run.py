@@ -24,11 +24,12 @@ from typing import Any
 
 import httpx2
 import numpy as np
-from app.version import VERSION
 
-from model import checkpoint, machine, noise
+from app import __version__
+from model import checkpoint, machine
+from model import random as seeded
 from model.likelihoods import Gaussian
-from model.scoring.free_energy import estimate
+from model.scoring.batches import estimate
 from model.vae import VAE, to_tensor
 
 HERE = Path(__file__).parent
@@ -54,11 +55,11 @@ class Known:
         import torch
 
         with torch.inference_mode():
-            z = to_tensor(noise.normal(7, (INPUTS, vae.config.latent)))
+            z = to_tensor(seeded.normal(7, (INPUTS, vae.config.latent)))
             x = vae.decode(z).mean.clip(0, 1)
             x = ((255 * x).round() / 255).float()
             q = vae.encode(x)
-            draws = to_tensor(noise.normal(0, (SAMPLES, vae.config.latent)))
+            draws = to_tensor(seeded.normal(0, (SAMPLES, vae.config.latent)))
             scores = estimate(vae, x, Gaussian(q.mean, q.scale), draws)
             answers = {
                 "mean": q.mean.numpy(),
@@ -273,7 +274,8 @@ def report(tally: Tally, model: str, minutes: float, clients: int) -> str:
     ]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     head = (
-        f"`make soak MINUTES={minutes:g}`: vae-server {VERSION} serves {model} to {clients} clients that send requests "
+        f"`make soak MINUTES={minutes:g}`: vae-server {__version__} serves {model} to {clients} clients that send "
+        "requests "
         f"of all kinds, one after the other, on {machine.describe()}, Python {platform.python_version()}."
     )
     return f"# Soak\n\n{head}\n\n| what | |\n|---|---|\n{table}\n"

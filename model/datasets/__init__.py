@@ -1,12 +1,16 @@
-"""Data on disk -> samples, read in batches: idx, npy, npz, a folder of images, csv, and `fashion-mnist` by name.
+"""Readers of data on disk: idx, npy, npz, csv, a folder of images, and `fashion-mnist` by name.
 
-`open_dataset` looks only at what is needed to know the shape; `Dataset.batches` then streams, so that scoring needs
-the memory of one batch. Samples come out as the model takes them: images as batch x channels x height x width, uint8
-or float32 in [0, 1]; vectors as batch x columns, float32 in their own units.
+`open_dataset` reads only what determines the shape. `Dataset.batches` then streams, so that scoring needs the memory of
+one batch. Samples have the model's order of axes: images are batch x channels x height x width, uint8 or float32 in
+[0, 1]; vectors are batch x columns, float32 in their own units.
+
+`READERS` is the one table of file formats. To add a format, write one function that opens a `Source` as a `Dataset`,
+and add a row with its suffix.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import ImageData, VectorData
@@ -17,7 +21,7 @@ from model.datasets.tables import CsvFile
 from model.errors import DataError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-#: What its labels 0 to 9 are.
+#: Names of its labels 0 to 9.
 GARMENTS = (
     "T-shirt/top",
     "Trouser",
@@ -34,18 +38,54 @@ GARMENTS = (
 __all__ = ["Dataset", "Subset", "open_dataset"]
 
 
+@dataclass(frozen=True)
+class Source:
+    """A file or folder to open, and how.
+
+    `member` names an array of an archive, empty if not given. `like` is the data that samples must fit, if any.
+    `exclude` names columns of a table to leave out.
+    """
+
+    path: Path
+    member: str = ""
+    like: ImageData | VectorData | None = None
+    exclude: Sequence[str] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that samples must have; empty if they are free."""
+        return self.like.columns if isinstance(self.like, VectorData) else ()
+
+
+def _open_folder(source: Source) -> Dataset:
+    return ImageFolder(source.path, source.like if isinstance(source.like, ImageData) else None)
+
+
+def _open_csv(source: Source) -> Dataset:
+    return CsvFile(source.path, source.columns or None, source.exclude)
+
+
+#: Reader of a file by its suffix. Files of MNIST's format have no suffix of their own: `idx` is part of their name.
+READERS: dict[str, Callable[[Source], Dataset]] = {
+    ".csv": _open_csv,
+    ".npy": lambda source: open_npy(source.path, source.columns),
+    ".npz": lambda source: open_npz(source.path, source.member, source.columns),
+    "idx": lambda source: open_idx(source.path),
+}
+
+
 def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
-    """Open a dataset by what it is: a name, a file by its suffix, or a folder of images.
+    """Open a dataset: a known name, a file by its suffix, or a folder of images.
 
     Args:
         source: `fashion-mnist` or `fashion-mnist:test`; a path to .npy, .npz (`file.npz:array` to choose one), .csv,
             or idx (.gz or not); or a folder of images.
-        like: the data of a trained model: samples must fit it; images of a folder are resized to it, and the columns
-            of a csv are chosen by its names. Without it, the source itself decides.
+        like: the data of a trained model, which samples must fit. Images of a folder are resized to it, and the
+            columns of a csv are chosen by its names. If None, the source decides.
         exclude: columns of a csv to leave out.
 
     Raises:
-        DataError: nothing is there, or not of a kind that can be read, or it does not fit `like`.
+        DataError: the source does not exist, has no known format, or does not fit `like`.
     """
     if not source.strip():
         raise DataError("the name of the data is empty; give a path, or fashion-mnist")
@@ -53,44 +93,37 @@ def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exc
         dataset: Dataset = _fashion_mnist(source)
     else:
         path, _, member = source.partition(":") if ".npz:" in source else (source, "", "")
-        dataset = _open_path(Path(path), member, like, exclude)
+        dataset = _open_path(Source(Path(path), member, like, exclude))
     if like is not None and dataset.shape != like.shape:
         raise DataError(f"{dataset.describe()}, but this model takes {like.describe()}")
     return dataset
 
 
-def _open_path(path: Path, member: str, like: ImageData | VectorData | None, exclude: Sequence[str]) -> Dataset:
+def _open_path(source: Source) -> Dataset:
+    path = source.path
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; data by name: fashion-mnist, fashion-mnist:test")
     if path.is_dir():
-        return ImageFolder(path, like if isinstance(like, ImageData) else None)
-    if path.suffix == ".csv":
-        return CsvFile(path, like.columns if isinstance(like, VectorData) else None, exclude)
-    if path.suffix == ".npy":
-        return open_npy(path, _columns_of(like))
-    if path.suffix == ".npz":
-        return open_npz(path, member, _columns_of(like))
-    if "idx" in path.name:
-        return open_idx(path)
-    raise DataError(f"{path}: not a kind that can be read; use idx(.gz), .npy, .npz, .csv, or a folder of images")
-
-
-def _columns_of(like: ImageData | VectorData | None) -> tuple[str, ...]:
-    return like.columns if isinstance(like, VectorData) else ()
+        return _open_folder(source)
+    reader = READERS.get(path.suffix) or (READERS["idx"] if "idx" in path.name else None)
+    if reader is None:
+        raise DataError(f"{path}: no known format; use idx(.gz), .npy, .npz, .csv, or a folder of images")
+    return reader(source)
 
 
 def _fashion_mnist(source: str) -> Dataset:
     split = source.partition(":")[2] or "train"
     stems = {"train": "train", "test": "t10k"}
     if split not in stems:
-        raise DataError(f"{source}: there is no such part; use fashion-mnist or fashion-mnist:test")
+        raise DataError(f"{source}: there is no such split; use fashion-mnist or fashion-mnist:test")
     own = os.environ.get("VAE_DATA")
-    places = [*([Path(own) / "fashion-mnist", Path(own)] if own else []), FASHION_MNIST]
-    for place in places:
-        path = place / f"{stems[split]}-images-idx3-ubyte.gz"
+    folders = [*([Path(own) / "fashion-mnist", Path(own)] if own else []), FASHION_MNIST]
+    for folder in folders:
+        path = folder / f"{stems[split]}-images-idx3-ubyte.gz"
         if path.exists():
             return open_idx(path, source, GARMENTS)
     raise DataError(
-        f"{source}: not found in {', '.join(str(place) for place in places)}. On Debian or Ubuntu run `apt-get install "
-        "dataset-fashion-mnist`; elsewhere put the four idx.gz files into a folder and set VAE_DATA to it"
+        f"{source}: not found in {', '.join(str(folder) for folder in folders)}. On Debian or Ubuntu run "
+        "`apt-get install dataset-fashion-mnist`; elsewhere put the four idx.gz files into a folder and set "
+        "VAE_DATA to it"
     )

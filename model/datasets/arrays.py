@@ -1,4 +1,4 @@
-"""One array in a stream of bytes behind a header: npy, a member of npz, idx (.gz or not)."""
+"""Readers of formats that store one array behind a header: npy, a member of npz, idx (.gz or not)."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ from model.errors import DataError
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 LABELS = frozenset({"y", "label", "labels"})
 Opener = Callable[[], io.BufferedIOBase]
-#: Shape, type, and whether columns lie together; a reader leaves the file at the first value.
+#: Shape, dtype, and True for Fortran order. A header reader leaves the file at the first value.
 Header = tuple[tuple[int, ...], np.dtype[Any], bool]
 ReadHeader = Callable[[io.BufferedIOBase], Header]
 Labels = NDArray[np.int64]
@@ -47,7 +47,7 @@ def read_npy_header(file: io.BufferedIOBase) -> Header:
 
 
 def read_idx_header(file: io.BufferedIOBase) -> Header:
-    """The header of MNIST's files."""
+    """Read the header of an idx file (the format of MNIST)."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES or magic[3] == 0:
         raise DataError("not an idx file: its first four bytes are not those of one")
@@ -58,7 +58,7 @@ def read_idx_header(file: io.BufferedIOBase) -> Header:
 
 
 class Reading:
-    """An open source; whatever goes wrong while it is read becomes a `DataError` that names it."""
+    """Context manager of an open source. It turns read errors into `DataError`s that name the source."""
 
     def __init__(self, source: str, opener: Opener) -> None:
         self.source = source
@@ -82,7 +82,7 @@ class Reading:
 
 
 class ArrayFile(Dataset):
-    """One array, streamed; `columns` names the columns of vectors where their number fits."""
+    """One array, streamed. `columns` names the columns of vectors if their number matches."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class ArrayFile(Dataset):
                     raise DataError(f"ends inside sample {start + len(data) // size} of {self.count}")
                 raw = np.frombuffer(data, self.dtype).reshape(count, *self.raw_shape)
                 yield canonical(raw, self.shape, self.source, start)
-            # Reading on to the end is also what makes gzip and zip compare their checksums.
+            # Reading to the end also makes gzip and zip verify their checksums.
             if file.read(1):
                 raise DataError(f"goes on after the {self.count:,} samples that its header announces")
 
@@ -138,12 +138,12 @@ class ArrayFile(Dataset):
 
 
 def open_npy(path: Path, columns: tuple[str, ...]) -> ArrayFile:
-    """An array by numpy.save."""
+    """Open an array written by numpy.save."""
     return ArrayFile(str(path), _file_opener(path), read_npy_header, columns)
 
 
 def open_npz(path: Path, member: str, columns: tuple[str, ...]) -> ArrayFile:
-    """One array of an archive by numpy.savez: the named one, or the only one that is not labels."""
+    """Open one array of an archive written by numpy.savez: the named one, or the only one that is not labels."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -155,14 +155,15 @@ def open_npz(path: Path, member: str, columns: tuple[str, ...]) -> ArrayFile:
     if not member and len(arrays) != 1:
         raise DataError(f"{path}: holds the arrays {', '.join(names) or '(none)'}; choose one, as in {path}:NAME")
     labels = None
-    if not member and (found := sorted(LABELS & set(names))):
-        labels = _read_labels(f"{path}:{found[0]}", _member_opener(path, found[0]), read_npy_header)
+    if not member and (label_arrays := sorted(LABELS & set(names))):
+        name = label_arrays[0]
+        labels = _read_labels(f"{path}:{name}", _member_opener(path, name), read_npy_header)
     chosen = member or arrays[0]
     return ArrayFile(f"{path}:{chosen}", _member_opener(path, chosen), read_npy_header, columns, labels)
 
 
 def open_idx(path: Path, source: str | None = None, label_names: tuple[str, ...] | None = None) -> ArrayFile:
-    """The format of MNIST; labels are taken from the file beside it that is named alike."""
+    """Open an idx file. Labels come from the `labels-idx1` file beside an `images-idx3` file, if there is one."""
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     labels = None
     if beside != path and beside.exists():
@@ -190,7 +191,7 @@ def _file_opener(path: Path) -> Opener:
 
 def _member_opener(path: Path, name: str) -> Opener:
     def opener() -> io.BufferedIOBase:
-        # The member keeps the archive's file open for itself; the archive need not stay.
+        # The member keeps the file open by itself; the archive object can be closed.
         with zipfile.ZipFile(path) as archive:
             return cast("io.BufferedIOBase", archive.open(f"{name}.npy"))
 

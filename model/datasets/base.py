@@ -1,4 +1,4 @@
-"""What every dataset is, and what its values must be."""
+"""The interface of datasets, and the checks and conversions of their values."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -21,44 +21,53 @@ class Dataset(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many samples there are; a csv is read through once to count them."""
+        """Number of samples; a csv is read through once to count them."""
 
     @abstractmethod
     def batches(self, rows: int) -> Iterator[Array]:
-        """All samples in order, at most `rows` at a time. Raises `DataError` naming the place of a bad value."""
+        """Yield all samples in order, at most `rows` at a time.
+
+        Raises:
+            DataError: a value is invalid; the message names its location.
+        """
 
     def labels(self) -> NDArray[np.int64] | None:
-        """One class per sample where the source has them; only ever shown, never learned from."""
+        """One label per sample, or None without labels. Labels are shown, never learned from."""
         return None
 
     def label_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, by label, where the source tells."""
+        """Names of the classes, indexed by label, or None if unknown."""
         return None
 
     def name_of(self, index: int) -> str:
-        """What a report calls a sample: its number, or the path of its file."""
+        """Name of a sample in reports: its index, or the path of its file."""
         return str(index)
 
     def load(self) -> Array:
-        """All samples at once."""
+        """Read all samples into memory.
+
+        Raises:
+            DataError: there are no samples, or one is invalid.
+        """
         parts = list(self.batches(4096))
         if not parts:
             raise DataError(f"{self.source}: there are no samples in it")
         return np.concatenate(parts)
 
     def describe(self) -> str:
+        """Source, number and shape of the samples in words, for messages."""
         shape = "x".join(str(n) for n in self.shape)
         return f"{self.source}: {len(self):,} samples of {shape}"
 
 
 class Subset(Dataset):
-    """Some samples of another dataset, in memory; they keep their names and labels.
+    """Some samples of another dataset, in memory. They keep their names and labels.
 
     Args:
-        whole: that dataset.
-        indices: which of its samples these are, in this order.
+        whole: the other dataset.
+        indices: positions of the samples in `whole`, in this order.
         samples: the samples themselves, as `whole` gives them.
-        which: in a word, for a report.
+        which: a word for reports, such as `held out`.
     """
 
     def __init__(self, whole: Dataset, indices: NDArray[np.int64], samples: Array, which: str) -> None:
@@ -85,7 +94,16 @@ class Subset(Dataset):
 
 
 def canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> Array:
-    """Raw values -> samples as the model takes them, or a `DataError` that names the first bad value."""
+    """Convert raw values to samples in the model's order of axes.
+
+    Args:
+        batch: values as stored.
+        shape: shape of one sample inside the model.
+        where, first: source and index of the first sample, for messages.
+
+    Raises:
+        DataError: a value is invalid; the message names its location.
+    """
     image = len(shape) == 3
     if batch.dtype == np.uint8 and image:
         return _channels_first(batch, shape)
@@ -115,7 +133,14 @@ def _channels_first(batch: Array, shape: tuple[int, ...]) -> Array:
 
 
 def sample_shape(raw: tuple[int, ...], where: str) -> tuple[int, ...]:
-    """The shape of one sample inside the model, from that of one sample in a file."""
+    """Shape of one sample inside the model, given its shape in a file.
+
+    >>> sample_shape((28, 28, 3), "x.npy")
+    (3, 28, 28)
+
+    Raises:
+        DataError: the shape is neither that of an image nor that of a vector.
+    """
     if len(raw) == 1 and raw[0] > 0:
         return raw
     if len(raw) == 2:

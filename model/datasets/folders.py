@@ -1,4 +1,4 @@
-"""A folder of images."""
+"""Reader of a folder of images."""
 
 import os
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from model.config import ImageData, explain
+from model.data import ImageData
 from model.datasets.base import Array, Dataset
-from model.errors import DataError
+from model.errors import DataError, explain
 from model.images import fit_image, upright_size
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 class ImageFolder(Dataset):
-    """All images in a folder and the folders in it, in the order of their paths; a subfolder's name is a label.
+    """All images in a folder and its subfolders, sorted by path. The name of a subfolder is a label.
 
-    All are converted to the size and mode of `like`, or of the first.
+    All images are converted to the size and mode of `like`, or of the first image.
     """
 
     def __init__(self, folder: Path, like: ImageData | None = None) -> None:
@@ -42,7 +42,7 @@ class ImageFolder(Dataset):
         try:
             with Image.open(path) as image:
                 return fit_image(image, self.data)
-        except Exception as error:  # a decoder fed with damaged bytes raises anything
+        except Exception as error:  # decoders raise any exception on damaged bytes
             raise DataError(f"{path}: not an image that can be read: {error!s:.200}") from error
 
     def name_of(self, index: int) -> str:
@@ -56,7 +56,7 @@ class ImageFolder(Dataset):
         folders = self._folders()
         if len(folders) <= 1:
             return None
-        # A name may be of bytes that are no text, which nothing could be made of later.
+        # A name may hold bytes that are not UTF-8, which JSON could not hold later.
         return tuple(os.fsencode(folder.relative_to(self.source)).decode(errors="replace") for folder in folders)
 
     def _folders(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Tables of numbers as csv."""
+"""Reader of csv tables of numbers."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from model.errors import DataError
 
 
 class CsvFile(Dataset):
-    """A header of names, then rows of numbers."""
+    """A csv file: a header of column names, then rows of numbers."""
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
         self.source = str(path)
@@ -64,18 +64,18 @@ class CsvFile(Dataset):
             if number is None:
                 raise DataError(
                     f"{self.path}: row {row} (line {line}), column '{name}': '{cells[pick]}' is not a finite number; "
-                    "mend it, or leave the column out with --exclude"
+                    "fix it, or leave the column out with --exclude"
                 )
             numbers.append(number)
         return numbers
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and cells of every line that is not blank, the header's first."""
+        """Yield line number and cells of every line that is not blank, starting with the header."""
         with Reading(self.source, self._open) as file:
             reader = csv.reader(line.decode("utf-8-sig") for line in file)
             try:
                 for cells in reader:
-                    # A lone empty cell in quotes is a missing value; a line of spaces is only a blank line.
+                    # A single empty cell in quotes is a missing value; a line of spaces is a blank line.
                     if cells and not (len(cells) == 1 and cells[0].isspace()):
                         yield reader.line_num, [cell.strip() for cell in cells]
             except UnicodeDecodeError as error:
@@ -92,5 +92,5 @@ def _number(cell: str) -> float | None:
         number = float(cell)
     except ValueError:
         return None
-    # What float32 cannot hold is as unusable as what is no number.
+    # A number beyond the range of float32 would become infinite.
     return number if abs(number) <= float(np.finfo(np.float32).max) else None

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.datasets import Dataset
 from model.errors import DataError
-from model.likelihoods import AutoregressiveLogistic, DiscretizedLogistic, Gaussian, GaussianHead
-from model.scoring.calibration import Protocol
+from model.images import to_pil
+from model.scoring.batches import BATCH_ROWS, active_units, score
+from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import Detection
-from model.scoring.score import ROWS, active_units, score
 from model.training.config import Portion
 from model.vae import VAE, to_tensor
 
@@ -97,20 +96,20 @@ def evaluate(
         DataError: the dataset is empty, or a sample cannot be read.
     """
     parts = []
-    for part in score(vae, dataset.batches(ROWS), Protocol(draws, 0, seed)):
+    for part in score(vae, dataset.batches(BATCH_ROWS), ScoringConfig(draws, 0, seed)):
         parts.append(part)
         on_batch(part.first + len(part.rate_per_dimension))
     if not parts:
         raise DataError(f"{dataset.source}: there are no samples in it")
-    free_energy = np.concatenate([part.scored.scores.free_energy for part in parts])
-    means = np.concatenate([part.scored.sizes.mean for part in parts])
+    free_energy = np.concatenate([part.scores.estimates.free_energy for part in parts])
+    means = np.concatenate([part.means for part in parts])
     rates = np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0)
     cost = float(free_energy.mean())
     # The same draws serve every sample, so that the error of a drawn rate would not average out; for these Gaussians it
     # is known without draws, and what is left of the free energy is surer than a drawn distortion.
     rate = float(rates.sum())
     error = float(free_energy.std(ddof=1) / math.sqrt(len(free_energy))) if len(free_energy) > 1 else None
-    nlog_p_x = float(np.concatenate([part.scored.scores.nlog_p_x for part in parts]).mean())
+    nlog_p_x = float(np.concatenate([part.scores.estimates.nlog_p_x for part in parts]).mean())
     unit = vae.config.data.dims * math.log(2) if vae.levels else None
     report = Report(
         dataset=dataset.source,
@@ -131,7 +130,7 @@ def evaluate(
         latent=vae.config.latent,
         rate_per_dimension=sorted(rates.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),
-        codecs_bits_per_dim=codecs(dataset) if vae.levels == 256 else {},
+        codecs_bits_per_dim=codecs(dataset) if vae.config.likelihood.is_bytes else {},
     )
     return Evaluation(report, free_energy, means, rates)
 
@@ -156,13 +155,8 @@ def scales_at_floor(vae: VAE, dataset: Dataset) -> float | None:
     A model that is held up by its floor would rather be surer than it is allowed to be. None for bits, which have no
     scale.
     """
-    x = to_tensor(next(dataset.batches(ROWS)), str(vae.origin.device))
-    p, likelihood = vae.decode(vae.encode(x).mean), vae.config.likelihood
-    if isinstance(p, DiscretizedLogistic | AutoregressiveLogistic) and likelihood.name == "discretized":
-        return float((p.scale < 1.1 * likelihood.min_scale).float().mean())
-    if isinstance(p, Gaussian) and isinstance(vae.head, GaussianHead) and likelihood.name == "gaussian":
-        return float((p.scale / vae.head.unit < 1.1 * likelihood.min_scale).float().mean())
-    return None
+    x = to_tensor(next(dataset.batches(BATCH_ROWS)), str(vae.device))
+    return vae.head.scales_at_floor(vae.decode(vae.encode(x).mean))
 
 
 def codecs(dataset: Dataset) -> dict[str, float]:
@@ -172,7 +166,7 @@ def codecs(dataset: Dataset) -> dict[str, float]:
     which favours them. Empty where the samples are not bytes.
     """
     stream, png, webp, count = io.BytesIO(), 0, 0, 0
-    for batch in dataset.batches(ROWS):
+    for batch in dataset.batches(BATCH_ROWS):
         if batch.dtype != np.uint8:
             return {}
         stream.write(batch.tobytes())
@@ -192,6 +186,5 @@ def codecs(dataset: Dataset) -> dict[str, float]:
 
 def _file_bytes(sample: NDArray[np.uint8], kind: str, **options: Any) -> int:
     file = io.BytesIO()
-    pixels = sample[0] if len(sample) == 1 else sample.transpose(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, kind, **options)
+    to_pil(sample).save(file, kind, **options)
     return file.tell()

@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
+from markupsafe import Markup
 from matplotlib.figure import Figure as Plot
 
 from model.checkpoint import Checkpoint
@@ -21,17 +22,18 @@ from model.config import ImageData
 from model.datasets import Dataset
 from model.errors import DataError
 from model.files import write_synced
-from model.report import html as page
+from model.record import EpochRecord
 from model.report import pictures, plots
 from model.report import samples as looks
 from model.report import text as words
+from model.report.blocks import block, join, page
 from model.report.evaluation import Evaluation, Report
 from model.report.text import number
+from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.detection import Detection
-from model.scoring.score import ACTIVE
 from model.training.config import Portion
-from model.training.loop import Record
 from model.vae import to_tensor
+from model.warnings import model_warnings, unlearned_columns
 
 #: Samples on the map, samples of which columns are judged, and those that are looked at one by one.
 ON_MAP, JUDGED, EXTREMES = 4000, 1000, 8
@@ -64,7 +66,7 @@ class Subject:
     checkpoint: Checkpoint
     evaluation: Evaluation
     dataset: Dataset
-    records: Sequence[Record]
+    records: Sequence[EpochRecord]
 
     @property
     def report(self) -> Report:
@@ -74,7 +76,9 @@ class Subject:
     def active(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which dimensions of the latent are, by falling rate."""
         order = np.argsort(-self.evaluation.rates, kind="stable")
-        active: np.ndarray[tuple[int], np.dtype[np.bool_]] = self.evaluation.means.var(axis=0)[order] > ACTIVE
+        active: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
+            self.evaluation.means.var(axis=0)[order] > MIN_ACTIVE_VARIANCE
+        )
         return active
 
     @cached_property
@@ -148,8 +152,9 @@ def html(subject: Subject) -> str:
         f"The model: {config.network.name} for {config.data.describe()}, latent {config.latent}, "
         f"{config.likelihood.name} likelihood; made {card.created}, digest {subject.checkpoint.digest[:16]}.",
     )
-    found = [*words.warnings(report, subject.records, card), *words.unlearned(subject.blind)]
-    first = _tiles(report) + "".join(page.warning(*one) for one in found)
+    warnings = model_warnings(report.plain(), subject.records, latent=report.latent, training=card.training)
+    warnings += unlearned_columns(subject.blind)
+    first = _tiles(report) + join(block("warning", warning.title, warning.text) for warning in warnings)
     sections = [
         ("figures", "Figures", _figures(report)),
         ("learning", "Learning curves", _learning(subject)),
@@ -161,25 +166,25 @@ def html(subject: Subject) -> str:
     ]
     if report.detection:
         sections.append(("detection", "Telling outliers", _detection(report.detection, card.anomaly_score)))
-    return page.page(f"{card.name}: report on held-out data", under, sections, first)
+    return page(f"{card.name}: report on held-out data", under, sections, first)
 
 
-def _tiles(report: Report) -> str:
+def _tiles(report: Report) -> Markup:
     values = [("Free energy, nats", number(report.free_energy))]
     if report.bits_per_dim is not None:
         values.append(("Bits per dimension", f"{report.bits_per_dim:.4f}"))
     values += [("Distortion, nats", number(report.distortion)), ("Rate, nats", number(report.rate))]
-    return page.tiles([*values, ("Active dimensions", f"{report.active_units} of {report.latent}")])
+    return block("tiles", [*values, ("Active dimensions", f"{report.active_units} of {report.latent}")])
 
 
-def _figures(report: Report) -> str:
-    return page.explained("What the model costs, and what that means", ("figure", "value"), words.figures(report))
+def _figures(report: Report) -> Markup:
+    return block("explained", "What the model costs, and what that means", ("figure", "value"), words.figures(report))
 
 
-def _learning(subject: Subject) -> str:
+def _learning(subject: Subject) -> Markup:
     records = list(subject.records)
     if not records:
-        return page.paragraph("The records of the training are not with this model.")
+        return block("paragraph", "The records of the training are not with this model.")
     best, own = min(records, key=lambda record: record.free_energy), subject.report.portion == "held_out"
     said = (
         f"Free energy by epoch; held out, it is lowest after epoch {best.epoch}, with {number(best.free_energy)} nats. "
@@ -190,45 +195,48 @@ def _learning(subject: Subject) -> str:
     terms = (
         "Distortion and rate of held-out samples by epoch: what is not said by the latent, and what the latent says."
     )
-    return page.plots(
+    return block(
+        "plots",
         [
-            page.figure(pictures.plot("course", said, lambda axes: plots.draw_course(axes, records)), said),
-            page.figure(pictures.plot("terms", terms, lambda axes: plots.draw_terms(axes, records)), terms),
-        ]
+            block("figure", pictures.plot("course", said, lambda axes: plots.draw_course(axes, records)), said),
+            block("figure", pictures.plot("terms", terms, lambda axes: plots.draw_terms(axes, records)), terms),
+        ],
     )
 
 
-def _reconstructions(subject: Subject) -> str:
+def _reconstructions(subject: Subject) -> Markup:
     vae, free_energy = subject.checkpoint.vae, subject.evaluation.free_energy
     data = vae.config.data
     said = "Some of the samples, and the mean of P(x|z) at the mean of their Q: what passes the latent."
     if isinstance(data, ImageData):
         said += " Each sample stands above its reconstruction."
     seen = looks.look(vae, subject.dataset, subject.evenly(plots.SHOWN), free_energy)
-    shown = page.paragraph(said) + looks.rebuilt(seen, data)
+    shown = block("paragraph", said) + looks.rebuilt(seen, data)
     if isinstance(data, ImageData):
         return shown
     names, misses = subject.misses
     off = "By column, how far reconstructions are off, in standard deviations: at 1 the column's mean would do as well."
     size = (pictures.SIZE[0], 1.2 + 0.2 * len(names))
     drawn = pictures.plot("misses", off, lambda axes: plots.draw_misses(axes, names, misses), size)
-    return shown + page.plots([page.figure(drawn, off)])
+    return shown + block("plots", [block("figure", drawn, off)])
 
 
-def _samples(subject: Subject) -> str:
+def _samples(subject: Subject) -> Markup:
     vae = subject.checkpoint.vae
     said = "Latents drawn from the prior, seed 0, and decoded: what the model takes the data to be like. " + (
         "Shown is the mean of P(x|z), without its noise."
         if isinstance(vae.config.data, ImageData)
         else "Each value is drawn from P(x|z), noise and all."
     )
-    return page.paragraph(said) + looks.samples(vae)
+    return block("paragraph", said) + looks.samples(vae)
 
 
-def _latent(subject: Subject) -> str:
+def _latent(subject: Subject) -> Markup:
     report, active = subject.report, subject.active
     rates = f"The rate of each dimension of the latent, in falling order. {active.sum()} of {len(active)} are active."
-    figures = [page.figure(pictures.plot("rates", rates, lambda axes: plots.draw_rates(axes, report, active)), rates)]
+    figures = [
+        block("figure", pictures.plot("rates", rates, lambda axes: plots.draw_rates(axes, report, active)), rates)
+    ]
     means, labels, free_energy = _map(subject)
     names = subject.dataset.label_names()
     size = (pictures.SIZE[0], 4.4)
@@ -236,10 +244,10 @@ def _latent(subject: Subject) -> str:
     if labels is not None:
         said = f"{where}, coloured by label{'' if len(np.unique(labels)) <= 20 else '; the first 20 labels'}."
         drawn = pictures.plot("labels", said, lambda axes: plots.draw_map(axes, means, labels, names), size)
-        figures.insert(0, page.figure(drawn, said))
+        figures.insert(0, block("figure", drawn, said))
     said = f"{where}, coloured by free energy."
     drawn = pictures.plot("costs", said, lambda axes: plots.draw_map(axes, means, None, free_energy=free_energy), size)
-    return page.plots([*figures[:-1], page.figure(drawn, said), figures[-1]])
+    return block("plots", [*figures[:-1], block("figure", drawn, said), figures[-1]])
 
 
 def _map(subject: Subject) -> tuple[plots.Array, plots.Array | None, plots.Array]:
@@ -249,13 +257,13 @@ def _map(subject: Subject) -> tuple[plots.Array, plots.Array | None, plots.Array
     return subject.evaluation.means[picks], chosen, subject.evaluation.free_energy[picks]
 
 
-def _scores(subject: Subject) -> str:
+def _scores(subject: Subject) -> Markup:
     report, free_energy = subject.report, subject.evaluation.free_energy
     spread = "How many samples cost how much; 5, 50 and 95 in a hundred cost less than the lines."
     tail = "The share of samples that cost as much or more: the tail to the right is what outliers are told from."
     figures = [
-        page.figure(pictures.plot("spread", spread, lambda a: plots.draw_spread(a, report, free_energy)), spread),
-        page.figure(pictures.plot("tail", tail, lambda a: plots.draw_tail(a, free_energy)), tail),
+        block("figure", pictures.plot("spread", spread, lambda a: plots.draw_spread(a, report, free_energy)), spread),
+        block("figure", pictures.plot("tail", tail, lambda a: plots.draw_tail(a, free_energy)), tail),
     ]
     unit = None if report.bits_per_dim is None else report.bits_per_dim / report.free_energy
     head = ("percentile", "nats") if unit is None else ("percentile", "nats", "bits per dimension")
@@ -263,10 +271,12 @@ def _scores(subject: Subject) -> str:
         (f"{p} %", number(value), *([] if unit is None else [f"{value * unit:.4f}"]))
         for p, value in report.free_energy_percentiles.items()
     ]
-    return page.plots(figures) + page.table("Free energy by percentile: so many in a hundred cost no more", head, rows)
+    return block("plots", figures) + block(
+        "table", "Free energy by percentile: so many in a hundred cost no more", head, rows
+    )
 
 
-def _extremes(subject: Subject) -> str:
+def _extremes(subject: Subject) -> Markup:
     vae, free_energy = subject.checkpoint.vae, subject.evaluation.free_energy
     data = vae.config.data
     how = (
@@ -275,19 +285,19 @@ def _extremes(subject: Subject) -> str:
         if isinstance(data, ImageData)
         else "Of each row, the columns that surprise most: nlog P(x|z) in nats. Above, the free energy of the row."
     )
-    if vae.config.data.kind == "vector" and vae.config.likelihood.name == "gaussian":
+    if vae.config.data.kind == "vector" and not vae.config.likelihood.is_discrete:
         how += (
             " The surprise of a column has its standard deviation as unit, so that columns can be compared; the free "
             "energy is in the data's own units."
         )
-    parts = [page.paragraph(how)]
+    parts = [block("paragraph", how)]
     for heading, indices in zip(("Most surprising", "Least surprising"), subject.extremes(), strict=True):
         seen = looks.look(vae, subject.dataset, indices, free_energy)
-        parts.append(f"<h3>{heading}</h3>{looks.surprises(seen, data)}")
-    return "".join(parts)
+        parts += [block("subheading", heading), looks.surprises(seen, data)]
+    return join(parts)
 
 
-def _detection(detections: Sequence[Detection], chosen: str) -> str:
+def _detection(detections: Sequence[Detection], chosen: str) -> Markup:
     said = (
         "How often a score is higher for an outlier of the named set than for a sample of this data (AUROC): at 1 it "
         "tells them apart, at 0.5 it does not, and at 0 it tells them apart the wrong way round, outliers having the "
@@ -295,7 +305,7 @@ def _detection(detections: Sequence[Detection], chosen: str) -> str:
         "chosen by this table."
     )
     shown = [name for name in words.SCORES if any(name in by for found in detections for by in found.auroc.values())]
-    parts = [page.paragraph(said), page.terms((name, words.SCORES[name]) for name in shown)]
+    parts = [block("paragraph", said), block("terms", [(name, words.SCORES[name]) for name in shown])]
     for found in detections:
         head = ["score", *(f"{name} ({count:,})" for name, count in found.outliers.items())]
         rows = [
@@ -307,15 +317,15 @@ def _detection(detections: Sequence[Detection], chosen: str) -> str:
         caption = (
             f"{found.inliers:,} samples against outliers; scores of {draws} and {found.refine} steps of refinement"
         )
-        parts.append(page.table(caption, head, rows))
-    return "".join(parts)
+        parts.append(block("table", caption, head, rows))
+    return join(parts)
 
 
 def files(subject: Subject) -> dict[str, bytes]:
     """The pictures by name, as PNG."""
     vae, evaluation = subject.checkpoint.vae, subject.evaluation
     means, labels, free_energy = _map(subject)
-    device = str(vae.origin.device)
+    device = str(vae.device)
     shown, most, least = (
         to_tensor(looks.pick(subject.dataset, indices), device)
         for indices in (subject.evenly(plots.SHOWN), *subject.extremes())

@@ -4,16 +4,16 @@ import base64
 import io
 import re
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
+from model.images import to_pil
+from model.report.blocks import block
 from model.report.plots import STYLE
 
 #: Stands for the colour of the page's text, which only the page knows.
@@ -24,7 +24,7 @@ SIZE = (5.2, 3.6)
 LONGEST = 256
 
 
-def plot(name: str, said: str, draw: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> str:
+def plot(name: str, said: str, draw: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> Markup:
     """One plot as an `svg` element.
 
     Args:
@@ -42,7 +42,7 @@ def plot(name: str, said: str, draw: Callable[[Axes], None], size: tuple[float, 
     return _inline(file.getvalue(), name, said)
 
 
-def _inline(text: str, name: str, said: str) -> str:
+def _inline(text: str, name: str, said: str) -> Markup:
     """An SVG file as an element of a page, whose ids are those of no other."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -50,16 +50,15 @@ def _inline(text: str, name: str, said: str) -> str:
     assert box is not None
     text = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(said)}" viewBox="{box[1]}">', text, count=1)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return text.replace("xlink:href", "href").replace(INK, "currentColor")
+    # matplotlib escapes the text in its SVG.
+    return Markup(text.replace("xlink:href", "href").replace(INK, "currentColor"))  # noqa: S704
 
 
-def image(sample: NDArray[Any], said: str) -> str:
+def image(sample: NDArray[Any], said: str) -> Markup:
     """One image, channels x height x width in [0, 1] or of bytes, as an `img` element."""
-    pixels = sample if sample.dtype == np.uint8 else np.rint(sample.clip(0, 1) * 255).astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    picture = to_pil(sample)
     picture.thumbnail((LONGEST, LONGEST))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="data:image/png;base64,{data}" {size} alt="{escape(said)}">'
+    return block("image", f"data:image/png;base64,{data}", picture.width, picture.height, said)

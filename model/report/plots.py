@@ -18,12 +18,12 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import files, noise
+from model import files, random
 from model.config import VectorData
-from model.projection import Plane
+from model.projection import PCAProjection
+from model.record import EpochRecord
 from model.report.evaluation import Report
 from model.training.config import Split
-from model.training.loop import Record
 from model.training.run import Run
 from model.vae import VAE, to_tensor
 
@@ -123,7 +123,7 @@ def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = No
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def learning_curves(records: list[Record]) -> Figure:
+def learning_curves(records: list[EpochRecord]) -> Figure:
     """Free energy in training and on held-out samples, and the two terms of the latter, by epoch, in nats."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -132,7 +132,7 @@ def learning_curves(records: list[Record]) -> Figure:
     return figure
 
 
-def draw_course(axes: Axes, records: list[Record]) -> None:
+def draw_course(axes: Axes, records: list[EpochRecord]) -> None:
     """Free energy in training and on held-out samples."""
     epochs = [record.epoch for record in records]
     axes.plot(epochs, [record.train_free_energy for record in records], label="in training", color="tab:gray")
@@ -146,7 +146,7 @@ def draw_course(axes: Axes, records: list[Record]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def draw_terms(axes: Axes, records: list[Record]) -> None:
+def draw_terms(axes: Axes, records: list[EpochRecord]) -> None:
     """Distortion and rate on held-out samples."""
     epochs = [record.epoch for record in records]
     axes.plot(epochs, [record.distortion for record in records], color="tab:orange")
@@ -179,7 +179,7 @@ def reconstructions(
 
 def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
     """The mean of P(x|z) for z from the prior, seed 0."""
-    z = torch.from_numpy(noise.normal(0, (rows * columns, vae.config.latent))).to(vae.origin.device)
+    z = torch.from_numpy(random.normal(0, (rows * columns, vae.config.latent))).to(vae.device)
     drawn = vae.decode(z).mean
     if isinstance(vae.config.data, VectorData):
         return _columns(vae.config.data, {"sample": drawn}, "Samples: the mean of P(x|z), z from the prior")
@@ -192,7 +192,7 @@ def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
 
 def principal_plane(means: Array) -> tuple[Array, float]:
     """Latent means projected on their first two principal axes (n x 2), and the share of variance these hold."""
-    plane = Plane.fit(means)
+    plane = PCAProjection.fit(means)
     return plane(means), float(plane.explained.sum())
 
 
@@ -279,4 +279,4 @@ def _show(axes: Axes, picture: Float[Tensor, "channels h w"]) -> None:
 def _save(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    files.write_whole(path, picture.getvalue())
+    files.write_atomic(path, picture.getvalue())

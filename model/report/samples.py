@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from model import noise
+from model import random
 from model.config import ImageData, VectorData
 from model.datasets import Dataset, Subset
-from model.report import html as page
 from model.report import pictures
+from model.report.blocks import block
 from model.report.text import number, short
-from model.scoring.score import ROWS, in_batches
+from model.scoring.batches import BATCH_ROWS, in_batches
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -42,7 +43,7 @@ def pick(dataset: Dataset, indices: Sequence[int]) -> Array:
     """These samples, in this order."""
     found: dict[int, Array] = {}
     wanted, first = set(indices), 0
-    for batch in dataset.batches(ROWS):
+    for batch in dataset.batches(BATCH_ROWS):
         for index in sorted(wanted):
             if first <= index < first + len(batch):
                 found[index] = batch[index - first]
@@ -56,12 +57,12 @@ def look(vae: VAE, dataset: Dataset, indices: Sequence[int], free_energy: NDArra
     parts: list[tuple[Array, ...]] = []
     with torch.inference_mode():
         for batch in in_batches(picked):
-            x = to_tensor(batch, str(vae.origin.device))
+            x = to_tensor(batch, str(vae.device))
             p = vae.decode(vae.encode(x).mean)
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
     given, built, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     data = vae.config.data
-    if isinstance(data, VectorData) and vae.config.likelihood.name == "gaussian":
+    if isinstance(data, VectorData) and not vae.config.likelihood.is_discrete:
         # A density has the unit of its column: metres would cost more than kilometres.
         nlog = nlog - np.log(np.array(data.std))
     return Look(_names(dataset, indices), free_energy[list(indices)], given, built, nlog)
@@ -78,12 +79,12 @@ def _names(dataset: Dataset, indices: Sequence[int]) -> list[str]:
     return found
 
 
-def surprises(seen: Look, data: ImageData | VectorData) -> str:
+def surprises(seen: Look, data: ImageData | VectorData) -> Markup:
     """Each sample with its free energy: the image, its reconstruction and where the surprise sits; or the columns that
     cost most.
     """
     if isinstance(data, VectorData):
-        return page.plots(_costliest(seen, index, data) for index in range(len(seen)))
+        return block("plots", [_costliest(seen, index, data) for index in range(len(seen))])
     top = max(float(seen.nlog.mean(axis=1).max()), 1e-9)
     items = []
     for name, cost, x, rebuilt, nlog in zip(seen.names, seen.free_energy, seen.x, seen.rebuilt, seen.nlog, strict=True):
@@ -92,11 +93,11 @@ def surprises(seen: Look, data: ImageData | VectorData) -> str:
             + pictures.image(rebuilt, f"Reconstruction of sample {name}")
             + pictures.image(nlog.mean(axis=0, keepdims=True) / top, f"Where the surprise of sample {name} sits")
         )
-        items.append(page.figure(f'<div class="row">{row}</div>', f"{name}: {number(cost)} nats"))
-    return page.samples(items, "looks")
+        items.append(block("figure", block("row", row), f"{name}: {number(cost)} nats"))
+    return block("samples", items, "looks")
 
 
-def _costliest(seen: Look, index: int, data: VectorData) -> str:
+def _costliest(seen: Look, index: int, data: VectorData) -> Markup:
     order = np.argsort(-seen.nlog[index], kind="stable")[:COSTLIEST]
     rows = [
         (
@@ -108,24 +109,24 @@ def _costliest(seen: Look, index: int, data: VectorData) -> str:
         for i in order
     ]
     caption = f"Sample {seen.names[index]}: {number(seen.free_energy[index])} nats"
-    return page.table(caption, ("column", "value", "rebuilt", "surprise, nats"), rows)
+    return block("table", caption, ("column", "value", "rebuilt", "surprise, nats"), rows)
 
 
-def rebuilt(seen: Look, data: ImageData | VectorData) -> str:
+def rebuilt(seen: Look, data: ImageData | VectorData) -> Markup:
     """Samples above, or beside, their reconstructions."""
     if isinstance(data, ImageData):
         items = [
             pictures.image(x, f"Sample {name}") + pictures.image(y, f"Reconstruction of sample {name}")
             for name, x, y in zip(seen.names, seen.x, seen.rebuilt, strict=True)
         ]
-        return page.samples(items)
+        return block("samples", items)
     few = range(min(4, len(seen)))
     head = ["column", *(f"{seen.names[i]}{what}" for i in few for what in ("", ", rebuilt"))]
     rows = [
         [name, *(short(float(values[i, column])) for i in few for values in (seen.x, seen.rebuilt))]
         for column, name in enumerate(data.columns[:COLUMNS])
     ]
-    return page.table(f"Some samples and their reconstructions{_left_out(data)}", head, rows)
+    return block("table", f"Some samples and their reconstructions{_left_out(data)}", head, rows)
 
 
 def misses(seen: Look, data: VectorData) -> tuple[tuple[str, ...], list[float]]:
@@ -142,22 +143,22 @@ def blind(seen: Look, data: VectorData) -> list[str]:
 
 
 @torch.inference_mode()
-def samples(vae: VAE, count: int = 24) -> str:
+def samples(vae: VAE, count: int = 24) -> Markup:
     """Draws from the prior, decoded."""
     data = vae.config.data
     number_of = count if isinstance(data, ImageData) else 6
-    z = torch.from_numpy(noise.normal(0, (number_of, vae.config.latent))).to(vae.origin.device)
+    z = torch.from_numpy(random.normal(0, (number_of, vae.config.latent))).to(vae.device)
     p = vae.decode(z)
     if isinstance(data, ImageData):
         drawn = p.mean.cpu().numpy()
-        return page.samples(pictures.image(x, f"Sample {index + 1} from the prior") for index, x in enumerate(drawn))
+        return block(
+            "samples", [pictures.image(x, f"Sample {index + 1} from the prior") for index, x in enumerate(drawn)]
+        )
     # Their means would vary less than the data, and hardly at all in a column of which the latent says nothing.
-    drawn = (
-        p.sample(torch.from_numpy(noise.uniform(0, range(number_of), data.shape)).to(vae.origin.device)).cpu().numpy()
-    )
+    drawn = p.sample(torch.from_numpy(random.uniform(0, range(number_of), data.shape)).to(vae.device)).cpu().numpy()
     head = ["column", *(str(index + 1) for index in range(number_of))]
     rows = [[name, *(short(float(x[column])) for x in drawn)] for column, name in enumerate(data.columns[:COLUMNS])]
-    return page.table(f"Samples from the prior{_left_out(data)}", head, rows)
+    return block("table", f"Samples from the prior{_left_out(data)}", head, rows)
 
 
 def _left_out(data: VectorData) -> str:

@@ -1,17 +1,8 @@
-"""What the figures of a report mean, and what to be warned of, in plain words."""
+"""What the figures of a report mean, in plain words."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from model.checkpoint import Card
 from model.report.evaluation import Report
-from model.training.loop import Record
-
-#: The share of scales at their floor, and of the whole descent that held-out free energy climbs back, to be warned of.
-HELD_UP, CLIMBED = 0.05, 0.02
-#: Standard errors by which this data may cost more than what was held out in training.
-FAR = 5
-
 
 #: What each score is that tells outliers, by its name in the interface.
 SCORES = {
@@ -34,13 +25,6 @@ class Figure(NamedTuple):
     name: str
     value: str
     meaning: str
-
-
-class Alarm(NamedTuple):
-    """Something that is likely to be wrong with the model, and what to do."""
-
-    title: str
-    text: str
 
 
 def number(value: float) -> str:
@@ -114,109 +98,3 @@ def figures(report: Report) -> list[Figure]:
 def _with_error(value: float, error: float | None, unit: str, digits: int = 2) -> str:
     said = f"{value:,.{digits}f}"
     return f"{said} {unit}" if error is None else f"{said} ± {error:,.{digits}f} {unit}"
-
-
-def warnings(report: Report, records: Sequence[Record], card: Card) -> list[Alarm]:
-    """What holds of these figures and of this training."""
-    found = [*_used(report)]
-    if report.active_units == 0:
-        found.append(
-            Alarm(
-                "The latent is collapsed",
-                "No dimension of the latent tells anything of a sample: the decoder does without it, and "
-                "reconstructions, maps and latents mean nothing. Train with a larger --auxiliary (for bytes), a "
-                "smaller decoder, or longer.",
-            )
-        )
-    elif report.active_units < report.latent:
-        idle = report.latent - report.active_units
-        found.append(
-            Alarm(
-                f"{idle} of {report.latent} dimensions of the latent are inactive",
-                "They carry nothing, and do little harm beyond their cost: a smaller --latent would do as well.",
-            )
-        )
-    if report.scales_at_floor is not None and report.scales_at_floor > HELD_UP:
-        found.append(
-            Alarm(
-                f"{report.scales_at_floor:.0%} of the scales lie at their floor",
-                "The model would be surer than it is allowed to be, so the floor decides much of the free energy. Look "
-                "for columns or pixels that never vary or follow from others; where they are right, lower --min-scale.",
-            )
-        )
-    if overfits(records):
-        best = min(records, key=lambda record: record.free_energy)
-        found.append(
-            Alarm(
-                "Training went on into overfitting",
-                f"On the samples held out to choose the epoch, free energy was lowest after epoch {best.epoch} of "
-                f"{records[-1].epoch} ({number(best.free_energy)} nats) and rose to "
-                f"{number(records[-1].free_energy)}, while that in training fell. It cost time and nothing else: the "
-                "best epoch is the one that was kept. A model that overfits later, with more data or a larger "
-                "--weight-decay, may well be better.",
-            )
-        )
-    found += _shifted(report, card)
-    return found
-
-
-def overfits(records: Sequence[Record]) -> bool:
-    """Whether held-out free energy climbed from its lowest while that in training went on falling."""
-    if not records:
-        return False
-    first, last, best = records[0], records[-1], min(records, key=lambda record: record.free_energy)
-    climbed = last.free_energy - best.free_energy
-    fell = first.free_energy - best.free_energy
-    return climbed > CLIMBED * fell and climbed > 0 and last.train_free_energy < best.train_free_energy
-
-
-def _used(report: Report) -> list[Alarm]:
-    """What the training has done with these very samples."""
-    if report.portion == "held_out":
-        return [
-            Alarm(
-                "These samples have chosen the model",
-                "They are of the data of the training itself, which set nothing aside: those that it held out to "
-                "choose the best epoch by, so that the figures flatter the model a little. Judge it on other data, or "
-                "train with --set-aside.",
-            )
-        ]
-    areas = [by for one in report.detection for by in one.auroc.values()]
-    touched = [name for name in ("typicality", "free_energy_two_sided") if any(name in by for by in areas)]
-    if report.portion == "set_aside" and touched:
-        return [
-            Alarm(
-                f"These very samples have calibrated {' and '.join(touched)}",
-                "They are what the training set aside, and such scores are measured from theirs: they tell outliers "
-                "from them a little better than from data that is new. Other figures are not touched by that.",
-            )
-        ]
-    return []
-
-
-def _shifted(report: Report, card: Card) -> list[Alarm]:
-    before = card.training.held_out_scores.get("free_energy") if card.training else None
-    error = report.free_energy_standard_error
-    if before is None or error is None or report.free_energy - before <= FAR * error:
-        return []
-    return [
-        Alarm(
-            "This data costs more than the data that was held out in training",
-            f"{number(report.free_energy)} against {number(before)} nats, more than {FAR} standard errors apart: it is "
-            "not quite of the same kind, or holds samples that are not.",
-        )
-    ]
-
-
-def unlearned(columns: Sequence[str]) -> list[Alarm]:
-    """Columns of which the model knows nothing, where there are any."""
-    if not columns:
-        return []
-    shown = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
-    return [
-        Alarm(
-            f"Nothing is learned of {len(columns)} column{'s' if len(columns) > 1 else ''}",
-            f"Its mean over these samples would rebuild each of these as well: {shown}. Either nothing else tells of "
-            "it, so that there is nothing to learn, or the latent is too small for it.",
-        )
-    ]

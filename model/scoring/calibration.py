@@ -1,15 +1,14 @@
-"""Scores of inputs that were set aside -> p-values.
+"""Calibration: scores of inputs that were set aside turn a score into a p-value.
 
     p(x) = (1 + #{reference >= score(x)}) / (n + 1)
 
-is valid whatever the model: where x comes from the same source as the n reference inputs, which neither fitted nor
-chose the model, P(p <= a) <= a for every a (conformal p-values: Vovk et al. 2005; for outliers, Bates et al. 2023,
-arXiv 2104.08279). It holds for scores made alike: with as many draws, as many steps of refinement, and the same seed.
+is valid whatever the model: where x comes from the source of the n reference inputs, and these neither fitted nor chose
+the model, P(p <= a) <= a for every a (conformal p-values: Vovk et al. 2005; for outliers, Bates et al. 2023,
+arXiv 2104.08279). It holds for scores made alike: by one `ScoringConfig`.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -18,19 +17,22 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from model.scoring.complexity import Trend, quadratic_terms
-from model.scoring.free_energy import FreeEnergy
 from model.scoring.mixture import Mixture
-from model.scoring.typicality import Sizes, Typical
+from model.scoring.typicality import TypicalityFeatures, TypicalityModel
 
 Floats = NDArray[np.float64]
-#: Why a model without a calibration has no p-values.
+#: Reason why a model without a calibration has no p-values.
 UNCALIBRATED = "the model has no calibration; give it one with vae calibrate"
-#: With fewer inputs set aside than this, halves of them neither fit nor calibrate typicality.
-LEAST = 100
+#: Fewest reference inputs for typicality: halves of fewer neither fit nor calibrate it.
+MIN_TYPICALITY_INPUTS = 100
 
 
-class Protocol(NamedTuple):
-    """How scores are made: K draws of z, S steps of refinement, the seed of the draws."""
+class ScoringConfig(NamedTuple):
+    """How scores are made: K draws of z, S steps of refinement, the seed of the draws.
+
+    >>> print(ScoringConfig(samples=16, refine=20, seed=0))
+    samples=16, refine=20, seed=0
+    """
 
     samples: int
     refine: int
@@ -41,59 +43,28 @@ class Protocol(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The scores of n inputs, and what typicality needs beside them. `regret` is None where Q was not refined."""
-
-    scores: FreeEnergy
-    regret: Floats | None
-    sizes: Sizes
-
-    @classmethod
-    def concatenate(cls, parts: "Sequence[Scored]") -> "Scored":
-        """The same of several batches, one after the other."""
-
-        def join(values: list[Floats | None]) -> Floats | None:
-            return None if values[0] is None else np.concatenate([value for value in values if value is not None])
-
-        scores = {name: join([getattr(part.scores, name) for part in parts]) for name in vars(parts[0].scores)}
-        sizes = {name: np.concatenate([getattr(part.sizes, name) for part in parts]) for name in vars(parts[0].sizes)}
-        return cls(FreeEnergy(**scores), join([part.regret for part in parts]), Sizes(**sizes))  # type: ignore[arg-type]
-
-    def pick(self, rows: slice) -> "Scored":
-        """Some of the inputs."""
-
-        def cut(value: Floats | None) -> Floats | None:
-            return None if value is None else value[rows]
-
-        scores = FreeEnergy(**{name: cut(value) for name, value in vars(self.scores).items()})  # type: ignore[arg-type]
-        sizes = replace(self.sizes, **{name: value[rows] for name, value in vars(self.sizes).items()})
-        return Scored(scores, cut(self.regret), sizes)
-
-
-@dataclass(frozen=True)
 class Reference:
-    """What the inputs that were set aside scored under one protocol; scores in ascending order."""
+    """Scores of the reference inputs under one `ScoringConfig`, in ascending order."""
 
     free_energy: Floats
     regret: Floats | None = None
-    typical: Typical | None = None
+    typicality_model: TypicalityModel | None = None
     typicality: Floats | None = None
 
     @classmethod
-    def of(cls, scored: Scored, latents: Mixture | None) -> "Reference":
-        """From inputs in an order of chance: one half of them fits typicality, the other calibrates it."""
-        free_energy = np.sort(scored.scores.free_energy)
-        regret = None if scored.regret is None else np.sort(scored.regret)
-        half = len(free_energy) // 2
-        if latents is None or len(free_energy) < LEAST:
+    def of(cls, features: TypicalityFeatures, latent_density: Mixture | None) -> "Reference":
+        """From inputs in random order: the first half fits typicality, the second half calibrates it."""
+        free_energy = np.sort(features.free_energy)
+        regret = None if features.regret is None else np.sort(features.regret)
+        half = len(features) // 2
+        if latent_density is None or len(features) < MIN_TYPICALITY_INPUTS:
             return cls(free_energy, regret)
-        fits, rest = scored.pick(slice(half)), scored.pick(slice(half, None))
-        typical = Typical.fit(latents, fits.sizes, fits.scores, fits.regret)
-        return cls(free_energy, regret, typical, np.sort(typical.score(rest.sizes, rest.scores, rest.regret)))
+        model = TypicalityModel.fit(latent_density, features[:half])
+        return cls(free_energy, regret, model, np.sort(model.score(features[half:])))
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CalibratedScores:
     """Typicality and p-values by score of n inputs, or the reason why there are none."""
 
     typicality: Floats | None = None
@@ -103,30 +74,26 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Calibration:
-    """References by protocol, and the density of latent means that they share, without which none has typicality."""
+    """References by `ScoringConfig`, and the density of latent means that they share. Typicality needs the density."""
 
     latents: Mixture | None
-    references: dict[Protocol, Reference]
+    references: dict[ScoringConfig, Reference]
 
-    def refer(self, protocol: Protocol, scored: Scored) -> "Calibration":
-        """With one more protocol, or a new reference for a known one."""
-        return replace(self, references={**self.references, protocol: Reference.of(scored, self.latents)})
-
-    def judge(self, protocol: Protocol, scored: Scored) -> Verdict:
-        """Inputs that were scored under this protocol."""
-        reference = self.references.get(protocol)
-        typicality = None
-        if reference is not None and reference.typical is not None:
-            typicality = reference.typical.score(scored.sizes, scored.scores, scored.regret)
-        return self.rank(protocol, scored.scores.free_energy, scored.regret, typicality)
+    def with_reference(self, scoring: ScoringConfig, features: TypicalityFeatures) -> "Calibration":
+        """Add a reference for these scores, or replace it."""
+        return replace(self, references={**self.references, scoring: Reference.of(features, self.latents)})
 
     def rank(
-        self, protocol: Protocol, free_energy: Floats, regret: Floats | None, typicality: Floats | None
-    ) -> Verdict:
-        """The same from the scores alone; typicality as `Typical.score` gives it where the reference has it."""
-        reference = self.references.get(protocol)
+        self, scoring: ScoringConfig, free_energy: Floats, regret: Floats | None, typicality: Floats | None
+    ) -> CalibratedScores:
+        """P-values of scores made as `scoring` says.
+
+        Args:
+            typicality: by the typicality model of the reference, where it has one.
+        """
+        reference = self.references.get(scoring)
         if reference is None:
-            return self.refuse(protocol)
+            return CalibratedScores(reason=self.missing(scoring))
         p_values = {
             "free_energy": p_value(reference.free_energy, free_energy),
             "free_energy_two_sided": two_sided(reference.free_energy, free_energy),
@@ -134,13 +101,13 @@ class Calibration:
         if reference.regret is not None and regret is not None:
             p_values["regret"] = p_value(reference.regret, regret)
         if reference.typicality is None or typicality is None:
-            return Verdict(None, p_values, None)
-        return Verdict(typicality, p_values | {"typicality": p_value(reference.typicality, typicality)}, None)
+            return CalibratedScores(None, p_values)
+        return CalibratedScores(typicality, p_values | {"typicality": p_value(reference.typicality, typicality)})
 
-    def refuse(self, protocol: Protocol) -> Verdict:
-        """Why there are no p-values for a protocol that is not known."""
-        known = " or ".join(f"({known})" for known in sorted(self.references)) or "nothing"
-        return Verdict(reason=f"the model is calibrated for {known}, not for ({protocol})")
+    def missing(self, scoring: ScoringConfig) -> str:
+        """Reason why there are no p-values of scores without a reference."""
+        calibrated = " or ".join(f"({known})" for known in sorted(self.references)) or "nothing"
+        return f"the model is calibrated for {calibrated}, not for ({scoring})"
 
 
 def p_value(reference: Floats, score: Floats) -> Floats:
@@ -148,6 +115,9 @@ def p_value(reference: Floats, score: Floats) -> Floats:
 
     Args:
         reference: n scores in ascending order.
+
+    >>> p_value(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.5, 9.0])).tolist()
+    [1.0, 0.5, 0.25]
     """
     above = len(reference) - np.searchsorted(reference, score, side="left")
     p: Floats = (1 + above) / (len(reference) + 1)
@@ -155,17 +125,20 @@ def p_value(reference: Floats, score: Floats) -> Floats:
 
 
 def two_sided(reference: Floats, score: Floats) -> Floats:
-    """Twice the smaller of the p-values of a score that is too large and of one that is too small, at most 1."""
+    """Twice the smaller of two p-values, of a score that is too large and of one that is too small; at most 1."""
     below = (1 + np.searchsorted(reference, score, side="right")) / (len(reference) + 1)
     p: Floats = np.minimum(1, 2 * np.minimum(below, p_value(reference, score)))
     return p
 
 
 def discoveries(p: Floats, rate: float) -> NDArray[np.bool_]:
-    """Which of n p-values to flag, so that at most a share `rate` of the flagged is expected to be in error.
+    """Mask of the p-values to flag, so that the expected share of false positives among them is at most `rate`.
 
-    All up to the largest p_(k), the k-th smallest, with p_(k) <= rate k / n (Benjamini & Hochberg 1995); valid for
-    conformal p-values that share a reference (Bates et al. 2023).
+    Flags all up to the largest p_(k), the k-th smallest of n, with p_(k) <= rate k / n (Benjamini & Hochberg 1995).
+    This is valid for conformal p-values that share a reference (Bates et al. 2023).
+
+    >>> discoveries(np.array([0.9, 0.01, 0.06, 0.5]), rate=0.1).tolist()
+    [False, True, False, False]
     """
     ordered = np.sort(p)
     passed = np.flatnonzero(ordered <= rate * np.arange(1, len(p) + 1) / max(1, len(p)))
@@ -174,77 +147,73 @@ def discoveries(p: Floats, rate: float) -> NDArray[np.bool_]:
 
 
 def to_bytes(calibration: Calibration) -> bytes:
-    """As safetensors: the arrays of everything, named by where they belong."""
+    """Serialize to safetensors, with the arrays named by what they belong to."""
     arrays = {} if calibration.latents is None else _named("latents", calibration.latents)
-    for protocol, reference in calibration.references.items():
-        place = f"reference.{protocol.samples}.{protocol.refine}.{protocol.seed}"
-        arrays |= {
-            f"{place}.{name}": value
-            for name, value in vars(reference).items()
-            if value is not None and not isinstance(value, Typical)
-        }
-        if reference.typical is not None:
-            typical = reference.typical
-            arrays |= _named(f"{place}.typical.sizes", typical.sizes)
-            arrays |= {f"{place}.typical.{name}": getattr(typical, name) for name in TYPICAL}
-            arrays |= {f"{place}.typical.trend.{name}": value for name, value in vars(typical.trend).items()}
+    for scoring, reference in calibration.references.items():
+        prefix = f"reference.{scoring.samples}.{scoring.refine}.{scoring.seed}"
+        scores = {name: getattr(reference, name) for name in ("free_energy", "regret", "typicality")}
+        arrays |= {f"{prefix}.{name}": value for name, value in scores.items() if value is not None}
+        if (model := reference.typicality_model) is not None:
+            arrays |= _named(f"{prefix}.typical.sizes", model.feature_density)
+            arrays |= {f"{prefix}.typical.{name}": getattr(model, name) for name in TYPICALITY_ARRAYS}
+            arrays |= {f"{prefix}.typical.trend.{name}": value for name, value in vars(model.trend).items()}
     return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
-TYPICAL = ("shift", "unit", "center", "spread")
-PLACE = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
+TYPICALITY_ARRAYS = ("shift", "unit", "center", "spread")
+REFERENCE_ARRAY = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
 
 
 def from_bytes(data: bytes, latent: int, measured: int) -> Calibration:
-    """The reverse.
+    """Deserialize what `to_bytes` made.
 
     Args:
-        latent: the size of the model's latent.
-        measured: how many measures of complexity its inputs have.
+        latent: size of the model's latent.
+        measured: number of measures of complexity of its inputs.
 
     Raises:
-        ValueError: not a calibration, or not one of such a model.
+        ValueError: the arrays are no calibration, or one of a model of other sizes.
     """
     arrays = safetensors.numpy.load(data)
     for name, array in arrays.items():
         if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
-            raise ValueError(f"{name} holds what is not a finite float")
-    shared, by_protocol = {}, defaultdict[Protocol, dict[str, Floats]](dict)
+            raise ValueError(f"{name} holds values that are not finite floats")
+    shared, by_scoring = {}, defaultdict[ScoringConfig, dict[str, Floats]](dict)
     for name, array in arrays.items():
         values = array.astype(np.float64)
-        if match := PLACE.fullmatch(name):
-            by_protocol[Protocol(*(int(n) for n in match.groups()[:3]))][match[4]] = values
+        if match := REFERENCE_ARRAY.fullmatch(name):
+            by_scoring[ScoringConfig(*(int(n) for n in match.groups()[:3]))][match[4]] = values
         else:
             shared[name] = values
     latents = _mixture("latents", shared, latent) if shared else None
     if shared:
         raise ValueError(f"{min(shared)} is unknown")
     return Calibration(
-        latents, {protocol: _reference(by_protocol[protocol], latents, measured) for protocol in sorted(by_protocol)}
+        latents, {scoring: _reference(by_scoring[scoring], latents, measured) for scoring in sorted(by_scoring)}
     )
 
 
 def _reference(named: dict[str, Floats], latents: Mixture | None, measured: int) -> Reference:
     free_energy, regret = _scores("free_energy", named), _scores("regret", named) if "regret" in named else None
-    typical = typicality = None
+    model = typicality = None
     if "typicality" in named and latents is not None:
         typicality = _scores("typicality", named)
         width = measured + (5 if regret is None else 6)
-        sizes = _mixture("typical.sizes", named, width)
+        density = _mixture("typical.sizes", named, width)
         shapes = {"shift": width, "unit": width, "center": 3, "spread": 3}
-        rest = {name: _taken(f"typical.{name}", named, (size,)) for name, size in shapes.items()}
-        shapes_of_trend = {"shift": (measured,), "unit": (measured,), "weights": (quadratic_terms(measured), 2)}
-        trend = {name: _taken(f"typical.trend.{name}", named, shape) for name, shape in shapes_of_trend.items()}
-        if any((unit <= 0).any() for unit in (rest["unit"], rest["spread"], trend["unit"])):
-            raise ValueError("a unit or spread of typical is not positive")
-        typical = Typical(latents, sizes, trend=Trend(**trend), **rest)
+        arrays = {name: _pop(f"typical.{name}", named, (size,)) for name, size in shapes.items()}
+        trend_shapes = {"shift": (measured,), "unit": (measured,), "weights": (quadratic_terms(measured), 2)}
+        trend = {name: _pop(f"typical.trend.{name}", named, shape) for name, shape in trend_shapes.items()}
+        if any((unit <= 0).any() for unit in (arrays["unit"], arrays["spread"], trend["unit"])):
+            raise ValueError("typical.unit, typical.spread and typical.trend.unit must be positive")
+        model = TypicalityModel(latents, density, trend=Trend(**trend), **arrays)
     if named:
         raise ValueError(f"{min(named)} is unknown")
-    return Reference(free_energy, regret, typical, typicality)
+    return Reference(free_energy, regret, model, typicality)
 
 
 def _scores(name: str, named: dict[str, Floats]) -> Floats:
-    scores = _taken(name, named, (named[name].size if name in named else 0,))
+    scores = _pop(name, named, (named[name].size if name in named else 0,))
     if not len(scores) or (np.diff(scores) < 0).any():
         raise ValueError(f"{name} is not in ascending order")
     return scores
@@ -253,18 +222,18 @@ def _scores(name: str, named: dict[str, Floats]) -> Floats:
 def _mixture(prefix: str, named: dict[str, Floats], dims: int) -> Mixture:
     count = named[f"{prefix}.log_weights"].size if f"{prefix}.log_weights" in named else 0
     shapes = {"log_weights": (count,), "means": (count, dims), "factors": (count, dims, dims)}
-    mixture = Mixture(**{name: _taken(f"{prefix}.{name}", named, shape) for name, shape in shapes.items()})
+    mixture = Mixture(**{name: _pop(f"{prefix}.{name}", named, shape) for name, shape in shapes.items()})
     if not count or np.diagonal(mixture.factors, axis1=1, axis2=2).min() <= 0:
         raise ValueError(f"{prefix} is not a density")
     return mixture
 
 
-def _taken(name: str, named: dict[str, Floats], shape: tuple[int, ...]) -> Floats:
+def _pop(name: str, named: dict[str, Floats], shape: tuple[int, ...]) -> Floats:
     if name not in named or named[name].shape != shape:
         raise ValueError(f"{name} is missing or not of shape {shape}")
     return named.pop(name)
 
 
 def _named(prefix: str, mixture: Mixture) -> dict[str, NDArray[np.float32]]:
-    # Large, and rounded far below what the mixture is known to.
+    # float32: these arrays are large, and its rounding is far below the accuracy of the fit.
     return {f"{prefix}.{field.name}": getattr(mixture, field.name).astype(np.float32) for field in fields(mixture)}

@@ -1,7 +1,7 @@
-"""How complex an input is, whatever a model makes of it, and what a score usually is for inputs that are so.
+"""Complexity of an input, measured without a model, and the usual value of a score for inputs of a complexity.
 
-Most of the free energy of a picture is the price of its texture: a plain shoe upside down costs less than a checked
-shirt. Held against others of the same complexity, it stands out (Serra et al. 2020, arXiv 1909.11480).
+Most of the free energy of an image pays for its texture: a plain shoe upside down costs less than a checked shirt.
+Compared with images of equal complexity, the shoe stands out (Serra et al. 2020, arXiv 1909.11480).
 """
 
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from torch import Tensor
 from model.config import ImageData, VectorData
 
 Floats = NDArray[np.float64]
-#: Further from the mean of a measure than this, in standard deviations, a trend goes on as it is there.
-REACH = 4.0
-#: Keeps the coefficients of measures that always go together small; as if so many inputs had said that they are 0.
+#: A trend is constant beyond this distance from the mean of a measure, in standard deviations.
+MAX_DEVIATION = 4.0
+#: Ridge penalty of the trend, in inputs that would ask for coefficients of 0: keeps those of correlated measures small.
 RIDGE = 0.1
 
 
 def measures(data: ImageData | VectorData) -> int:
-    """How many numbers `complexity` gives."""
+    """Number of columns that `complexity` returns."""
     return 6 if isinstance(data, ImageData) else 0
 
 
 def complexity(x: Float[Tensor, "batch *data"], data: ImageData | VectorData) -> Float[Tensor, "batch measures"]:
-    """What a simple look at a picture tells of its texture; nothing of a vector.
+    """Measures of the texture of images; vectors have none.
 
     Args:
-        x: as the model takes it; pictures are rounded to bytes first, so that noise which no byte feels counts for
-            nothing.
+        x: inputs as the model takes them. Images are rounded to bytes first, so that noise below one level has no
+            effect.
 
-    Returns: per picture, the bits (log2(1 + |difference| in bytes), summed) of the differences between pixels beside,
-    below, and diagonal to each other and of the curvature; how many pixels differ from the next one to the right or
-    below; the sum of x.
+    Returns: per image six columns. The first four sum log2(1 + |difference| in bytes) over horizontal, vertical and
+    diagonal neighbours and over the curvature. Then follow the number of pixels that differ from the next one to the
+    right or below, and the sum of x.
     """
     if not isinstance(data, ImageData):
         return x.new_zeros(len(x), 0)
@@ -55,14 +55,14 @@ def _bits(difference: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch"]:
 
 @dataclass(frozen=True)
 class Trend:
-    """What scores usually are for inputs of a complexity: a quadratic function, fitted by least squares.
+    """Usual values of scores by complexity: a quadratic function, fitted by least squares.
 
-    Without measures of complexity it is the mean.
+    It is the mean of the scores where there are no measures of complexity.
     """
 
     shift: Floats  # of each measure
-    unit: Floats
-    weights: Floats  # terms x scores
+    unit: Floats  # of each measure, its standard deviation
+    weights: Floats  # quadratic terms x scores
 
     @classmethod
     def fit(cls, complexity: Floats, scores: Floats) -> "Trend":
@@ -70,7 +70,7 @@ class Trend:
 
         Args:
             complexity: n x measures.
-            scores: n x scores, of any units.
+            scores: n x scores, in any units.
         """
         shift, unit = complexity.mean(axis=0), np.maximum(complexity.std(axis=0), 1e-9)
         terms = _terms((complexity - shift) / unit)
@@ -78,18 +78,22 @@ class Trend:
         return cls(shift, unit, weights.astype(np.float64))
 
     def __call__(self, complexity: Floats) -> Floats:
-        """What the scores usually are, n x scores."""
+        """Usual values of the scores, n x scores."""
         usual: Floats = _terms((complexity - self.shift) / self.unit) @ self.weights
         return usual
 
 
 def quadratic_terms(count: int) -> int:
-    """How many terms a quadratic function of so many measures has."""
+    """Number of terms of a quadratic function of `count` measures.
+
+    >>> quadratic_terms(2)  # 1, a, b, aa, ab, bb
+    6
+    """
     return 1 + count + count * (count + 1) // 2
 
 
 def _terms(measured: Floats) -> Floats:
-    """1, each measure, and each product of two: n x terms."""
-    near = np.clip(measured, -REACH, REACH)
-    i, j = np.triu_indices(near.shape[1])
-    return np.concatenate([np.ones((len(near), 1)), near, near[:, i] * near[:, j]], axis=1)
+    """1, each measure, and each product of two measures: n x terms."""
+    clipped = np.clip(measured, -MAX_DEVIATION, MAX_DEVIATION)
+    i, j = np.triu_indices(clipped.shape[1])
+    return np.concatenate([np.ones((len(clipped), 1)), clipped, clipped[:, i] * clipped[:, j]], axis=1)

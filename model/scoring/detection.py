@@ -1,8 +1,8 @@
-"""How well scores tell a model's data from other data: named sets of outliers, and the area under the ROC curve.
+"""Outlier detection: how well scores separate a model's data from named sets of outliers, as areas under ROC curves.
 
-The sets are close to the data (flips, shuffled columns) and far from it (another source, noise, constants). None of
-them is used to fit anything; the form of `model.scoring.typicality` was chosen with their like in sight, made from
-held-out training images (docs/LOG.md).
+Some sets are close to the data (flips, shuffled columns), others far from it (another source, noise, constants). None
+of them is used to fit anything. The form of `model.scoring.typicality` was chosen by similar sets, made from held-out
+training images (docs/LOG.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model import noise
+from model import random
 from model.config import ImageData, VectorData
 from model.datasets import Dataset
 from model.errors import DataError
-from model.scoring.calibration import Calibration, Protocol
-from model.scoring.score import ROWS, Part, in_batches, score
+from model.scoring.batches import BATCH_ROWS, ScoredBatch, in_batches, score
+from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import VAE
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-#: Every score that is compared; one that a model or protocol does not have is left out.
+#: Scores that are compared; those that a model or its calibration lacks are left out.
 SCORES = (
     "free_energy",
     "distortion",
@@ -37,12 +37,16 @@ SCORES = (
     "typicality",
     "free_energy_two_sided",
 )
-#: Those that say something only where there are several draws: of one, free energy again, and 0.
-OF_SEVERAL = ("nlog_p_x", "inference_gap")
+#: Scores that need several draws: from one draw they are free energy again, and 0.
+SEVERAL_DRAWS_SCORES = ("nlog_p_x", "inference_gap")
 
 
 def auroc(inliers: Floats, outliers: Floats) -> float:
-    """The probability that an outlier scores higher than an inlier, ties counting half."""
+    """Probability that an outlier scores higher than an inlier; ties count half.
+
+    >>> auroc(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+    0.875
+    """
     ordered = np.sort(inliers)
     below = np.searchsorted(ordered, outliers, side="left") + np.searchsorted(ordered, outliers, side="right")
     return float(below.mean() / (2 * len(inliers)))
@@ -50,7 +54,7 @@ def auroc(inliers: Floats, outliers: Floats) -> float:
 
 @dataclass(frozen=True)
 class Detection:
-    """Areas under the ROC curve, by set of outliers and by score, under one protocol."""
+    """Areas under the ROC curve, by set of outliers and by score, for one `ScoringConfig`."""
 
     samples: int
     refine: int
@@ -64,85 +68,85 @@ def detect(
     vae: VAE,
     dataset: Dataset,
     against: Sequence[Dataset],
-    protocol: Protocol,
+    scoring: ScoringConfig,
     calibration: Calibration | None,
-    most: int,
+    max_inputs: int,
 ) -> Detection:
     """Compare scores of a dataset with those of outliers.
 
     Args:
-        dataset: of inliers that the model was not fitted to.
+        dataset: inliers that the model was not fitted to.
         against: more sets of outliers, named by their source.
-        most: inputs of each set.
+        max_inputs: most inputs of each set.
 
     Raises:
         DataError: two sets have one name, or a sample cannot be read.
     """
-    inliers = _scores(score(vae, _first(dataset, most), protocol, calibration), protocol)
+    inliers = _scores(score(vae, _first(dataset, max_inputs), scoring, calibration), scoring)
     counts: dict[str, int] = {}
     areas: dict[str, dict[str, float]] = {}
-    for name, batches in outlier_sets(vae.config.data, dataset, against, most):
+    for name, batches in outlier_sets(vae.config.data, dataset, against, max_inputs):
         if name in areas:
-            raise DataError(f"{name}: there is another set of outliers of this name; name the path another way")
-        scores = _scores(score(vae, batches, protocol, calibration), protocol)
+            raise DataError(f"{name}: two sets of outliers have this name; write one of the paths in another way")
+        scores = _scores(score(vae, batches, scoring, calibration), scoring)
         counts[name] = len(scores["free_energy"])
         areas[name] = {key: auroc(inliers[key], values) for key, values in scores.items()}
-    return Detection(*protocol, len(inliers["free_energy"]), counts, areas)
+    return Detection(*scoring, len(inliers["free_energy"]), counts, areas)
 
 
-def _scores(parts: Iterator[Part], protocol: Protocol) -> dict[str, Floats]:
-    """Each score of all samples, larger meaning further out."""
-    names = [name for name in SCORES if protocol.samples > 1 or name not in OF_SEVERAL]
+def _scores(batches: Iterator[ScoredBatch], scoring: ScoringConfig) -> dict[str, Floats]:
+    """Each score of all samples; larger means further out."""
+    names = [name for name in SCORES if scoring.samples > 1 or name not in SEVERAL_DRAWS_SCORES]
     columns: dict[str, list[Floats]] = {}
-    for part in parts:
-        verdict = part.verdict
-        found = vars(part.scored.scores) | {"regret": part.scored.regret, "typicality": verdict.typicality}
-        if verdict.p_values is not None:
-            found["free_energy_two_sided"] = -verdict.p_values["free_energy_two_sided"]
+    for batch in batches:
+        scores, calibrated = batch.scores, batch.scores.calibrated
+        values = vars(scores.estimates) | {"regret": scores.regret, "typicality": calibrated.typicality}
+        if calibrated.p_values is not None:
+            values["free_energy_two_sided"] = -calibrated.p_values["free_energy_two_sided"]
         for name in names:
-            if found.get(name) is not None:
-                columns.setdefault(name, []).append(found[name])
+            if values.get(name) is not None:
+                columns.setdefault(name, []).append(values[name])
     return {name: np.concatenate(values) for name, values in columns.items()}
 
 
 def outlier_sets(
-    data: ImageData | VectorData, dataset: Dataset, against: Sequence[Dataset], most: int
+    data: ImageData | VectorData, dataset: Dataset, against: Sequence[Dataset], max_inputs: int
 ) -> Iterator[tuple[str, Iterator[Array]]]:
-    """Each set by name, in batches as a dataset gives them."""
+    """Sets of outliers by name, each in batches as a dataset gives them."""
     if isinstance(data, ImageData):
-        yield "vertical flips", (batch[:, :, ::-1].copy() for batch in _first(dataset, most))
-        yield "horizontal flips", (batch[:, :, :, ::-1].copy() for batch in _first(dataset, most))
+        yield "vertical flips", (batch[:, :, ::-1].copy() for batch in _first(dataset, max_inputs))
+        yield "horizontal flips", (batch[:, :, :, ::-1].copy() for batch in _first(dataset, max_inputs))
         digits = handwritten_digits(data)
         if digits is not None:
-            yield "digits", in_batches(digits[:most])
-        bytes_ = noise.generator(0, noise.OUTLIERS).integers(0, 256, (min(most, 2000), *data.shape), np.uint8)
+            yield "digits", in_batches(digits[:max_inputs])
+        bytes_ = random.generator(0, random.OUTLIERS).integers(0, 256, (min(max_inputs, 2000), *data.shape), np.uint8)
         yield "noise", in_batches(bytes_)
-        grey = np.linspace(0, 255, min(most, 256)).round().astype(np.uint8)[:, None, None, None]
+        grey = np.linspace(0, 255, min(max_inputs, 256)).round().astype(np.uint8)[:, None, None, None]
         yield "constants", in_batches(np.ascontiguousarray(np.broadcast_to(grey, (len(grey), *data.shape))))
     else:
-        rows = np.concatenate(list(_first(dataset, most)))
-        draw = noise.generator(0, noise.OUTLIERS)
+        rows = np.concatenate(list(_first(dataset, max_inputs)))
+        draw = random.generator(0, random.OUTLIERS)
         yield "shuffled columns", in_batches(draw.permuted(rows, axis=0))
         yield "noise", in_batches(draw.uniform(rows.min(axis=0), rows.max(axis=0), rows.shape).astype(np.float32))
     for other in against:
-        yield other.source, _first(other, most)
+        yield other.source, _first(other, max_inputs)
 
 
 def handwritten_digits(data: ImageData) -> NDArray[np.uint8] | None:
-    """scikit-learn's 1,797 digits, scaled to the size of the data; None where it is not installed."""
+    """The 1,797 digits of scikit-learn, scaled to the size of the data; None where it is not installed."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         return None
     small = (load_digits().images * (255 / 16)).round().astype(np.uint8)
     size = (data.width, data.height)
-    scaled = np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in small])
+    scaled = np.stack([np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.BILINEAR)) for digit in small])
     return np.repeat(scaled[:, None], data.channels, axis=1)
 
 
-def _first(dataset: Dataset, most: int) -> Iterator[Array]:
+def _first(dataset: Dataset, count: int) -> Iterator[Array]:
     """The first samples of a dataset, in batches."""
-    left = most
-    for batch in islice(dataset.batches(ROWS), -(-most // ROWS)):
-        yield batch[:left]
-        left -= len(batch)
+    remaining = count
+    for batch in islice(dataset.batches(BATCH_ROWS), -(-count // BATCH_ROWS)):
+        yield batch[:remaining]
+        remaining -= len(batch)

@@ -1,4 +1,4 @@
-"""The estimators: log-weights once, everything follows from them.
+"""Estimators of free energy and its bounds: log-weights are computed once, every score follows from them.
 
     F(x) = E_Q[nlog P(x, z)] - H(Q) = nlog P(x) + KL(Q(z|x), P(z|x)) >= nlog P(x)
 
@@ -11,7 +11,6 @@ All scores are in nats, summed over the dimensions of x and z, one per sample.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,29 +26,32 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Terms:
-    """The three terms of minus a log-weight, one of each per row, in nats, summed in float64."""
+class LogWeightTerms:
+    """Terms of minus a log-weight, distortion + cross_entropy - nlog_q: nats, one per row, summed in float64."""
 
     distortion: Tensor  # nlog P(x|z), summed over x
     cross_entropy: Tensor  # nlog P(z), summed over z
     nlog_q: Tensor  # nlog Q(z|x), summed over z; its mean over draws estimates H(Q)
-    per_dimension: Tensor  # the terms of distortion, as `Distribution.nlog_prob` gives them: batch x data
+    per_dimension: Tensor  # terms of distortion, as `Distribution.nlog_prob` returns them: batch x data, float32
 
 
-def terms(
+def log_weight_terms(
     vae: VAE,
     x: Float[Tensor, "batch *data"],
     q: Gaussian,
     noise: Float[Tensor, "batch latent"],
-) -> Terms:
-    """The terms at z = q.mean + q.scale * noise, row by row: one draw per row.
+) -> LogWeightTerms:
+    """Terms of minus the log-weight at z = q.mean + q.scale * noise: one draw per row.
 
-    Returns: distortion, cross_entropy, nlog_q (nats, summed over dimensions, one per row), and the terms of distortion.
+    Args:
+        noise: standard normal.
+
+    Returns: nats, summed over dimensions, one per row; beside them the terms of distortion by dimension of x.
     """
     z = q.draw(noise)
     per_dimension = vae.decode(z).nlog_prob(x)
-    # Weights are exponentials of these sums: rounding them to float32 would be felt in every effective sample size.
-    return Terms(
+    # Weights are exponentials of these sums: rounding the sums to float32 would distort every effective sample size.
+    return LogWeightTerms(
         distortion=per_dimension.flatten(1).sum(1, dtype=torch.float64),
         cross_entropy=vae.prior().nlog_prob(z).sum(1, dtype=torch.float64),
         nlog_q=q.nlog_prob(z).sum(1, dtype=torch.float64),
@@ -59,11 +61,12 @@ def terms(
 
 @dataclass(frozen=True)
 class FreeEnergy:
-    """The scores of n samples from K draws each; float64 arrays of n, in nats per sample.
+    """Scores of n samples from K draws each: float64 arrays of n, in nats per sample.
 
-    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly: all are means over the same
-    draws. `standard_error` is that of `free_energy` over the draws and `None` at K = 1; `effective_sample_size` is in
-    draws, from 1 to K. `bits_per_dim` is free_energy / (D ln 2), `None` where x is real and F a density's.
+    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly, since all are means over the
+    same draws. `standard_error` belongs to `free_energy` over the draws; it is None at K = 1. `effective_sample_size`
+    is in draws, from 1 to K. `bits_per_dim` is free_energy / (D ln 2); it is None where x is real, since free energy is
+    then that of a density.
     """
 
     free_energy: Floats
@@ -79,60 +82,65 @@ class FreeEnergy:
     effective_sample_size: Floats
 
 
-class Totals:
-    """What is known of n samples' log-weights so far: memory of n, whatever the number of draws.
+class LogWeightAccumulator:
+    """Running sums over the log-weights of n samples: memory of n, whatever the number of draws.
 
-    Draws are added in any number of slices; `scores` is everything that follows from them.
+    Add draws in any number of slices, then ask for `scores`.
+
+    >>> totals = LogWeightAccumulator(samples=1)
+    >>> totals.add(np.array([0, 0]), np.array([8.0, 6.0]), np.array([3.0, 3.0]), np.array([2.0, 2.0]))
+    >>> totals.scores(rate_analytic=np.array([1.0]), discrete_dims=None).free_energy.tolist()
+    [8.0]
     """
 
     def __init__(self, samples: int) -> None:
         self.draws = np.zeros(samples)
         self.terms = np.zeros((3, samples))
-        # Log-weights less the first of their sample: a variance from plain sums of these loses no digits.
+        # Log-weights minus the first one of their sample: a variance from plain sums of these loses no digits.
         self.origin = np.zeros(samples)
         self.offset = np.zeros((2, samples))
-        # exp of the log-weights relative to the largest so far: none overflows, and one of them is 1.
-        self.top = np.full(samples, -np.inf)
+        # exp(log-weight - largest so far): none overflows, and one of them is 1.
+        self.largest = np.full(samples, -np.inf)
         self.relative = np.zeros((2, samples))
 
     def add(self, sample: NDArray[np.intp], distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> None:
         """Add one draw per row.
 
         Args:
-            sample: whose draw each row is, 0..n-1, in ascending order.
-            distortion, cross_entropy, nlog_q: its terms, nats.
+            sample: index of the sample that each row belongs to, 0..n-1, in ascending order.
+            distortion, cross_entropy, nlog_q: terms of each row, nats.
         """
-        # Few rows of many requests come here: the calls count, not the numbers.
-        first = np.empty(len(sample), bool)
-        first[0] = True
-        np.not_equal(sample[1:], sample[:-1], out=first[1:])
-        starts = first.nonzero()[0]
-        who = sample[starts]
+        # Slices are small in a service: the number of numpy calls decides the time, not the size of the arrays.
+        is_first = np.empty(len(sample), bool)
+        is_first[0] = True
+        np.not_equal(sample[1:], sample[:-1], out=is_first[1:])
+        starts = is_first.nonzero()[0]
+        present = sample[starts]
         log_weights = nlog_q - distortion - cross_entropy
-        new = self.draws[who] == 0
-        self.origin[who[new]] = log_weights[starts[new]]
-        self.draws[who] += np.add.reduceat(np.ones(len(sample)), starts)
-        self.terms[:, who] += np.add.reduceat(np.array((distortion, cross_entropy, nlog_q)), starts, axis=1)
+        new = self.draws[present] == 0
+        self.origin[present[new]] = log_weights[starts[new]]
+        self.draws[present] += np.add.reduceat(np.ones(len(sample)), starts)
+        self.terms[:, present] += np.add.reduceat(np.array((distortion, cross_entropy, nlog_q)), starts, axis=1)
         offset = log_weights - self.origin[sample]
-        self.offset[:, who] += np.add.reduceat(np.array((offset, offset * offset)), starts, axis=1)
-        before = self.top[who]
-        self.top[who] = np.maximum(before, np.maximum.reduceat(log_weights, starts))
-        relative, shrunk = np.exp(log_weights - self.top[sample]), np.exp(before - self.top[who])
-        self.relative[:, who] *= np.array((shrunk, shrunk * shrunk))
-        self.relative[:, who] += np.add.reduceat(np.array((relative, relative * relative)), starts, axis=1)
+        self.offset[:, present] += np.add.reduceat(np.array((offset, offset * offset)), starts, axis=1)
+        before = self.largest[present]
+        self.largest[present] = np.maximum(before, np.maximum.reduceat(log_weights, starts))
+        relative, shrunk = np.exp(log_weights - self.largest[sample]), np.exp(before - self.largest[present])
+        self.relative[:, present] *= np.array((shrunk, shrunk * shrunk))
+        self.relative[:, present] += np.add.reduceat(np.array((relative, relative * relative)), starts, axis=1)
 
-    def scores(self, rate_analytic: Floats, dims: int | None) -> FreeEnergy:
-        """Everything that follows from the draws; every sample must have had as many, and one at least.
+    def scores(self, rate_analytic: Floats, discrete_dims: int | None) -> FreeEnergy:
+        """Scores from the draws so far. Every sample must have equally many draws, at least one.
 
         Args:
-            rate_analytic: KL(Q(z|x), P(z)) in closed form, n, nats.
-            dims: the number of dimensions of a discrete x, else None.
+            rate_analytic: n, KL(Q(z|x), P(z)) in closed form, nats.
+            discrete_dims: number of dimensions of x where x is discrete, else None.
         """
         draws = self.draws
         distortion, cross_entropy, entropy = self.terms / draws
         rate = cross_entropy - entropy
         free_energy = distortion + rate
-        nlog_p_x = -(self.top + np.log(self.relative[0] / draws))
+        nlog_p_x = -(self.largest + np.log(self.relative[0] / draws))
         spread = np.maximum(self.offset[1] - np.square(self.offset[0]) / draws, 0)
         return FreeEnergy(
             free_energy=free_energy,
@@ -142,36 +150,8 @@ class Totals:
             entropy=entropy,
             rate=rate,
             rate_analytic=rate_analytic,
-            bits_per_dim=free_energy / (dims * math.log(2)) if dims else None,
+            bits_per_dim=free_energy / (discrete_dims * math.log(2)) if discrete_dims else None,
             nlog_p_x=nlog_p_x,
             inference_gap=free_energy - nlog_p_x,
             effective_sample_size=np.square(self.relative[0]) / self.relative[1],
         )
-
-
-def pair_slices(samples: int, draws: int, rows: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """All pairs (sample, draw) in slices of at most `rows`: the indices of the samples, and of their draws."""
-    for start in range(0, samples * draws, rows):
-        yield np.divmod(np.arange(start, min(start + rows, samples * draws)), draws)
-
-
-@torch.inference_mode()
-def estimate(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    q: Gaussian,
-    noise: Float[Tensor, "draws latent"],
-    rows: int = 256,
-) -> FreeEnergy:
-    """The scores of each x under its q, from the same K = len(noise) draws of standard normal noise for every sample.
-
-    q is any factorial Q: the encoder's, or one from `model.scoring.refine`. Memory is that of `rows` decodings and of
-    the scores, whatever n and K.
-    """
-    totals = Totals(len(x))
-    for sample, draw in pair_slices(len(x), len(noise), rows):
-        i, k = torch.from_numpy(sample), torch.from_numpy(draw)
-        t = terms(vae, x[i], Gaussian(q.mean[i], q.scale[i]), noise[k])
-        totals.add(sample, *torch.stack([t.distortion, t.cross_entropy, t.nlog_q]).cpu().numpy())
-    rate_analytic = q.rate().sum(1).cpu().double().numpy()
-    return totals.scores(rate_analytic, vae.config.data.dims if vae.levels else None)

@@ -2,8 +2,8 @@
 
     nlog p(v) = -log sum_k w_k N(v; m_k, C_k)
 
-It is fitted by expectation maximization (Dempster et al. 1977), in float32 and from the clusters of k-means: seconds
-where a general library, which refines more than a score can use, takes minutes.
+It is fitted by expectation maximization (Dempster et al. 1977), in float32 and from the clusters of k-means. This takes
+seconds where a general library takes minutes for precision that a score cannot use.
 """
 
 import functools
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import noise
+from model import random
 
 Floats = NDArray[np.float64]
-#: How many points there are at least for each dimension of each component.
-POINTS = 3
+#: Fewest points for each dimension of each component.
+MIN_POINTS_PER_DIM = 3
 #: Rounds of k-means, and of expectation maximization after it.
 ROUNDS = 15
-#: Points that are held against all components in one step.
-TOGETHER = 1024
+#: Points that are compared with all components in one step; bounds the memory of a step.
+CHUNK_POINTS = 1024
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """K components over D dimensions. `factors` are triangular: the inverse of C is factor @ factor.T."""
+    """K components over D dimensions. `factors` are triangular: factor @ factor.T is the inverse of C."""
 
     log_weights: Floats  # K
     means: Floats  # K x D
@@ -42,23 +42,24 @@ class Mixture:
 
         Args:
             points: n x D.
-            components: most components; fewer where points are few.
+            components: most components; fewer are used where points are few.
             ridge: added to every variance, in the squared unit of the points.
         """
         count, dims = points.shape
         center = points.mean(axis=0)
         x = torch.from_numpy(points - center).float()
-        shares = _clusters(x, max(1, min(components, count // (POINTS * dims))))
+        shares = _clusters(x, max(1, min(components, count // (MIN_POINTS_PER_DIM * dims))))
         for _ in range(ROUNDS):
             fitted = _maximize(x, shares, ridge)
             shares = fitted.log_joint(x).softmax(dim=1)
         return cls(fitted.log_weights, fitted.means + center, fitted.factors)
 
     def log_joint(self, points: Float[Tensor, "n dims"]) -> Float[Tensor, "n components"]:
-        """log [w_k N(v; m_k, C_k)] of each point and component."""
+        """log [w_k N(v; m_k, C_k)] for each point v and component k."""
         at_means, means, factors = (part.to(points) for part in self._tensors)
-        far = [torch.bmm(some - means, factors).square().sum(dim=2).T for some in torch.split(points, TOGETHER)]
-        return at_means - 0.5 * torch.cat(far)
+        chunks = torch.split(points, CHUNK_POINTS)
+        distances = [torch.bmm(chunk - means, factors).square().sum(dim=2).T for chunk in chunks]
+        return at_means - 0.5 * torch.cat(distances)
 
     @functools.cached_property
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,31 +69,31 @@ class Mixture:
         return log_weights + scale, means[:, None], factors
 
     def nlog_density(self, points: Floats) -> Floats:
-        """Minus the log of the density at each of n x D points, in nats."""
+        """Minus the log of the density at each of n x D points, nats."""
         nlog: Floats = -self.log_joint(torch.from_numpy(points).double()).logsumexp(dim=1).numpy()
         return nlog
 
 
 def _clusters(x: Float[Tensor, "n dims"], count: int) -> Float[Tensor, "n components"]:
-    """1 where a point belongs to a cluster of k-means, else 0."""
-    order = noise.generator(0, noise.CALIBRATE, 2).permutation(len(x))
+    """Assignment of points to clusters by k-means: 1 where a point belongs to a cluster, else 0."""
+    order = random.generator(0, random.CALIBRATE, 2).permutation(len(x))
     centers = x[torch.from_numpy(order[:count])]
     for _ in range(ROUNDS):
         owned = F.one_hot(torch.cdist(x, centers).argmin(dim=1), count).to(x)
         sizes = owned.sum(dim=0)[:, None]
-        # A cluster that lost all of its points stays where it was.
+        # A cluster without points keeps its center.
         centers = torch.where(sizes > 0, owned.T @ x / sizes.clamp(min=1), centers)
     return owned
 
 
 def _maximize(x: Float[Tensor, "n dims"], shares: Float[Tensor, "n components"], ridge: float) -> Mixture:
-    """The mixture that fits best to points which belong to its components in these shares."""
+    """Maximum likelihood mixture of points, given the share of each component in each point."""
     sizes = shares.sum(dim=0).clamp(min=1e-6)
     means = shares.T @ x / sizes[:, None]
     factors = []
     for mean, share, size in zip(means, shares.T, sizes, strict=True):
-        off = x - mean
-        covariance = ((off * share[:, None]).T @ off / size).double()
+        centered = x - mean
+        covariance = ((centered * share[:, None]).T @ centered / size).double()
         covariance.diagonal().add_(ridge)
         factors.append(torch.linalg.cholesky(torch.linalg.inv(covariance)))
     weights = (sizes / sizes.sum()).log()

@@ -1,128 +1,135 @@
-"""Typicality: one score of how far out an input lies, made of many that free energy alone does not show.
+"""Typicality: one score that combines many signs of an unusual input, most of which free energy alone does not show.
 
-It is the sum of three surprises, each brought to mean 0 and variance 1 on the model's own data: that of the latent
-mean, under a density of such means; that of a few sizes (distortion, rate, the norms of mean and standard deviation,
-the residual, complexity; where Q was refined, regret) under a density of theirs; and free energy. The first and the
-last are held against what they usually are for inputs of the same complexity. An input can be cheap to code and yet lie
-where no data lies: a black image, or a shoe upside down (Nalisnick et al. 2019, arXiv 1906.02994).
+It is a weighted sum of three surprises, each standardized to mean 0 and variance 1 on the model's own data:
+
+1. of the latent mean, under a density of such means;
+2. of a few features (distortion, rate, the norms of mean and standard deviation, the residual, complexity; where Q was
+   refined, regret), under a density of such features;
+3. free energy.
+
+Surprises 1 and 3 are compared with their usual values for inputs of the same complexity. An input can be cheap to code
+and yet lie where no data lies: a black image, or a shoe upside down (Nalisnick et al. 2019, arXiv 1906.02994).
 """
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.likelihoods import Gaussian
-from model.scoring.complexity import Trend, complexity
+from model.scoring.complexity import Trend
 from model.scoring.mixture import Mixture
 from model.vae import VAE
 
 Floats = NDArray[np.float64]
-#: Most components of the density of latent means, and what is added to their variances; the prior's variance is 1.
+#: Density of latent means: most components, and what is added to every variance; the prior's variance is 1.
 LATENT_COMPONENTS, LATENT_RIDGE = 32, 0.05
-#: The same of the density of sizes, each of which is brought to a variance of 1 before.
-SIZE_COMPONENTS, SIZE_RIDGE = 8, 0.01
-#: How much the surprises count: of the latent, of the sizes, of free energy.
+#: Density of features, which are standardized to variance 1: most components, and what is added to every variance.
+FEATURE_COMPONENTS, FEATURE_RIDGE = 8, 0.01
+#: Weights of the surprises: of the latent mean, of the features, of free energy.
 WEIGHTS = np.array([1.0, 0.5, 0.5])
-#: What is held against its complexity cannot make up for more than this, in standard deviations: where complexity
-#: itself is far out, nobody knows what is usual.
-FLOOR = -3.0
-
-
-@runtime_checkable
-class Costs(Protocol):
-    """What typicality needs of the scores of n inputs, nats."""
-
-    @property
-    def distortion(self) -> Floats: ...
-    @property
-    def free_energy(self) -> Floats: ...
+#: Lower bound, in standard deviations, of the surprises that are compared with complexity: far outside the data the
+#: usual value for a complexity is unknown, so a low surprise there must not make up for a high one elsewhere.
+MIN_SURPRISE = -3.0
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What typicality needs to know of n inputs beside their scores."""
+class TypicalityFeatures:
+    """What typicality is computed from: float64 arrays of n inputs. `regret` is None where Q was not refined."""
 
     mean: Floats  # of the encoder's Q, n x latent
-    scale_norm: Floats
-    rate: Floats  # analytic, nats
-    residual: Floats  # root mean square of x - E[x | z = mean], in the units that the networks see
+    scale_norm: Floats  # Euclidean norm of the standard deviations of the encoder's Q
+    rate: Floats  # of the encoder's Q, analytic, nats
+    residual: Floats  # root mean square of x - E[x | z = mean], in standardized units
     complexity: Floats  # n x measures
+    distortion: Floats  # nats
+    free_energy: Floats  # nats
+    regret: Floats | None = None  # nats
 
     @classmethod
     def of(
-        cls, vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, decoded: Float[Tensor, "batch *data"] | None = None
-    ) -> "Sizes":
-        """Of inputs and the encoder's Q of each; costs one decoding each, of the mean of Q, where it is not given."""
-        if decoded is None:
-            decoded = vae.decode(q.mean).mean
-        measured = complexity(x, vae.config.data)
-        columns = (q.mean, q.scale.norm(dim=1), q.rate().sum(1), residual(vae, x, decoded), measured)
-        return cls(*(column.cpu().double().numpy() for column in columns))
+        cls, columns: Sequence[NDArray[Any]], distortion: Floats, free_energy: Floats, regret: Floats | None = None
+    ) -> "TypicalityFeatures":
+        """From the outputs of `model.scoring.functions.typicality_features`, and scores."""
+        mean, scale_norm, rate, residual, complexity = (np.asarray(column, np.float64) for column in columns)
+        return cls(mean, scale_norm, rate, residual, complexity, distortion, free_energy, regret)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[TypicalityFeatures]") -> "TypicalityFeatures":
+        """Features of several batches, one after the other."""
+        columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        given = {name: np.concatenate(column) for name, column in columns.items() if column[0] is not None}
+        return replace(parts[0], **given)
+
+    def __len__(self) -> int:
+        return len(self.free_energy)
+
+    def __getitem__(self, rows: slice) -> "TypicalityFeatures":
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
+
+    def table(self) -> Floats:
+        """n x features. Positive ones as logarithms, since ratios matter there."""
+        positive = (self.rate, np.linalg.norm(self.mean, axis=1), self.scale_norm, self.residual)
+        columns = [self.distortion, *(np.log(column + 1e-6) for column in positive), *self.complexity.T]
+        return np.stack(columns if self.regret is None else [*columns, self.regret], axis=1)
 
 
 def residual(
     vae: VAE, x: Float[Tensor, "batch *data"], decoded: Float[Tensor, "batch *data"]
 ) -> Float[Tensor, "batch"]:
-    """Root mean square, over the dimensions of x, of what its decoding misses; one per row."""
-    missed = vae.standardize(x) - vae.standardize(decoded)
-    rms: Tensor = missed.flatten(1).square().mean(1).sqrt()
+    """Root mean square, over the dimensions of x, of x minus its decoding in standardized units; one per row."""
+    difference = vae.standardize(x) - vae.standardize(decoded)
+    rms: Tensor = difference.flatten(1).square().mean(1).sqrt()
     return rms
 
 
 def fit_latents(means: Floats) -> Mixture:
-    """The density of the latent means of inputs that the model was fitted to, n x latent."""
+    """Density of the latent means of inputs that the model was fitted to, n x latent."""
     return Mixture.fit(means, components=LATENT_COMPONENTS, ridge=LATENT_RIDGE)
 
 
 @dataclass(frozen=True)
-class Typical:
-    """What is typical of scores that were made in one way."""
+class TypicalityModel:
+    """What is usual for the features of one `ScoringConfig`."""
 
-    latents: Mixture
-    sizes: Mixture
-    shift: Floats  # of each size
-    unit: Floats
-    trend: Trend  # of the surprise of the latent, and of free energy
+    latent_density: Mixture
+    feature_density: Mixture
+    shift: Floats  # of each feature
+    unit: Floats  # of each feature, its standard deviation
+    trend: Trend  # of the surprise of the latent mean, and of free energy
     center: Floats  # of the three surprises
-    spread: Floats
+    spread: Floats  # of the three surprises, their standard deviations
 
     @classmethod
-    def fit(cls, latents: Mixture, sizes: Sizes, scores: Costs, regret: Floats | None) -> "Typical":
+    def fit(cls, latent_density: Mixture, features: TypicalityFeatures) -> "TypicalityModel":
         """Fit to inputs that did not fit the model."""
-        table = _table(sizes, scores, regret)
+        table = features.table()
         shift, unit = table.mean(axis=0), table.std(axis=0)
-        # A size that does not vary has no scale of its own; 1 leaves it as it is.
+        # A feature that does not vary has no scale of its own; 1 leaves it as it is.
         unit[unit <= 1e-6 * np.maximum(1, np.abs(shift))] = 1.0
-        fitted = Mixture.fit((table - shift) / unit, components=SIZE_COMPONENTS, ridge=SIZE_RIDGE)
-        held = np.stack([latents.nlog_density(sizes.mean), scores.free_energy], axis=1)
-        trend = Trend.fit(sizes.complexity, held)
-        raw = cls(latents, fitted, shift, unit, trend, np.zeros(3), np.ones(3))
-        surprises = raw.surprises(sizes, scores, regret)
+        density = Mixture.fit((table - shift) / unit, components=FEATURE_COMPONENTS, ridge=FEATURE_RIDGE)
+        compared = np.stack([latent_density.nlog_density(features.mean), features.free_energy], axis=1)
+        trend = Trend.fit(features.complexity, compared)
+        raw = cls(latent_density, density, shift, unit, trend, np.zeros(3), np.ones(3))
+        surprises = raw.surprises(features)
         center, spread = surprises.mean(axis=1), np.maximum(surprises.std(axis=1), 1e-9)
-        return cls(latents, fitted, shift, unit, trend, center, spread)
+        return replace(raw, center=center, spread=spread)
 
-    def surprises(self, sizes: Sizes, scores: Costs, regret: Floats | None) -> Floats:
-        """Of the latent mean, of the sizes, and free energy; 3 x n."""
-        table = (_table(sizes, scores, regret) - self.shift) / self.unit
-        usual = self.trend(sizes.complexity).T
-        of_latent, of_sizes = self.latents.nlog_density(sizes.mean), self.sizes.nlog_density(table)
-        raw = np.stack([of_latent - usual[0], of_sizes, scores.free_energy - usual[1]])
+    def surprises(self, features: TypicalityFeatures) -> Floats:
+        """Standardized surprises of the latent mean, of the features, and of free energy; 3 x n."""
+        table = (features.table() - self.shift) / self.unit
+        usual = self.trend(features.complexity).T
+        of_latent = self.latent_density.nlog_density(features.mean)
+        of_features = self.feature_density.nlog_density(table)
+        raw = np.stack([of_latent - usual[0], of_features, features.free_energy - usual[1]])
         return (raw - self.center[:, None]) / self.spread[:, None]
 
-    def score(self, sizes: Sizes, scores: Costs, regret: Floats | None) -> Floats:
+    def score(self, features: TypicalityFeatures) -> Floats:
         """Typicality of n inputs: about 0 for typical ones, larger further out; without a unit."""
-        surprises = self.surprises(sizes, scores, regret)
-        surprises[[0, 2]] = np.maximum(surprises[[0, 2]], FLOOR)
+        surprises = self.surprises(features)
+        surprises[[0, 2]] = np.maximum(surprises[[0, 2]], MIN_SURPRISE)
         typicality: Floats = WEIGHTS @ surprises
         return typicality
-
-
-def _table(sizes: Sizes, scores: Costs, regret: Floats | None) -> Floats:
-    """n x sizes. Logs of what is positive: such a size matters by its ratio to others."""
-    positive = (sizes.rate, np.linalg.norm(sizes.mean, axis=1), sizes.scale_norm, sizes.residual)
-    columns = [scores.distortion, *(np.log(column + 1e-6) for column in positive), *sizes.complexity.T]
-    return np.stack(columns if regret is None else [*columns, regret], axis=1)

@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model import noise
+from model import random
 from model.config import (
-    BernoulliLikelihood,
     ConvNetwork,
-    DiscretizedLikelihood,
     Frozen,
-    GaussianLikelihood,
     ImageData,
     Likelihood,
     MLPNetwork,
@@ -26,6 +23,7 @@ from model.config import (
 )
 from model.datasets import Dataset, Subset
 from model.errors import ConfigError, DataError
+from model.likelihoods import LIKELIHOODS
 from model.training.loop import TrainingSettings
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ class Split:
 
 def _parted(samples: int, held_out: int, set_aside: int, seed: int) -> tuple[Indices, Indices, Indices]:
     """Which samples are held out, which set aside, and which are left to fit the weights."""
-    order = noise.generator(seed, noise.SHUFFLE).permutation(samples)
+    order = random.generator(seed, random.SHUFFLE).permutation(samples)
     held, apart, rest = (np.sort(part) for part in np.split(order, [held_out, held_out + set_aside]))
     return held, apart, rest
 
@@ -160,13 +158,13 @@ class Recipe(Frozen):
             latent=default_latent(data, len(split.fit)) if latent is None else latent,
             likelihood=_wished(likelihood, default_likelihood(data, split.fit, likelihood.get("name"))),
         )
-        _require_bits(config, split, dataset.source)
+        _require_samples(config, split, dataset.source)
         _require_neighbours(config, settings)
         settings = {"batch_size": default_batch_size(len(split.fit)), **settings}
         chosen = {
             "epochs": default_epochs(len(split.fit), settings["batch_size"]),
             "optimizer": "muon" if config.network.name == "conv" else "adamw",
-            **({} if _autoregressive(config) else {"auxiliary": 0.0}),
+            **({} if config.likelihood.has_auxiliary_loss else {"auxiliary": 0.0}),
             **settings,
             "held_out": len(split.held_out),
             "set_aside": len(split.set_aside),
@@ -193,25 +191,16 @@ def _wished(wishes: Wishes, default: Network | Likelihood) -> Wishes:
     return {**default.model_dump(), **wishes}
 
 
-def _autoregressive(config: ModelConfig) -> bool:
-    return isinstance(config.likelihood, DiscretizedLikelihood) and config.likelihood.autoregressive
-
-
 def _require_neighbours(config: ModelConfig, settings: Wishes) -> None:
-    if settings.get("auxiliary") and not _autoregressive(config):
+    if settings.get("auxiliary") and not config.likelihood.has_auxiliary_loss:
         raise ConfigError("auxiliary: is a loss of autoregressive likelihoods alone; leave it away, or make it 0")
 
 
-def _require_bits(config: ModelConfig, split: Split, source: str) -> None:
-    if config.likelihood.name != "bernoulli":
-        return
-    if isinstance(config.data, ImageData):
-        if split.fit.dtype == np.uint8 and split.fit.max() <= 1:
-            raise DataError(f"{source}: likelihood 'bernoulli' reads bytes from 128 on as ones; multiply these by 255")
-        return
-    for part in (split.fit, split.held_out, split.set_aside):
-        if not np.isin(part, (0, 1)).all():
-            raise DataError(f"{source}: likelihood 'bernoulli' needs columns of 0 and 1 only; use 'gaussian'")
+def _require_samples(config: ModelConfig, split: Split, source: str) -> None:
+    try:
+        config.likelihood.require_samples(config.data, split.fit, (split.held_out, split.set_aside))
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def default_data(dataset: Dataset, fit: Array) -> ImageData | VectorData:
@@ -257,12 +246,9 @@ def default_latent(data: ImageData | VectorData, samples: int) -> int:
 
 
 def default_likelihood(data: ImageData | VectorData, samples: Array, name: str | None = None) -> Likelihood:
-    """`discretized` and autoregressive for bytes; else `gaussian`, with one scale for all pixels or one a column."""
-    if name == "bernoulli":
-        return BernoulliLikelihood()
-    if name == "discretized" or (name is None and samples.dtype == np.uint8):
-        return DiscretizedLikelihood(autoregressive=True)
-    return GaussianLikelihood(scale="shared" if isinstance(data, ImageData) else "per_dimension")
+    """The named likelihood, else the one that is the default for samples like these, with its settings for the data."""
+    kind = LIKELIHOODS.get(name or "") or next(kind for kind in LIKELIHOODS.values() if kind.is_default_for(samples))
+    return kind.default_for(data)
 
 
 def default_batch_size(samples: int) -> int:

@@ -14,7 +14,6 @@ had never stopped.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,11 +22,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
-from model.likelihoods import AutoregressiveLogistic
-from model.scoring.free_energy import terms
+from model.record import EpochRecord
+from model.scoring.free_energy import log_weight_terms
 from model.training.optimizer import Optimizer
 from model.vae import VAE, to_tensor
 
@@ -61,24 +60,6 @@ class TrainingSettings(Frozen):
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One epoch. Scores are means over the held-out samples from one draw each, in nats per sample.
-
-    `train_free_energy` is the mean over the epoch's batches, at the weights of their time.
-    """
-
-    epoch: int
-    free_energy: float
-    distortion: float
-    rate: float
-    bits_per_dim: float | None
-    train_free_energy: float
-    learning_rate: float
-    seconds: float
-    samples_per_second: float
-
-
 class Training:
     """One training: the weights, their running average (which is what is judged and saved), the optimizer.
 
@@ -106,7 +87,7 @@ class Training:
 
     def epochs(
         self, fit: Array, held_out: Array, on_batch: Callable[[int, int], None] = lambda done, total: None
-    ) -> Iterator[Record]:
+    ) -> Iterator[EpochRecord]:
         """Train to the last epoch, yielding one record after each.
 
         Args:
@@ -125,9 +106,9 @@ class Training:
 
     def _fit(self, fit: Array, on_batch: Callable[[int, int], None]) -> float:
         s = self.settings
-        order = noise.generator(s.seed, noise.SHUFFLE, self.epoch + 1).permutation(len(fit))
+        order = random.generator(s.seed, random.SHUFFLE, self.epoch + 1).permutation(len(fit))
         draws = torch.Generator(s.device)
-        draws.manual_seed(int(noise.generator(s.seed, noise.LATENT, self.epoch + 1).integers(1 << 62)))
+        draws.manual_seed(int(random.generator(s.seed, random.LATENT, self.epoch + 1).integers(1 << 62)))
         batches = math.ceil(len(fit) / s.batch_size)
         total = 0.0
         for i in range(batches):
@@ -167,10 +148,10 @@ class Training:
             z = q.draw(torch.randn(q.mean.shape, generator=draws, device=x.device))
             p = self.vae.decode(z)
         free_energy: Tensor = (p.nlog_prob(x).flatten(1).sum(1) + q.rate().sum(1)).mean()
-        if not isinstance(p, AutoregressiveLogistic) or not self.settings.auxiliary:
+        auxiliary = p.auxiliary_nlog_prob(x) if self.settings.auxiliary else None
+        if auxiliary is None:
             return free_energy, free_energy
-        alone = p.independent.nlog_prob(x).flatten(1).sum(1).mean()
-        return free_energy, free_energy + self.settings.auxiliary * alone
+        return free_energy, free_energy + self.settings.auxiliary * auxiliary.flatten(1).sum(1).mean()
 
     def _learning_rate(self, batches: int) -> float:
         """Linear warm-up, then half a cosine down to zero at the last step."""
@@ -181,7 +162,7 @@ class Training:
             return s.learning_rate * (self.step + 1) / warmup
         return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, steps - warmup)))
 
-    def _judge(self, held_out: Array, loss: float, seconds: float, speed: float) -> Record:
+    def _judge(self, held_out: Array, loss: float, seconds: float, speed: float) -> EpochRecord:
         free_energy, distortion, rate = self._score(held_out)
         if not np.isfinite(free_energy).all():
             worst = int(np.argmin(np.isfinite(free_energy)))
@@ -191,7 +172,7 @@ class Training:
             )
         levels = self.vae.levels
         mean = float(free_energy.mean())
-        return Record(
+        return EpochRecord(
             epoch=self.epoch,
             free_energy=mean,
             distortion=float(distortion.mean()),
@@ -206,11 +187,13 @@ class Training:
     @torch.inference_mode()
     def _score(self, held_out: Array) -> NDArray[np.float64]:
         """Free energy, distortion and rate (3 x n) of each sample from a draw of its own, the same in every epoch."""
-        draws = noise.normal(self.settings.seed, (len(held_out), self.vae.config.latent))
+        draws = random.normal(self.settings.seed, (len(held_out), self.vae.config.latent))
         parts = []
         for start in range(0, len(held_out), 256):
             x = to_tensor(held_out[start : start + 256], self.settings.device)
-            t = terms(self.average, x, self.average.encode(x), to_tensor(draws[start : start + 256], str(x.device)))
+            t = log_weight_terms(
+                self.average, x, self.average.encode(x), to_tensor(draws[start : start + 256], str(x.device))
+            )
             rate = t.cross_entropy - t.nlog_q
             parts.append(torch.stack([t.distortion + rate, t.distortion, rate]).cpu().double().numpy())
         return np.concatenate(parts, axis=1)

@@ -13,7 +13,7 @@ import csv
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from model import checkpoint, files
 from model.errors import CheckpointError, TrainingError
+from model.record import EpochRecord
 from model.training.config import Recipe
-from model.training.loop import Record, Training
+from model.training.loop import Training
 
 METRICS = "metrics.csv"
 
@@ -35,7 +36,7 @@ class Run:
     folder: Path
     recipe: Recipe
     training: Training
-    records: list[Record]
+    records: list[EpochRecord]
 
     @classmethod
     def open(cls, folder: Path, recipe: Recipe) -> "Run":
@@ -64,7 +65,7 @@ class Run:
                 said = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             recipe = Recipe.model_validate_json(said.get("recipe", ""))
-            records = [Record(**record) for record in json.loads(said.get("records", ""))]
+            records = [EpochRecord(**record) for record in json.loads(said.get("records", ""))]
             if said.get("sha256") != _digest(state, said):
                 raise ValueError("its SHA-256 is not the one in its header")
         except Exception as error:  # damaged bytes can raise whatever their reader does
@@ -87,10 +88,10 @@ class Run:
             )
 
     @property
-    def best(self) -> Record | None:
+    def best(self) -> EpochRecord | None:
         return min(self.records, key=lambda record: record.free_energy, default=None)
 
-    def add(self, record: Record, card: checkpoint.Card) -> None:
+    def add(self, record: EpochRecord, card: checkpoint.Card) -> None:
         """Keep an epoch: the checkpoint where it is the best so far, then the state, then the table.
 
         Raises:
@@ -101,7 +102,7 @@ class Run:
             checkpoint.save(self.folder / "checkpoint", self.training.average, card)
         said = {
             "recipe": self.recipe.model_dump_json(),
-            "records": json.dumps([asdict(kept) for kept in self.records]),
+            "records": json.dumps([record.model_dump() for record in self.records]),
         }
         state = self.training.state()
         said["sha256"] = _digest(state, said)
@@ -112,7 +113,7 @@ class Run:
         for name, data in changed.items():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                files.write_whole(self.folder / name, data)
+                files.write_atomic(self.folder / name, data)
             except OSError as error:
                 raise CheckpointError(
                     f"{self.folder / name}: cannot be written ({error.strerror}); make room and repeat the command, it "
@@ -121,13 +122,13 @@ class Run:
 
     def _table(self) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Record)])
+        writer = csv.DictWriter(text, list(EpochRecord.model_fields))
         writer.writeheader()
-        writer.writerows(asdict(record) for record in self.records)
+        writer.writerows(record.model_dump() for record in self.records)
         return text.getvalue()
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(folder: Path) -> list[EpochRecord]:
     """The records of the run that this checkpoint is in, from its metrics.csv; none where it is in no run.
 
     Raises:
@@ -145,9 +146,8 @@ def read_records(folder: Path) -> list[Record]:
         ) from error
 
 
-def _record(line: dict[str, str]) -> Record:
-    numbers = {field.name: float(line[field.name]) if line[field.name] else None for field in fields(Record)}
-    return Record(**{**numbers, "epoch": int(line["epoch"])})  # type: ignore[arg-type]
+def _record(line: dict[str, str]) -> EpochRecord:
+    return EpochRecord.model_validate({name: line[name] or None for name in EpochRecord.model_fields})
 
 
 #: What a run may have left in its folder before its first state was written.

@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import checkpoint, noise
+from model import checkpoint, random
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Provenance
-from model.config import DiscretizedLikelihood, GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
+from model.config import MLPNetwork, ModelConfig, VectorData
 from model.datasets import Dataset
 from model.errors import VAEError
 from model.likelihoods import Gaussian
-from model.scoring.calibration import Scored
-from model.scoring.free_energy import FreeEnergy
-from model.scoring.typicality import Sizes
+from model.likelihoods.discretized import DiscretizedLikelihood
+from model.likelihoods.gaussian import GaussianLikelihood
+from model.scoring.calibration import CalibratedScores, Calibration, ScoringConfig
+from model.scoring.typicality import TypicalityFeatures
 from model.training.loop import Training, TrainingSettings
 from model.vae import VAE
 from tests.conftest import GREY
@@ -53,7 +54,7 @@ def reseal(folder: Path, **changed: bytes) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
     places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION, "gallery": GALLERY}
     files |= {places[key]: data for key, data in changed.items()}
-    for name, data in {**files, SUMS: checkpoint._sums(files)}.items():
+    for name, data in {**files, SUMS: checkpoint._checksums(files)}.items():
         (folder / name).write_bytes(data)
 
 
@@ -119,7 +120,7 @@ def grid(count: int) -> NDArray[np.float32]:
 
 
 def uniforms(draws: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return noise.uniform(0, range(draws), shape)
+    return random.uniform(0, range(draws), shape)
 
 
 def refusal(error: pytest.ExceptionInfo[VAEError]) -> str:
@@ -136,27 +137,28 @@ def saved_array(path: Path, array: Array) -> Path:
     return path
 
 
-def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> Scored:
-    """Scores as if some model had made them, of inputs that are alike but for chance; `measured` of complexity."""
+def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> TypicalityFeatures:
+    """Random features of inputs of one kind, with this many measures of complexity."""
     draw = np.random.default_rng(seed)
-    distortion, entropy = 90 + 10 * draw.normal(size=count), draw.normal(size=count)
-    rate, gap = draw.gamma(9, size=count), draw.exponential(size=count)
-    scores = FreeEnergy(
-        free_energy=distortion + rate,
-        standard_error=draw.uniform(0.1, 0.2, count),
-        distortion=distortion,
-        cross_entropy=rate + entropy,
-        entropy=entropy,
+    distortion, rate = 90 + 10 * draw.normal(size=count), draw.gamma(9, size=count)
+    return TypicalityFeatures(
+        mean=draw.normal(size=(count, latent)),
+        scale_norm=draw.gamma(5, size=count),
         rate=rate,
-        rate_analytic=rate,
-        bits_per_dim=None,
-        nlog_p_x=distortion + rate - gap,
-        inference_gap=gap,
-        effective_sample_size=draw.uniform(1, 16, count),
+        residual=draw.gamma(3, size=count),
+        complexity=draw.normal(50, 5, size=(count, measured)),
+        distortion=distortion,
+        free_energy=distortion + rate,
+        regret=draw.exponential(0.5, size=count) if refined else None,
     )
-    means, norms, residuals = draw.normal(size=(count, latent)), draw.gamma(5, size=count), draw.gamma(3, size=count)
-    sizes = Sizes(means, norms, rate, residuals, draw.normal(50, 5, size=(count, measured)))
-    return Scored(scores, gap / 2 if refined else None, sizes)
+
+
+def ranked(calibration: Calibration, scoring: ScoringConfig, features: TypicalityFeatures) -> CalibratedScores:
+    """P-values of scores by their definition, without a model."""
+    reference = calibration.references.get(scoring)
+    model = reference.typicality_model if reference else None
+    typicality = model.score(features) if model else None
+    return calibration.rank(scoring, features.free_energy, features.regret, typicality)
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ class TestGallery:
         other = shown("grey-mlp-bernoulli")
         assert other.gallery is not None
         with pytest.raises(CheckpointError, match="make a new one with vae gallery"):
-            checkpoint.save_gallery(looked_at, other.gallery.whole)
+            checkpoint.save_gallery(looked_at, other.gallery)
         load(looked_at)
         reseal(looked_at, gallery=(other.folder / GALLERY).read_bytes())
         with pytest.raises(CheckpointError, match=f"{GALLERY}: not a gallery of this model.*vae gallery"):

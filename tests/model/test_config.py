@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -80,3 +81,14 @@ def test_shapes_inside_and_outside_hold_the_same_numbers(
 
 def test_stages_and_blocks_go_in_pairs() -> None:
     assert ConvNetwork(channels=(4, 8, 16), blocks=(0, 1, 2)).blocks == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["grey-mlp-discretized", "rgb-conv-discretized", "table-mlp-gaussian"])
+def test_clients_order_axes_with_channels_last(name: str) -> None:
+    data = CONFIGS[name].data
+    x = np.arange(2 * data.dims, dtype=np.float32).reshape(2, *data.shape)
+    public = data.to_public(x)
+    assert public.shape == (2, *data.public_shape)
+    np.testing.assert_array_equal(data.to_model(public), x)
+    if name.startswith("rgb"):
+        np.testing.assert_array_equal(public[0, 4, 5], x[0, :, 4, 5])

@@ -124,7 +124,7 @@ def test_what_is_no_part_of_a_model_is_not_looked_at(name: str, copied: Callable
 def test_a_calibration_that_the_seal_does_not_name_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     held = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
-    (folder / SUMS).write_bytes(checkpoint._sums(held))
+    (folder / SUMS).write_bytes(checkpoint._checksums(held))
     assert CALIBRATION in refused(folder)
     (folder / CALIBRATION).unlink()
     assert load(folder).calibration is None
@@ -190,7 +190,7 @@ def test_large_weights_are_read_where_the_configuration_asks_for_as_many(
     folder = copied(IMAGE)
     before = load(folder).digest
     # As if these weights were large: what they hold beside numbers, a header, is no more than this.
-    monkeypatch.setattr(checkpoint, "UNASKED", 1 << 14)
+    monkeypatch.setattr(checkpoint, "MAX_UNCHECKED_BYTES", 1 << 14)
     assert (folder / WEIGHTS).stat().st_size > 1 << 14
     assert load(folder).digest == before
     with (folder / WEIGHTS).open("ab") as file:

@@ -19,26 +19,26 @@ class TestReading:
     @pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 40])
     def test_gives_all_bytes(self, data: bytes, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(data)
-        assert files.read(tmp_path / "file", 0, MUCH) == data
-        assert files.read(tmp_path / "file", len(data), len(data)) == data
+        assert files.read_checked(tmp_path / "file", 0, MUCH) == data
+        assert files.read_checked(tmp_path / "file", len(data), len(data)) == data
 
     @pytest.mark.parametrize(("least", "most"), [(0, 9), (11, MUCH), (0, 0)])
     def test_refuses_another_size_than_it_can_have(self, least: int, most: int, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"0123456789")
         with pytest.raises(OSError, match="10 bytes"):
-            files.read(tmp_path / "file", least, most)
+            files.read_checked(tmp_path / "file", least, most)
 
     def test_does_not_wait_for_a_pipe(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "file")
         with pytest.raises(OSError, match="not a file"):
-            files.read(tmp_path / "file", 0, MUCH)
+            files.read_checked(tmp_path / "file", 0, MUCH)
 
     def test_refuses_a_folder_and_what_is_not_there(self, tmp_path: Path) -> None:
         (tmp_path / "file").mkdir()
         with pytest.raises(OSError, match="directory"):
-            files.read(tmp_path / "file", 0, MUCH)
+            files.read_checked(tmp_path / "file", 0, MUCH)
         with pytest.raises(FileNotFoundError):
-            files.read(tmp_path / "none", 0, MUCH)
+            files.read_checked(tmp_path / "none", 0, MUCH)
 
     def test_follows_links_within_the_folder_alone(self, tmp_path: Path) -> None:
         folder = tmp_path / "folder"
@@ -46,35 +46,35 @@ class TestReading:
         (folder / "..data" / "file").write_bytes(b"within")
         (folder / "file").symlink_to("..data/file")
         (tmp_path / "alias").symlink_to(folder)
-        assert files.read(tmp_path / "alias" / "file", 0, MUCH) == b"within"
+        assert files.read_checked(tmp_path / "alias" / "file", 0, MUCH) == b"within"
         (tmp_path / "elsewhere").write_bytes(b"outside")
         for target in ("../elsewhere", tmp_path / "elsewhere", "/dev/zero", "..data/../../elsewhere"):
             (folder / "file").unlink()
             (folder / "file").symlink_to(target)
             with pytest.raises(OSError, match="leads out"):
-                files.read(folder / "file", 0, MUCH)
+                files.read_checked(folder / "file", 0, MUCH)
 
     def test_ends_where_links_lead_in_circles(self, tmp_path: Path) -> None:
         (tmp_path / "a").symlink_to("b")
         (tmp_path / "b").symlink_to("a")
         with pytest.raises(OSError, match="symbolic links"):
-            files.read(tmp_path / "a", 0, MUCH)
+            files.read_checked(tmp_path / "a", 0, MUCH)
 
 
 class TestWriting:
     def test_leaves_the_file_and_nothing_else(self, tmp_path: Path) -> None:
         for data in (b"first", b"second and longer"):
-            files.write_whole(tmp_path / "file", data)
+            files.write_atomic(tmp_path / "file", data)
             assert (tmp_path / "file").read_bytes() == data
         assert names(tmp_path) == ["file"]
 
     def test_that_there_is_no_room_for_leaves_the_old_file(self, tmp_path: Path) -> None:
-        files.write_whole(tmp_path / "file", b"old")
+        files.write_atomic(tmp_path / "file", b"old")
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         try:
             with pytest.raises(OSError, match="too large"):
-                files.write_whole(tmp_path / "file", bytes(5000))
+                files.write_atomic(tmp_path / "file", bytes(5000))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert names(tmp_path) == ["file"]
@@ -83,7 +83,7 @@ class TestWriting:
     def test_goes_where_a_link_leads(self, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir()
         (tmp_path / "link").symlink_to("there/file")
-        files.write_whole(tmp_path / "link", b"data")
+        files.write_atomic(tmp_path / "link", b"data")
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "there" / "file").read_bytes() == b"data"
         assert names(tmp_path / "there") == ["file"]
@@ -94,6 +94,6 @@ class TestWriting:
         (tmp_path / "link").symlink_to("/dev/null")
         for name in ("folder", "pipe", "link"):
             with pytest.raises(OSError, match="not a file"):
-                files.write_whole(tmp_path / name, b"data")
+                files.write_atomic(tmp_path / name, b"data")
         assert names(tmp_path) == ["folder", "link", "pipe"]
         assert not Path("/dev/null").is_file()

@@ -2,8 +2,9 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import safetensors.numpy
 from model import checkpoint, gallery
 from model.checkpoint import Checkpoint
 from model.errors import CheckpointError, DataError
-from model.gallery import OnDisk, from_bytes, make, rejudge, to_bytes
+from model.gallery import from_bytes, make, rescore, to_bytes
 from model.report.evaluation import evaluate
-from model.scoring import score as scoring
-from model.scoring.calibration import Calibration, Protocol
-from model.training.loop import Record
+from model.scoring import batches
+from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import to_tensor
 from tests.conftest import CLASSES, CONFIGS, LEARNING, build, reference
 from tests.model.conftest import Array, Memory, flipped, refusal
@@ -31,7 +31,7 @@ every = pytest.mark.parametrize("name", CONFIGS)
 def kept(found: Checkpoint) -> gallery.Gallery:
     """The gallery of a model that has one."""
     assert found.gallery is not None
-    return found.gallery.whole
+    return found.gallery
 
 
 class TestMaking:
@@ -50,20 +50,20 @@ class TestMaking:
         q = vae.encode(to_tensor(found.inputs))
         np.testing.assert_allclose(found.mean, q.mean.numpy(), atol=1e-5)
         np.testing.assert_allclose(found.variance, q.scale.square().numpy(), rtol=1e-4)
-        np.testing.assert_allclose(found.coordinates, found.plane(found.mean), atol=1e-5)
-        np.testing.assert_allclose(found.plane.origin, found.mean.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(found.coordinates, found.projection(found.mean), atol=1e-5)
+        np.testing.assert_allclose(found.projection.origin, found.mean.mean(axis=0), atol=1e-5)
 
     @every
     def test_scores_are_those_of_one_draw_with_seed_0(self, name: str, shown: Load, calibrated: Load) -> None:
         found = kept(shown(name))
-        (part,) = scoring.score(build(name), [reference(name)], Protocol(1, 0, 0), calibrated(name).calibration)
+        (part,) = batches.score(build(name), [reference(name)], ScoringConfig(1, 0, 0), calibrated(name).calibration)
         discrete = CONFIGS[name].likelihood.name != "gaussian"
         for score in gallery.SCORES[: None if discrete else -2]:
             if score != "typicality":
-                expected = getattr(part.scored.scores, score)
+                expected = getattr(part.scores.estimates, score)
                 np.testing.assert_allclose(found.scores[score], expected, rtol=1e-4, atol=1e-3)
-        assert part.verdict.typicality is not None
-        np.testing.assert_allclose(found.scores["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+        assert part.scores.calibrated.typicality is not None
+        np.testing.assert_allclose(found.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
         assert ("bits_per_dim" in found.scores) == discrete
         if discrete:
             bits = found.scores["free_energy"] / (CONFIGS[name].data.dims * math.log(2))
@@ -86,7 +86,7 @@ class TestMaking:
     def test_of_many_inputs_evenly_spaced_ones_are_kept_and_all_are_counted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gallery, "MOST", 30)
+        monkeypatch.setattr(gallery, "MAX_INPUTS", 30)
         samples, done = reference(NAME, 300), list[int]()
         found = make(build(NAME), samples, labels=np.arange(300), on_sample=done.append)
         np.testing.assert_array_equal(found.inputs, samples[::10])
@@ -116,25 +116,18 @@ class TestMaking:
 
     def test_another_calibration_changes_typicality_alone(self, shown: Load) -> None:
         found, vae = kept(shown(NAME)), build(NAME)
-        density = scoring.latent_density(vae, reference(NAME, 300, seed=5))
-        other = scoring.calibrate(
+        density = batches.latent_density(vae, reference(NAME, 300, seed=5))
+        other = batches.calibrate(
             vae, reference(NAME, 120, seed=6), [gallery.PROTOCOL], calibration=Calibration(density, {})
         )
-        judged = rejudge(found, vae, other)
-        (part,) = scoring.score(vae, [found.inputs], gallery.PROTOCOL, other)
-        assert part.verdict.typicality is not None
-        np.testing.assert_allclose(judged.scores["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+        judged = rescore(found, vae, other)
+        (part,) = batches.score(vae, [found.inputs], gallery.PROTOCOL, other)
+        assert part.scores.calibrated.typicality is not None
+        np.testing.assert_allclose(judged.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
         assert not np.allclose(judged.scores["typicality"], found.scores["typicality"])
         same = {**judged.scores, "typicality": found.scores["typicality"]}
         assert to_bytes(replace(judged, scores=same)) == to_bytes(found)
-        assert "typicality" not in rejudge(found, vae, Calibration(None, {})).scores
-
-
-def test_an_epoch_is_what_a_run_records() -> None:
-    record = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
-    assert list(gallery.Epoch.model_fields) == [field.name for field in fields(Record)]
-    (epoch,) = gallery.epochs([record])
-    assert epoch.model_dump() == vars(record)
+        assert "typicality" not in rescore(found, vae, Calibration(None, {})).scores
 
 
 def altered(data: bytes, words: dict[str, Any] | None = None, **arrays: Array | None) -> bytes:
@@ -173,7 +166,7 @@ SPOILED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-class TestOnDisk:
+class TestSaving:
     @every
     def test_comes_back_as_it_was_made(self, name: str, shown: Load) -> None:
         found = kept(shown(name))
@@ -193,7 +186,7 @@ class TestOnDisk:
         changes, said = SPOILED[how]
         data = altered(to_bytes(kept(shown(NAME))), **changes)
         with pytest.raises(CheckpointError) as error:
-            checkpoint._gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
+            checkpoint._parse_gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
         assert said in refusal(error)
         assert "make a new one with vae gallery" in refusal(error)
 
@@ -206,34 +199,15 @@ class TestOnDisk:
         refused = 0
         for data in spoiled:
             try:
-                with checkpoint._of_this_model(Path("x")):
+                with checkpoint._gallery_errors(Path("x")):
                     from_bytes(data, CONFIGS[NAME])
             except CheckpointError:
                 refused += 1
         assert refused > len(spoiled) / 2
 
-    def test_is_read_when_it_is_asked_for_even_if_the_folder_is_gone(self, shown: Load, tmp_path: Path) -> None:
-        data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
-        path.write_bytes(data)
-        found = OnDisk(path, data, CONFIGS[NAME])
-        assert len(found) == 120
-        path.unlink()
-        assert to_bytes(found.whole) == data
-        assert found.whole is found.whole
-
-    def test_that_was_replaced_while_its_model_was_loaded_is_kept_as_it_was_checked(
-        self, shown: Load, tmp_path: Path
-    ) -> None:
-        data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
-        assert to_bytes(OnDisk(path, data, CONFIGS[NAME]).whole) == data
-        path.write_bytes(to_bytes(kept(shown("grey-conv-gaussian"))))
-        assert to_bytes(OnDisk(path, data, CONFIGS[NAME]).whole) == data
-
-    def test_that_was_altered_since_is_refused(self, shown: Load, tmp_path: Path) -> None:
-        data, path = to_bytes(kept(shown(NAME))), tmp_path / "gallery.safetensors"
-        for other in (flipped(data, len(data) - 1), data[:-1], b""):
-            path.write_bytes(data)
-            found = OnDisk(path, data, CONFIGS[NAME])
-            path.write_bytes(other)
-            with pytest.raises(CheckpointError, match="altered since"):
-                _ = found.whole
+    def test_stays_in_memory_when_its_file_is_replaced(self, shown: Load, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(shown(NAME).folder, tmp_path / "model"))
+        loaded = checkpoint.load(folder)
+        before = to_bytes(kept(loaded))
+        (folder / checkpoint.GALLERY).write_bytes(b"another")
+        assert to_bytes(kept(loaded)) == before

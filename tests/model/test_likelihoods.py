@@ -2,23 +2,22 @@
 
 import itertools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from model.config import BernoulliLikelihood, DiscretizedLikelihood, GaussianLikelihood, ImageData, ModelConfig
-from model.likelihoods import (
-    HEADS,
-    LEVELS,
+from model.config import ImageData, ModelConfig
+from model.likelihoods import LIKELIHOODS, Gaussian
+from model.likelihoods.bernoulli import Bernoulli
+from model.likelihoods.discretized import (
     AutoregressiveLogistic,
-    Bernoulli,
-    BernoulliHead,
-    DiscretizedHead,
+    DiscretizedLikelihood,
     DiscretizedLogistic,
-    Gaussian,
-    GaussianHead,
 )
+from model.likelihoods.gaussian import GaussianLikelihood
 from tests.conftest import CONFIGS, GREY, MLP, build
 from tests.model.conftest import grid, uniforms
 
@@ -54,6 +53,11 @@ def nlog_of_all_bytes(p: DiscretizedLogistic) -> Tensor:
 def exact_mean(p: DiscretizedLogistic) -> Tensor:
     """sum_v v P(v), in bytes."""
     return (nlog_of_all_bytes(p).double().neg().exp() * BYTES.double().unsqueeze(1)).sum(0)
+
+
+def _head(config: ModelConfig) -> Any:
+    """The head that the configuration asks for."""
+    return config.likelihood.head(config.data)
 
 
 def log_prob(p: torch.distributions.Distribution, x: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ def test_discretized_mean_stays_beside_the_nearer_end_however_far_out(mean: floa
 @pytest.mark.parametrize("raw_mean", [-1e30, -300.0, 0.0, 300.0, 1e30])
 @pytest.mark.parametrize("raw_scale", [-1e30, -50.0, 0.0, 50.0, 1e30])
 def test_discretized_is_finite_with_finite_gradients_whatever_a_decoder_says(raw_mean: float, raw_scale: float) -> None:
-    head = DiscretizedHead(CONFIGS["grey-mlp-discretized"])
+    head = _head(CONFIGS["grey-mlp-discretized"])
     raw = torch.zeros(256, 3, 3, 1, 8, 8)
     raw[:, 1], raw[:, 2] = raw_mean, raw_scale
     raw[:, 0, 0], raw[:, 0, 1] = 1e30, -1e30
@@ -138,12 +142,12 @@ def test_discretized_rounds_to_the_nearest_byte() -> None:
 
 def test_discretized_head_keeps_scales_above_their_floor() -> None:
     config = ModelConfig(data=GREY, network=MLP, likelihood=DiscretizedLikelihood(components=2, min_scale=0.25))
-    p = DiscretizedHead(config)(torch.full((1, 6, 1, 8, 8), -1e30))
+    p = _head(config)(torch.full((1, 6, 1, 8, 8), -1e30))
     assert (p.scale == 0.25).all()
 
 
 def test_discretized_head_starts_its_components_apart() -> None:
-    p = DiscretizedHead(CONFIGS["grey-mlp-discretized"])(torch.zeros(1, 9, 1, 8, 8))
+    p = _head(CONFIGS["grey-mlp-discretized"])(torch.zeros(1, 9, 1, 8, 8))
     assert len(p.mean_bytes[0, :, 0, 0, 0].unique()) == 3
 
 
@@ -155,7 +159,7 @@ class TestAutoregressive:
         """A distribution with coefficients of all sizes, and three pictures of chance."""
         data = ImageData(height=6, width=5, channels=3 if channels == 3 else 1)
         likelihood = DiscretizedLikelihood(components=2, autoregressive=True)
-        head = DiscretizedHead(ModelConfig(data=data, network=MLP, likelihood=likelihood))
+        head = _head(ModelConfig(data=data, network=MLP, likelihood=likelihood))
         draw = torch.Generator().manual_seed(seed)
         p = head(torch.randn(3, head.params, *data.shape, generator=draw))
         assert isinstance(p, AutoregressiveLogistic)
@@ -263,7 +267,7 @@ class TestAutoregressive:
         _, x = self.drawn(3)
         likelihood = DiscretizedLikelihood(components=2, autoregressive=True)
         data = ImageData(height=6, width=5, channels=3)
-        head = DiscretizedHead(ModelConfig(data=data, network=MLP, likelihood=likelihood))
+        head = _head(ModelConfig(data=data, network=MLP, likelihood=likelihood))
         said = torch.full((3, head.params, 3, 6, 5), raw, requires_grad=True)
         p = head(said)
         nlog = p.nlog_prob(x)
@@ -369,7 +373,7 @@ def test_a_draw_depends_on_its_own_uniform_alone(name: str) -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_gaussian_head_has_one_scale_or_one_each_above_the_floor(shared: bool) -> None:
     likelihood = GaussianLikelihood(scale="shared" if shared else "per_dimension", min_scale=0.5)
-    head = GaussianHead(ModelConfig(data=GREY, network=MLP, likelihood=likelihood))
+    head = _head(ModelConfig(data=GREY, network=MLP, likelihood=likelihood))
     assert head.raw_scale.numel() == (1 if shared else GREY.dims)
     torch.nn.init.constant_(head.raw_scale, -1e30)
     p = head(torch.zeros(2, 1, 1, 8, 8))
@@ -377,7 +381,16 @@ def test_a_gaussian_head_has_one_scale_or_one_each_above_the_floor(shared: bool)
     assert p.variance.shape == (2, 1, 8, 8)
 
 
-def test_every_likelihood_has_a_head_and_a_number_of_levels() -> None:
-    kinds = (GaussianLikelihood(), DiscretizedLikelihood(), BernoulliLikelihood())
-    assert {kind.name for kind in kinds} == HEADS.keys() == LEVELS.keys()
-    assert BernoulliHead(CONFIGS["grey-mlp-bernoulli"])(torch.zeros(1, 1, 1, 8, 8)).mean.unique() == 0.5
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_has_its_own_name_and_a_head(name: str) -> None:
+    likelihood = LIKELIHOODS[name].default_for(GREY)
+    assert likelihood.name == name
+    head = likelihood.head(GREY)
+    p = head(torch.zeros(1, head.params, *GREY.shape))
+    assert p.mean.shape == (1, *GREY.shape)
+    assert (p.auxiliary_nlog_prob(p.mean) is not None) == likelihood.has_auxiliary_loss
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_exactly_one_likelihood_is_the_default_of_samples(dtype: type) -> None:
+    assert sum(kind.is_default_for(np.zeros(1, dtype)) for kind in LIKELIHOODS.values()) == 1

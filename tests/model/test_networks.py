@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.config import ConvNetwork, DiscretizedLikelihood, ImageData, MLPNetwork, ModelConfig, VectorData
+from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, VectorData
+from model.likelihoods.discretized import DiscretizedLikelihood
 from model.networks import NETWORKS, Residual, Standardize
 from model.vae import VAE
 from tests.conftest import CONFIGS, TABLE, build

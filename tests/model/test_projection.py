@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from model.projection import Plane
+from model.projection import PCAProjection
 
 LATENTS = np.random.default_rng(0).normal(size=(200, 5)) * [0.1, 3, 0.2, 1, 0.1] + 7
 
 
 def test_its_axes_are_of_length_one_and_at_right_angles() -> None:
-    plane = Plane.fit(LATENTS)
+    plane = PCAProjection.fit(LATENTS)
     np.testing.assert_allclose(plane.axes @ plane.axes.T, np.eye(2), atol=1e-12)
     assert np.abs(plane.axes).argmax(axis=1).tolist() == [1, 3]
 
 
 def test_no_other_plane_holds_more_and_each_axis_holds_its_share() -> None:
-    plane = Plane.fit(LATENTS)
+    plane = PCAProjection.fit(LATENTS)
     shares = plane(LATENTS).var(axis=0) / LATENTS.var(axis=0).sum()
     np.testing.assert_allclose(plane.explained, shares)
     assert plane.explained[0] > plane.explained[1]
@@ -25,22 +25,22 @@ def test_no_other_plane_holds_more_and_each_axis_holds_its_share() -> None:
 
 
 def test_the_middle_lies_at_zero() -> None:
-    plane = Plane.fit(LATENTS)
+    plane = PCAProjection.fit(LATENTS)
     np.testing.assert_allclose(plane(LATENTS).mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(plane(LATENTS.mean(axis=0)[None]), 0, atol=1e-12)
 
 
 def test_neither_order_nor_sign_of_the_latents_turns_it() -> None:
-    plane = Plane.fit(LATENTS)
+    plane = PCAProjection.fit(LATENTS)
     for same in (LATENTS[::-1], 2 * LATENTS.mean(axis=0) - LATENTS):
-        np.testing.assert_allclose(Plane.fit(same).axes, plane.axes, atol=1e-9)
+        np.testing.assert_allclose(PCAProjection.fit(same).axes, plane.axes, atol=1e-9)
     assert (plane.axes[[0, 1], [1, 3]] > 0).all()
 
 
 @pytest.mark.parametrize("shape", [(9, 1), (1, 4), (1, 1), (2, 5)])
 def test_few_latents_and_a_single_dimension_leave_axes_empty(shape: tuple[int, int]) -> None:
     latents = np.random.default_rng(0).normal(size=shape)
-    plane = Plane.fit(latents)
+    plane = PCAProjection.fit(latents)
     assert (plane.axes.shape, plane.explained.shape, plane(latents).shape) == ((2, shape[1]), (2,), (shape[0], 2))
     assert np.isfinite(plane.axes).all() and plane.explained.sum() <= 1 + 1e-12
     if min(shape) == 1:

@@ -8,7 +8,7 @@ import torch
 
 from model.config import VectorData
 from model.likelihoods import Gaussian
-from model.scoring.free_energy import estimate
+from model.scoring.batches import estimate
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_tensor
 from tests.conftest import CONFIGS, TABLE, build
 

@@ -1,29 +1,27 @@
-"""Reading bodies: slow clients, and those who leave."""
+"""Reading bodies: their limits, slow clients, and clients that leave."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from app.api.watch import ClientLeft
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from app.api.bodies import MEMORY, SMALL, Bodies, Room, read_body
-from app.api.problems import BodyTooSlow, Crowded
-from app.codecs.errors import TooLarge
+from app.api.bodies import RATE_SECONDS, UNBUDGETED_BYTES, Body, BodyLimits, ByteBudget
+from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
 from model.checkpoint import Checkpoint
-from tests.conftest import client_of
+from tests.support.services import Transport, client_of, state_of
 
 
 def request(*messages: dict[str, Any]) -> Request:
     """A request whose body arrives as these messages, and then not at all."""
-    left = list(messages)
+    remaining = list(messages)
 
     async def receive() -> dict[str, Any]:
-        if not left:
+        if not remaining:
             await asyncio.sleep(60)
-        return left.pop(0)
+        return remaining.pop(0)
 
     return Request({"type": "http", "headers": [], "method": "POST", "path": "/"}, receive)
 
@@ -33,7 +31,7 @@ def part(body: bytes, more: bool = True) -> dict[str, Any]:
 
 
 def read(*messages: dict[str, Any]) -> bytes:
-    return asyncio.run(read_body(request(*messages), Bodies(8, 0.05, Room(100)), lambda _: None))
+    return asyncio.run(Body(request(*messages), BodyLimits(8, 0.05, ByteBudget(100))).receive())
 
 
 def test_parts_are_joined() -> None:
@@ -50,63 +48,72 @@ def test_a_client_that_leaves() -> None:
         read(part(b"abc"), {"type": "http.disconnect"})
 
 
-def test_the_limit_is_on_the_byte() -> None:
+def test_the_limit_is_exact_to_the_byte() -> None:
     assert read(part(b"x" * 8, more=False)) == b"x" * 8
-    with pytest.raises(TooLarge):
+    with pytest.raises(LimitExceeded):
         read(part(b"x" * 9, more=False))
 
 
-def test_room_is_taken_for_what_was_not_announced_as_it_comes() -> None:
-    taken: list[int] = []
-    large = bytes(3 * SMALL)
+def test_bytes_that_were_not_announced_are_budgeted_as_they_arrive() -> None:
+    budget, large = ByteBudget(1 << 20), bytes(3 * UNBUDGETED_BYTES)
     messages = request(part(b"x"), part(large), part(b"x", more=False))
-    body = asyncio.run(read_body(messages, Bodies(1 << 20, 1, Room(1 << 20)), taken.append))
-    assert body == b"x" + large + b"x"
-    assert sum(taken) >= len(body)
+    body = Body(messages, BodyLimits(1 << 20, 1, budget))
+    content = asyncio.run(body.receive())
+    assert content == b"x" + large + b"x"
+    assert budget.acquired >= len(content)
+    body.close()
+    assert budget.acquired == 0
 
 
-class TestRoom:
-    def test_is_not_for_more_than_there_is_and_small_bodies_always_have_some(self) -> None:
-        room = Room(10 * SMALL)
-        first, second = room.take(6 * SMALL), room.take(4 * SMALL)
-        with pytest.raises(Crowded):
-            room.take(SMALL + 1)
-        assert room.take(SMALL) == 0
-        room.free(second)
-        assert room.take(SMALL + 1) == SMALL + 1
-        room.free(first)
-        room.free(SMALL + 1)
-        assert room.taken == 0
+class TestByteBudget:
+    def test_refuses_what_does_not_fit(self) -> None:
+        budget = ByteBudget(100)
+        budget.acquire(60)
+        budget.acquire(40)
+        with pytest.raises(Overloaded):
+            budget.acquire(1)
+        budget.release(40)
+        budget.acquire(1)
+        budget.release(61)
+        assert budget.acquired == 0
 
-    def test_lets_any_body_in_that_finds_it_empty(self) -> None:
-        room = Room(1)
-        assert room.take(100 * SMALL) == 100 * SMALL
-        with pytest.raises(Crowded):
-            room.take(SMALL + 1)
+    def test_admits_any_body_that_finds_it_free(self) -> None:
+        budget = ByteBudget(1)
+        budget.acquire(100)
+        with pytest.raises(Overloaded):
+            budget.acquire(1)
 
-    def test_says_when_to_come_again_by_how_fast_it_was_freed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_estimates_the_wait_from_the_rate_of_release(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 100.0
         monkeypatch.setattr("time.monotonic", lambda: now)
-        room = Room(30 * SMALL)
-        for _ in range(50):  # 10 times SMALL a second
+        budget = ByteBudget(300_000)
+        for _ in range(50):  # 100,000 a second
             now += 0.2
-            room.free(room.take(2 * SMALL))
-        room.take(30 * SMALL)
-        with pytest.raises(Crowded) as refused:
-            room.take(2 * SMALL)
+            budget.acquire(20_000)
+            budget.release(20_000)
+        budget.acquire(300_000)
+        with pytest.raises(Overloaded) as refused:
+            budget.acquire(20_000)
         assert refused.value.retry_after in {3, 4}
-        now += 10 * MEMORY
-        with pytest.raises(Crowded, match="come again in 60 s"):
-            room.take(2 * SMALL)
+        now += 10 * RATE_SECONDS
+        with pytest.raises(Overloaded, match="retry after 60 s"):
+            budget.acquire(20_000)
 
 
-def test_room_is_freed_whichever_way_a_request_comes(loaded: Callable[[str], Checkpoint]) -> None:
-    body = b" " * (2 * SMALL) + b'{"inputs": [[40, 1.7, 70]]}'
-    for path in ("", "/vae"):
-        app: Any = client_of(loaded("table-mlp-gaussian")).app
-        with TestClient(app, root_path=path) as client:
-            for content, status in ((body, 200), (body[:-1], 400)):
-                answer = client.post(f"{path}/encode", content=content, headers={"content-type": "application/json"})
-                assert answer.status_code == status
-                assert app.frame.process.bodies.room.taken == 0
-                assert app.frame.service.requests == 0
+CONTENT = b" " * (2 * UNBUDGETED_BYTES) + b'{"inputs": [[40, 1.7, 70]]}'
+
+
+def test_the_budget_is_given_back_after_each_request(loaded: Callable[[str], Checkpoint], transport: Transport) -> None:
+    with client_of(loaded("table-mlp-gaussian"), transport) as client:
+        for content, status in ((CONTENT, 200), (CONTENT[:-1], 400)):
+            answer = client.post("/encode", content=content, headers={"content-type": "application/json"})
+            assert answer.status_code == status
+            assert state_of(client.app).body_limits.budget.acquired == 0
+
+
+def test_the_budget_is_given_back_below_a_path(loaded: Callable[[str], Checkpoint]) -> None:
+    with client_of(loaded("table-mlp-gaussian")) as client:
+        below = TestClient(client.app, root_path="/vae")
+        answer = below.post("/vae/encode", content=CONTENT, headers={"content-type": "application/json"})
+        assert answer.status_code == 200
+        assert state_of(client.app).body_limits.budget.acquired == 0

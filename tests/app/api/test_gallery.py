@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app.api.schemas_gallery import Gallery, GalleryInput
 from PIL import Image
 
 from app.api import gallery as routes
+from app.api.schemas import Gallery, GalleryInput
 from model import gallery
 from model.checkpoint import Card, Checkpoint, load, save, save_gallery
 from model.config import ImageData, MLPNetwork, ModelConfig
 from model.vae import VAE
 from tests.app.api.test_latents import IMAGES, Serving, close, every, npz
-from tests.app.sockets import Running
-from tests.conftest import CLASSES, CONFIGS, LEARNING, client_of, reference
+from tests.conftest import CLASSES, CONFIGS, LEARNING, reference
+from tests.support.services import Running, Transport, client_of
 
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"
 images = pytest.mark.parametrize("name", IMAGES)
@@ -90,11 +90,11 @@ def test_an_input_is_told_whole(serving_shown: Serving, shown: Load, name: str) 
         for inputs in (answer.inputs, arrays["inputs"]):
             close(np.array(inputs) * scale, inside_out(name)[index : index + 1])
         for mean, variance in ((answer.mean, answer.variance), (arrays["mean"], arrays["variance"])):
-            close(mean, found.whole.mean[index : index + 1])
-            close(variance, found.whole.variance[index : index + 1])
+            close(mean, found.mean[index : index + 1])
+            close(variance, found.variance[index : index + 1])
         assert (answer.label, answer.label_name) == (index % 3, CLASSES[index % 3])
         assert arrays["label"] == index % 3
-        for score, numbers in found.whole.scores.items():
+        for score, numbers in found.scores.items():
             close(answer.model_dump()["scores"][score], numbers[index : index + 1])
             close(arrays[f"scores.{score}"], numbers[index : index + 1])
     assert client.get("/model/gallery/input").json() == client.get("/model/gallery/input?index=0").json()
@@ -129,7 +129,7 @@ def test_the_sheet_has_each_thumbnail_in_its_place(serving_shown: Serving, name:
 
 @pytest.mark.parametrize(("height", "width", "small"), [(64, 40, (20, 32)), (10, 90, (32, 4)), (32, 32, (32, 32))])
 def test_large_images_are_made_small_in_their_proportions(
-    height: int, width: int, small: tuple[int, int], tmp_path: Path
+    height: int, width: int, small: tuple[int, int], tmp_path: Path, transport: Transport
 ) -> None:
     data = ImageData(height=height, width=width)
     vae = VAE(ModelConfig(data=data, network=MLPNetwork(hidden=(4,)), latent=2, likelihood=CONFIGS[GREY].likelihood))
@@ -139,7 +139,7 @@ def test_large_images_are_made_small_in_their_proportions(
     samples[..., : width // 2] = 1
     save(tmp_path / "model", vae, Card(name="x", created="2024-01-01"))
     save_gallery(tmp_path / "model", gallery.make(vae, samples))
-    with client_of(load(tmp_path / "model")) as client:
+    with client_of(load(tmp_path / "model"), transport) as client:
         answer = client.get("/model/gallery").json()
         assert answer["thumbnails"] == {"columns": 3, "width": small[0], "height": small[1]}
         assert (answer["labels"], answer["label_names"], answer["learning"]) == (None, None, [])
@@ -216,17 +216,17 @@ def test_it_is_made_when_it_is_first_asked_for_and_once(
 
         return wrapped
 
-    for name in ("_json", "_sheet"):
+    for name in ("_json", "_thumbnail_sheet"):
         monkeypatch.setattr(routes, name, counted(getattr(routes, name)))
     fresh = load(shown(GREY).folder)
     assert fresh.gallery is not None
     with client_of(fresh) as client:
         client.get("/model")
-        assert made == [] and "whole" not in vars(fresh.gallery)
+        assert made == []
         for _ in range(3):
             for path in ("/model/gallery", "/model/gallery?format=png"):
                 assert client.get(path).status_code == 200
-        assert made == ["_json", "_sheet"]
+        assert made == ["_json", "_thumbnail_sheet"]
 
 
 def test_answers_are_whole_on_a_real_connection(running: Callable[..., Running], shown: Load) -> None:
@@ -234,7 +234,7 @@ def test_answers_are_whole_on_a_real_connection(running: Callable[..., Running],
     import httpx2
 
     service = running(GREY)
-    service.app.frame.service.engine.checkpoint = shown(GREY)
+    service.model.engine.checkpoint = shown(GREY)
     with httpx2.Client(base_url=f"http://127.0.0.1:{service.port}") as client:
         first = client.get("/model/gallery?format=png")
         assert picture(first.content).ndim == 2

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from starlette.testclient import TestClient
 from torch import Tensor, nn
 
 from model.checkpoint import Card, load, save
-from model.config import GaussianLikelihood, MLPNetwork, ModelConfig, VectorData
+from model.config import MLPNetwork, ModelConfig, VectorData
+from model.likelihoods.gaussian import GaussianLikelihood
 from model.vae import VAE
 from tests.app.api.test_latents import npy
 from tests.app.api.test_refine import scores
-from tests.conftest import client_of
+from tests.support.services import Client, Transport, client_of
 
 Floats = NDArray[np.float64]
 DIMS, LATENT, SIGMA = 6, 3, 0.4
@@ -85,25 +85,25 @@ class Known:
     """A model in closed form, and a client of a service that serves it from its folder."""
 
     ppca: PPCA
-    client: TestClient
+    client: Client
 
 
-def served(folder: Path, ppca: PPCA) -> Iterator[Known]:
+def served(folder: Path, ppca: PPCA, transport: Transport) -> Iterator[Known]:
     save(folder, ppca.vae, Card(name="ppca", created="2024-01-01"))
-    with client_of(load(folder), max_samples=5000, max_work=1 << 17) as client:
+    with client_of(load(folder), transport, max_samples=5000, max_work=1 << 17) as client:
         yield Known(ppca, client)
 
 
 @pytest.fixture(scope="module")
-def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
+def exact(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Iterator[Known]:
     """One whose encoder gives the true posterior."""
-    yield from served(tmp_path_factory.mktemp("ppca") / "exact", PPCA())
+    yield from served(tmp_path_factory.mktemp("ppca") / "exact", PPCA(), transport)
 
 
 @pytest.fixture(scope="module")
-def wrong(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
+def wrong(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Iterator[Known]:
     """One whose encoder gives another Q: a little aside, and too wide."""
-    yield from served(tmp_path_factory.mktemp("ppca") / "wrong", PPCA(shift=0.2, stretch=1.3))
+    yield from served(tmp_path_factory.mktemp("ppca") / "wrong", PPCA(shift=0.2, stretch=1.3), transport)
 
 
 def test_the_model_is_linear_and_in_the_units_of_its_columns(exact: Known) -> None:
@@ -180,8 +180,8 @@ def test_regret_is_what_the_wrong_encoder_costs(wrong: Known) -> None:
 
 
 @pytest.mark.parametrize("which", ["exact", "wrong"])
-def test_its_samples_have_the_moments_of_its_data(request: pytest.FixtureRequest, which: str) -> None:
-    known: Known = request.getfixturevalue(which)
+def test_its_samples_have_the_moments_of_its_data(exact: Known, wrong: Known, which: str) -> None:
+    known = exact if which == "exact" else wrong
     x = np.array([known.client.get(f"/sample?n=64&noise=true&seed={seed}").json()["outputs"] for seed in range(30)])
     covariance = np.cov(x.reshape(-1, DIMS).T)
     expected = known.ppca.covariance

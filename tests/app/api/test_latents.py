@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from starlette.testclient import TestClient
 
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS, build
+from tests.support.services import Client
 
-Serving = Callable[[str], TestClient]
+Serving = Callable[[str], Client]
 IMAGES = [name for name in CONFIGS if not name.startswith("table")]
 every = pytest.mark.parametrize("name", CONFIGS)
 

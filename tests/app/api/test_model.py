@@ -3,21 +3,24 @@
 import math
 import re
 from collections.abc import Callable
+from typing import get_type_hints
 
 import pytest
-from app.version import VERSION
+from fastapi.routing import APIRoute
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.testclient import TestClient
 
+from app import __version__
+from app.api.routers import ROUTERS
 from app.api.schemas import Answer, FreeEnergies, ModelCard
-from app.main import OPERATIONS
+from app.inference.context import RequestContext
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from tests.app.api.test_latents import every, inputs, npy
-from tests.conftest import CONFIGS, PROTOCOLS
+from tests.conftest import CONFIGS, SCORINGS
+from tests.support.services import Client
 
-Serving = Callable[[str], TestClient]
+Serving = Callable[[str], Client]
 
 
 @every
@@ -29,19 +32,20 @@ def test_the_card_says_what_is_served_and_the_limits(
     assert card.digest == loaded(name).digest
     assert card.latent == CONFIGS[name].latent
     assert card.limits.max_rows == 64
-    assert card.version == VERSION
+    assert card.version == __version__
     assert card.discrete == (CONFIGS[name].likelihood.name != "gaussian")
     assert (card.conversion is None) == (name == "table-mlp-gaussian")
     assert card.calibrations == []
+    assert [warning.code for warning in card.warnings] == ["not_calibrated", "not_evaluated"]
     assert card.anomaly_score == "free_energy"
 
 
 def test_the_card_says_which_scores_have_p_values(serving_calibrated: Serving) -> None:
     client = serving_calibrated("table-mlp-gaussian")
     card = ModelCard.model_validate(client.get("/model").json())
-    assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in PROTOCOLS]
+    assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in SCORINGS]
     # One half fits typicality, the other is what typicalities are compared with.
-    assert [c.typicality_inputs for c in card.calibrations] == [60] * len(PROTOCOLS)
+    assert [c.typicality_inputs for c in card.calibrations] == [60] * len(SCORINGS)
     assert card.anomaly_score == "typicality"
     for known in card.calibrations:
         query = f"samples={known.samples}&refine={known.refine}&seed={known.seed}"
@@ -49,24 +53,33 @@ def test_the_card_says_which_scores_have_p_values(serving_calibrated: Serving) -
         assert card.anomaly_score in answer["p_values"]
 
 
+ROUTES = [route for router, _ in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
 @every
 def test_the_openapi_document_is_valid_and_complete(serving: Serving, name: str) -> None:
     document = serving(name).get("/openapi.json").json()
     validate(document)
-    assert set(document["paths"]) == {operation.path for operation in OPERATIONS}
-    for operation in OPERATIONS:
-        says = document["paths"][operation.path][operation.method.lower()]
-        found = {
-            place: {p["name"] for p in says.get("parameters", []) if p["in"] == place} for place in ("query", "header")
-        }
-        assert found["query"] == set(operation.query.model_fields)
-        assert found["header"] == ({"X-Request-Timeout"} if operation.deadline else set())
-        assert ("requestBody" in says) == (operation.body is not None)
-        for parameter in says.get("parameters", []):
-            assert parameter["description"], (operation.path, parameter)
-        for status, response in says["responses"].items():
+    assert set(document["paths"]) == {route.path for route in ROUTES}
+    for route in ROUTES:
+        assert route.methods is not None
+        (method,) = route.methods
+        assert document["paths"][route.path].keys() == {method.lower()}
+        operation = document["paths"][route.path][method.lower()]
+        assert operation["summary"] and operation["description"]
+        parameters = operation.get("parameters", [])
+        hints = get_type_hints(route.endpoint)
+        assert {p["name"] for p in parameters if p["in"] == "query"} == set(hints["params"].model_fields)
+        takes_time = hints.get("context") is RequestContext
+        assert {p["name"] for p in parameters if p["in"] == "header"} == (
+            {"X-Request-Timeout"} if takes_time else set()
+        )
+        assert ("requestBody" in operation) == ("inputs" in hints or "latents" in hints)
+        for parameter in parameters:
+            assert parameter["description"], (route.path, parameter)
+        for status, response in operation["responses"].items():
             if status == "304":
-                assert operation.kept and "content" not in response
+                assert "content" not in response
             elif status != "200":
                 assert response["content"]["application/problem+json"]["example"]["status"] == int(status)
 
@@ -86,7 +99,7 @@ def test_every_example_of_the_document_is_answered(serving: Serving, name: str) 
     assert tried == 4
 
 
-@pytest.mark.parametrize("kind", {operation.answer for operation in OPERATIONS if operation.answer})
+@pytest.mark.parametrize("kind", {route.response_model for route in ROUTES if route.response_model})
 def test_the_example_of_every_answer_is_one(kind: type[Answer]) -> None:
     schema = kind.model_json_schema()
     (example,) = schema["examples"]
@@ -103,7 +116,7 @@ def test_the_example_of_scores_adds_up() -> None:
     assert score["bits_per_dim"] == pytest.approx(score["free_energy"] / (4 * math.log(2)), abs=1e-2)
 
 
-def test_the_documentation_asks_no_other_host(grey: TestClient) -> None:
+def test_the_documentation_asks_no_other_host(grey: Client) -> None:
     page = grey.get("/docs")
     assert "https://" not in page.text
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
@@ -111,14 +124,14 @@ def test_the_documentation_asks_no_other_host(grey: TestClient) -> None:
         assert grey.get(f"/static-offline-docs/{asset}").status_code == 200
 
 
-def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: TestClient) -> None:
+def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: Client) -> None:
     page = grey.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "unsafe" not in page.headers["content-security-policy"]
     # Swagger UI has a script in its page.
     assert "unsafe-inline" in grey.get("/docs").headers["content-security-policy"]
     named = re.findall(r'(?:src|href)="(explorer/[^"]+)"', page.text)
-    for name in ("app.js", "api.js", "dom.js", "glass.js", "map.js"):
+    for name in ("app.js", "api.js", "dom.js", "inspector.js", "map.js"):
         text = grey.get(f"/explorer/{name}").text
         named += [f"explorer/{other}" for other in re.findall(r'from "\./([a-z]+\.js)"', text)]
     assert len(set(named)) > 10
@@ -131,7 +144,7 @@ def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: TestClient)
     assert grey.get("/explorer/").status_code == grey.get("/explorer/../main.py").status_code == 404
 
 
-def test_metrics_count_requests_by_route_and_rows_by_call(grey: TestClient) -> None:
+def test_metrics_count_requests_by_route_and_rows_by_call(grey: Client) -> None:
     def value(name: str, **labels: str) -> float:
         families = text_string_to_metric_families(grey.get("/metrics").text)
         return sum(
@@ -161,11 +174,11 @@ def test_metrics_count_requests_by_route_and_rows_by_call(grey: TestClient) -> N
 
 
 @pytest.mark.parametrize("path", ["/model", "/health/live", "/docs", "/metrics", "/sample"])
-def test_every_answer_carries_the_digest(grey: TestClient, path: str) -> None:
+def test_every_answer_carries_the_digest(grey: Client, path: str) -> None:
     assert grey.get(path).headers["x-model-digest"] == grey.get("/model").json()["digest"]
 
 
-def test_head_is_answered_without_a_body(grey: TestClient) -> None:
+def test_head_is_answered_without_a_body(grey: Client) -> None:
     response = grey.head("/health/ready")
     assert response.status_code == 200
     assert response.content == b""

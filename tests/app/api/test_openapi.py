@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.app.sockets import Running
+from tests.support.services import Running
 
 CHECKS = [
     not_a_server_error,

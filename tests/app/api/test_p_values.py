@@ -5,23 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from app.api.schemas import FreeEnergies
 from model.checkpoint import Checkpoint
-from model.scoring.calibration import UNCALIBRATED, Protocol
-from model.scoring.score import score_batch
+from model.scoring.batches import score_batch
+from model.scoring.calibration import UNCALIBRATED, ScoringConfig
 from tests.app.api.test_latents import inputs, inside, npy, npz
 from tests.app.api.test_refine import GREY, scores
-from tests.conftest import PROTOCOLS, build
+from tests.conftest import SCORINGS, build
+from tests.support.services import Client
 
-Serving = Callable[[str], TestClient]
+Serving = Callable[[str], Client]
 kinds = pytest.mark.parametrize("name", [GREY, "table-mlp-gaussian"])
-protocols = pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
+every_scoring = pytest.mark.parametrize("scoring", SCORINGS, ids=str)
 
 
-def query(protocol: Protocol) -> str:
-    return f"samples={protocol.samples}&refine={protocol.refine}&seed={protocol.seed}"
+def query(scoring: ScoringConfig) -> str:
+    return f"samples={scoring.samples}&refine={scoring.refine}&seed={scoring.seed}"
 
 
 def mixed(name: str, count: int) -> np.ndarray[Any, Any]:
@@ -32,29 +32,31 @@ def mixed(name: str, count: int) -> np.ndarray[Any, Any]:
 
 
 @kinds
-@protocols
+@every_scoring
 def test_they_are_those_of_the_calibration(
-    serving_calibrated: Serving, calibrated: Callable[[str], Checkpoint], name: str, protocol: Protocol
+    serving_calibrated: Serving, calibrated: Callable[[str], Checkpoint], name: str, scoring: ScoringConfig
 ) -> None:
     x = mixed(name, 12)
     calibration = calibrated(name).calibration
     assert calibration is not None
-    expected = calibration.judge(protocol, score_batch(build(name), inside(name, x), protocol)[0])
-    answer = scores(serving_calibrated(name), x, query(protocol))
+    expected = score_batch(build(name), inside(name, x), scoring, calibration).calibrated
+    answer = scores(serving_calibrated(name), x, query(scoring))
     FreeEnergies.model_validate_json(serving_calibrated(name).post("/free-energy", **npy(x)).content)
     assert answer["p_values_reason"] is None
     assert expected.p_values is not None and expected.typicality is not None
     assert answer["p_values"].keys() == expected.p_values.keys()
-    assert ("regret" in answer["p_values"]) == (protocol.refine > 0)
+    assert ("regret" in answer["p_values"]) == (scoring.refine > 0)
     for key, p in expected.p_values.items():
         np.testing.assert_allclose(answer["p_values"][key], p, rtol=1e-12, err_msg=key)
     np.testing.assert_allclose(answer["typicality"], expected.typicality, rtol=1e-3, atol=1e-3)
 
 
 @kinds
-@protocols
-def test_they_are_multiples_of_one_in_n_plus_one(serving_calibrated: Serving, name: str, protocol: Protocol) -> None:
-    answer = scores(serving_calibrated(name), mixed(name, 12), query(protocol))
+@every_scoring
+def test_they_are_multiples_of_one_in_n_plus_one(
+    serving_calibrated: Serving, name: str, scoring: ScoringConfig
+) -> None:
+    answer = scores(serving_calibrated(name), mixed(name, 12), query(scoring))
     for key, p in answer["p_values"].items():
         # One half of the 120 inputs fits typicality, the other calibrates it.
         steps = np.array(p) * (61 if key == "typicality" else 121)
@@ -74,26 +76,28 @@ def test_inputs_that_are_far_out_are_rare_and_others_are_not(serving_calibrated:
 
 
 @kinds
-@protocols
-def test_those_of_an_array_repeat_those_of_its_rows(serving_calibrated: Serving, name: str, protocol: Protocol) -> None:
+@every_scoring
+def test_those_of_an_array_repeat_those_of_its_rows(
+    serving_calibrated: Serving, name: str, scoring: ScoringConfig
+) -> None:
     x = mixed(name, 8)
-    together = scores(serving_calibrated(name), x, query(protocol))
+    together = scores(serving_calibrated(name), x, query(scoring))
     for i in range(8):
-        alone = scores(serving_calibrated(name), x[i : i + 1], query(protocol))
+        alone = scores(serving_calibrated(name), x[i : i + 1], query(scoring))
         assert alone["p_values"] == {key: p[i : i + 1] for key, p in together["p_values"].items()}
         np.testing.assert_allclose(alone["typicality"], together["typicality"][i : i + 1], rtol=1e-3, atol=1e-3)
 
 
 @kinds
-@pytest.mark.parametrize("other", [Protocol(2, 0, 0), Protocol(4, 6, 0), Protocol(4, 0, 1)], ids=str)
+@pytest.mark.parametrize("other", [ScoringConfig(2, 0, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 0, 1)], ids=str)
 def test_there_are_none_for_scores_that_were_made_otherwise(
-    serving_calibrated: Serving, name: str, other: Protocol
+    serving_calibrated: Serving, name: str, other: ScoringConfig
 ) -> None:
     answer = scores(serving_calibrated(name), inputs(name, 2), query(other))
     assert answer["p_values"] is None
     assert answer["typicality"] is None
     assert f"not for ({other})" in answer["p_values_reason"]
-    assert all(f"({known})" in answer["p_values_reason"] for known in PROTOCOLS)
+    assert all(f"({known})" in answer["p_values_reason"] for known in SCORINGS)
     assert len(answer["free_energy"]) == 2
 
 
@@ -109,14 +113,14 @@ def test_a_model_without_a_calibration_has_none_and_says_so(serving: Serving, na
 
 
 @kinds
-@protocols
-def test_npz_names_each_by_its_score(serving_calibrated: Serving, name: str, protocol: Protocol) -> None:
+@every_scoring
+def test_npz_names_each_by_its_score(serving_calibrated: Serving, name: str, scoring: ScoringConfig) -> None:
     x = mixed(name, 4)
-    arrays = npz(serving_calibrated(name).post(f"/free-energy?format=npz&{query(protocol)}", **npy(x)).content)
-    answer = scores(serving_calibrated(name), x, query(protocol))
+    arrays = npz(serving_calibrated(name).post(f"/free-energy?format=npz&{query(scoring)}", **npy(x)).content)
+    answer = scores(serving_calibrated(name), x, query(scoring))
     assert {key for key in arrays if key.startswith("p_values")} == {f"p_values.{key}" for key in answer["p_values"]}
     assert {"p_values.free_energy", "p_values.free_energy_two_sided", "p_values.typicality"} <= set(arrays)
-    assert ("p_values.regret" in arrays) == (protocol.refine > 0)
+    assert ("p_values.regret" in arrays) == (scoring.refine > 0)
     for key, p in answer["p_values"].items():
         np.testing.assert_array_equal(arrays[f"p_values.{key}"], p)
     np.testing.assert_allclose(arrays["typicality"], answer["typicality"], rtol=1e-3, atol=1e-3)

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from app.inference import batcher
 from model.checkpoint import Checkpoint
-from model.scoring.calibration import Protocol
-from model.scoring.score import score_batch
+from model.scoring.batches import score_batch
+from model.scoring.calibration import ScoringConfig
 from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
-from tests.conftest import build, client_of
+from tests.conftest import build
+from tests.support.services import Client, Transport, client_of, state_of
 
-Serving = Callable[[str], TestClient]
+Serving = Callable[[str], Client]
 TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
 GREY = "grey-mlp-discretized"
 
 
-def scores(client: TestClient, x: np.ndarray[Any, Any], query: str) -> dict[str, Any]:
+def scores(client: Client, x: np.ndarray[Any, Any], query: str) -> dict[str, Any]:
     """The answer for these inputs, lists as arrays."""
     response = client.post(f"/free-energy?{query}", **npy(x))
     assert response.status_code == 200, response.text
@@ -32,14 +32,14 @@ def scores(client: TestClient, x: np.ndarray[Any, Any], query: str) -> dict[str,
 @every
 def test_scores_are_those_of_the_library_for_the_same_samples_steps_and_seed(serving: Serving, name: str) -> None:
     x = inputs(name, 7)
-    expected, _ = score_batch(build(name), inside(name, x), Protocol(6, 8, 3))
+    expected = score_batch(build(name), inside(name, x), ScoringConfig(6, 8, 3))
     answer = scores(serving(name), x, "samples=6&refine=8&seed=3")
     assert (answer["samples"], answer["refine"], answer["seed"]) == (6, 8, 3)
     for key in TERMS:
-        np.testing.assert_allclose(answer[key], getattr(expected.scores, key), rtol=1e-4, atol=1e-3, err_msg=key)
+        np.testing.assert_allclose(answer[key], getattr(expected.estimates, key), rtol=1e-4, atol=1e-3, err_msg=key)
     assert expected.regret is not None
     np.testing.assert_allclose(
-        answer["regret"], expected.regret, rtol=1e-4, atol=1e-4 * expected.scores.free_energy.max()
+        answer["regret"], expected.regret, rtol=1e-4, atol=1e-4 * expected.estimates.free_energy.max()
     )
 
 
@@ -109,7 +109,7 @@ def test_the_map_of_a_refined_q_comes_as_a_picture(serving: Serving, name: str) 
     assert response.headers["content-type"] == "image/png"
 
 
-def test_npz_holds_regret_only_where_q_was_refined(grey: TestClient) -> None:
+def test_npz_holds_regret_only_where_q_was_refined(grey: Client) -> None:
     x = inputs(GREY, 2)
     with_regret = npz(grey.post("/free-energy?refine=3&format=npz", **npy(x)).content)
     close(with_regret["regret"], scores(grey, x, "refine=3")["regret"], 1e-4)
@@ -117,7 +117,7 @@ def test_npz_holds_regret_only_where_q_was_refined(grey: TestClient) -> None:
     assert "regret" not in npz(grey.post("/free-energy?format=npz", **npy(x)).content)
 
 
-def test_steps_count_as_work(grey: TestClient) -> None:
+def test_steps_count_as_work(grey: Client) -> None:
     x = inputs(GREY, 20)
     assert grey.post("/free-energy?samples=10&refine=9", **npy(x)).status_code == 200
     refused = grey.post("/free-energy?samples=10&refine=10", **npy(x))
@@ -127,20 +127,20 @@ def test_steps_count_as_work(grey: TestClient) -> None:
 
 
 @pytest.mark.parametrize("steps", ["-1", "1001", "1.5", "x", ""])
-def test_steps_that_are_no_number_of_steps_are_refused(grey: TestClient, steps: str) -> None:
+def test_steps_that_are_no_number_of_steps_are_refused(grey: Client, steps: str) -> None:
     refused = grey.post(f"/free-energy?refine={steps}", **npy(inputs(GREY, 1)))
     assert refused.status_code == 422
     assert [error["place"] for error in refused.json()["errors"]] == ["query.refine"]
 
 
 def test_a_deadline_in_the_midst_of_a_refinement_is_a_504_and_the_worker_lives_on(
-    loaded: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+    loaded: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch, transport: Transport
 ) -> None:
     late, calls = 0.0, 0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late, perf_counter=time.perf_counter)
     monkeypatch.setattr(batcher, "time", clock)
-    with client_of(loaded(GREY)) as client:
-        engine = client.app.state.service.engine  # type: ignore[attr-defined]
+    with client_of(loaded(GREY), transport) as client:
+        engine = state_of(client.app).model.engine
         step = engine.calls["descend"]
 
         def slow(*arrays: Any) -> Any:
@@ -159,6 +159,6 @@ def test_a_deadline_in_the_midst_of_a_refinement_is_a_504_and_the_worker_lives_o
         assert engine.batcher.waiting == 0
         close(
             scores(client, inputs(GREY, 1), "refine=5")["free_energy"],
-            score_batch(build(GREY), inside(GREY, inputs(GREY, 1)), Protocol(1, 5, 0))[0].scores.free_energy,
+            score_batch(build(GREY), inside(GREY, inputs(GREY, 1)), ScoringConfig(1, 5, 0)).estimates.free_energy,
             1e-4,
         )

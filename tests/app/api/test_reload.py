@@ -3,17 +3,15 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
-from app.main import create_app
-from app.settings import Settings
 from model.checkpoint import Card, load, save
-from tests.app.sockets import Held, Running, body, head, read, until
 from tests.conftest import build
 from tests.model.conftest import flipped
+from tests.support.services import Client, HeldModel, Running, Transport, body, client_of, head, read, state_of, until
 
 
 @pytest.fixture
@@ -29,18 +27,17 @@ def change(folder: Path, name: str = "grey-mlp-discretized", seed: int = 1) -> s
     return load(folder).digest
 
 
-def client_for(folder: Path, **settings: object) -> TestClient:
-    app = create_app(Settings(model=str(folder), threads=1, **settings))  # type: ignore[arg-type]
-    return TestClient(app, raise_server_exceptions=False)
+def client_for(folder: Path, transport: Transport, **settings: object) -> AbstractContextManager[Client]:
+    return client_of(None, transport, model=str(folder), **settings)
 
 
-def test_the_new_model_answers_from_then_on(folder: Path) -> None:
+def test_the_new_model_answers_from_then_on(folder: Path, transport: Transport) -> None:
     before = load(folder).digest
-    with client_for(folder, reload=True) as client:
+    with client_for(folder, transport, reload=True) as client:
         first = client.get("/sample?format=json")
         assert first.headers["x-model-digest"] == before
         after = change(folder)
-        old = client.app.frame.service  # type: ignore[attr-defined]
+        old = state_of(client.app).model
         assert client.get("/sample").headers["x-model-digest"] == before
         reloaded = client.post("/model/reload")
         assert reloaded.json() == {"name": "second", "digest": after, "before": before}
@@ -51,11 +48,10 @@ def test_the_new_model_answers_from_then_on(folder: Path) -> None:
         infos = [line for line in client.get("/metrics").text.splitlines() if line.startswith("vae_model_info{")]
         assert len(infos) == 1 and after in infos[0]
         assert not old.engine.batcher.alive
-        assert not old.engine.batcher._thread.is_alive()
 
 
-def test_one_of_another_kind_is_taken_whole(folder: Path) -> None:
-    with client_for(folder, reload=True) as client:
+def test_one_of_another_kind_is_taken_whole(folder: Path, transport: Transport) -> None:
+    with client_for(folder, transport, reload=True) as client:
         assert client.post("/encode", json={"inputs": [[40, 1.7, 70]]}).status_code == 422
         change(folder, "table-mlp-gaussian")
         assert client.post("/model/reload").status_code == 200
@@ -65,9 +61,11 @@ def test_one_of_another_kind_is_taken_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["truncated", "flipped", "a pipe", "missing", "not finite"])
-def test_a_broken_model_leaves_the_old_one_serving_and_says_why(folder: Path, broken: str) -> None:
+def test_a_broken_model_leaves_the_old_one_serving_and_says_why(
+    folder: Path, transport: Transport, broken: str
+) -> None:
     before = load(folder).digest
-    with client_for(folder, reload=True) as client:
+    with client_for(folder, transport, reload=True) as client:
         answer = client.get("/sample").content
         if broken == "truncated":
             weights = folder / "model.safetensors"
@@ -95,8 +93,8 @@ def test_a_broken_model_leaves_the_old_one_serving_and_says_why(folder: Path, br
         assert client.get("/sample").content == answer
 
 
-def test_it_is_refused_unless_the_settings_allow_it(folder: Path) -> None:
-    with client_for(folder) as client:
+def test_it_is_refused_unless_the_settings_allow_it(folder: Path, transport: Transport) -> None:
+    with client_for(folder, transport) as client:
         refused = client.post("/model/reload")
         assert refused.status_code == 403
         assert "VAE_RELOAD" in refused.json()["detail"]
@@ -104,8 +102,8 @@ def test_it_is_refused_unless_the_settings_allow_it(folder: Path) -> None:
 
 def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[..., Running], folder: Path) -> None:
     service = running(model=str(folder), reload=True)
-    held = Held(service)
-    old = service.app.frame.service
+    held = HeldModel(service)
+    old = service.model
     with service.connect() as first, service.connect() as second:
         first.sendall(head(body()) + body())
         assert held.entered.wait(20)
@@ -140,5 +138,5 @@ def test_sighup_asks_for_it_too(folder: Path) -> None:
         process.send_signal(signal.SIGHUP)
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
-        assert any("the old one is served on" in line for line in lines)
+        assert any("still serving the previous model" in line for line in lines)
         assert httpx2.get(f"{address}/sample").headers["x-model-digest"] == after

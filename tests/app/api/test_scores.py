@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from starlette.testclient import TestClient
 
-from model import noise
-from model.scoring.free_energy import estimate
+from model import random
+from model.scoring.batches import estimate
 from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
 from tests.conftest import CONFIGS, build
+from tests.support.services import Client
 
-Serving = Callable[[str], TestClient]
+Serving = Callable[[str], Client]
 TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
 
 
@@ -23,7 +23,7 @@ TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_
 def test_scores_are_those_of_the_estimator_for_the_same_seed(serving: Serving, name: str) -> None:
     x = inputs(name, 7)
     vae = build(name)
-    draws = torch.from_numpy(noise.normal(3, (6, vae.config.latent)))
+    draws = torch.from_numpy(random.normal(3, (6, vae.config.latent)))
     expected = estimate(vae, inside(name, x), vae.encode(inside(name, x)), draws)
     answer = serving(name).post("/free-energy?samples=6&seed=3", **npy(x)).json()
     for key in TERMS:
@@ -50,7 +50,7 @@ def test_the_terms_add_up(serving: Serving, name: str) -> None:
         np.testing.assert_allclose(answer["bits_per_dim"], bits, rtol=1e-12)
 
 
-def test_one_draw_has_no_standard_error_and_no_gap(grey: TestClient) -> None:
+def test_one_draw_has_no_standard_error_and_no_gap(grey: Client) -> None:
     answer = grey.post("/free-energy", **npy(inputs("grey-mlp-discretized", 2))).json()
     assert answer["samples"] == 1
     assert answer["standard_error"] is None
@@ -99,7 +99,7 @@ def test_the_map_as_a_picture_is_brightest_where_it_is_most_surprising(serving: 
     assert client.post("/free-energy?format=png", **npy(x)).status_code == 406
 
 
-def test_work_is_bounded_before_it_is_done(grey: TestClient) -> None:
+def test_work_is_bounded_before_it_is_done(grey: Client) -> None:
     x = inputs("grey-mlp-discretized", 20)
     assert grey.post("/free-energy?samples=100", **npy(x)).status_code == 200
     refused = grey.post("/free-energy?samples=101", **npy(x))

@@ -12,15 +12,15 @@ import safetensors.numpy
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.errors import CalibrationError, DataError
-from model.scoring import score as scoring
-from model.scoring.calibration import Calibration, Protocol
+from model.scoring import batches
+from model.scoring.calibration import Calibration, ScoringConfig
 from tests.app.cli.conftest import SMALL, Invoke, squares, table
-from tests.conftest import PROTOCOLS, reference
+from tests.conftest import SCORINGS, reference
 
 NAME = "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]
 ASKED = ("--samples", "2", "--refine", "3", "--seed", "5")
-NEW = Protocol(2, 3, 5)
+NEW = ScoringConfig(2, 3, 5)
 
 
 def copied(found: Checkpoint) -> str:
@@ -48,9 +48,9 @@ def test_a_call_adds_a_protocol_and_keeps_the_others(vae: Invoke, calibrated: Lo
     said = vae("calibrate", model, rows(150), *ASKED)
     assert "for samples=2, refine=3, seed=5 on 150 samples" in said
     found = calibration(model)
-    assert set(found.references) == {*PROTOCOLS, NEW}
+    assert set(found.references) == {*SCORINGS, NEW}
     assert before.calibration is not None
-    for protocol in PROTOCOLS:
+    for protocol in SCORINGS:
         old, kept = before.calibration.references[protocol], found.references[protocol]
         np.testing.assert_array_equal(kept.free_energy, old.free_energy)
         assert kept.typicality is not None and old.typicality is not None
@@ -82,11 +82,11 @@ def test_a_calibration_of_another_version_is_replaced(vae: Invoke, calibrated: L
 def test_the_reference_is_what_the_samples_score(vae: Invoke, calibrated: Load) -> None:
     model = copied(calibrated(NAME))
     vae("calibrate", model, rows(150), *ASKED)
-    (part,) = scoring.score(calibrated(NAME).vae, [reference(NAME, 150, seed=3)], NEW)
+    (part,) = batches.score(calibrated(NAME).vae, [reference(NAME, 150, seed=3)], NEW)
     found = calibration(model).references[NEW]
-    np.testing.assert_allclose(found.free_energy, np.sort(part.scored.scores.free_energy), rtol=1e-4)
-    assert found.regret is not None and part.scored.regret is not None
-    np.testing.assert_allclose(found.regret, np.sort(part.scored.regret), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.free_energy, np.sort(part.scores.estimates.free_energy), rtol=1e-4)
+    assert found.regret is not None and part.scores.regret is not None
+    np.testing.assert_allclose(found.regret, np.sort(part.scores.regret), rtol=1e-3, atol=1e-3)
     assert found.typicality is not None and len(found.typicality) == 75
 
 
@@ -104,9 +104,9 @@ def test_a_known_protocol_is_calibrated_anew(vae: Invoke, calibrated: Load) -> N
     model = copied(calibrated(NAME))
     vae("calibrate", model, rows(150), "--samples", "4")
     found = calibration(model)
-    assert set(found.references) == set(PROTOCOLS)
-    assert len(found.references[Protocol(4, 0, 0)].free_energy) == 150
-    assert len(found.references[Protocol(1, 0, 0)].free_energy) == 120
+    assert set(found.references) == set(SCORINGS)
+    assert len(found.references[ScoringConfig(4, 0, 0)].free_energy) == 150
+    assert len(found.references[ScoringConfig(1, 0, 0)].free_energy) == 120
 
 
 def test_a_model_that_has_none_spends_half_on_where_latents_lie(vae: Invoke, loaded: Load) -> None:
@@ -115,18 +115,18 @@ def test_a_model_that_has_none_spends_half_on_where_latents_lie(vae: Invoke, loa
     assert "for samples=1, refine=0, seed=0 on 120 samples" in said
     found = calibration(model)
     assert found.latents is not None
-    assert len(found.references[Protocol(1, 0, 0)].free_energy) == 120
-    assert found.references[Protocol(1, 0, 0)].typicality is not None
+    assert len(found.references[ScoringConfig(1, 0, 0)].free_energy) == 120
+    assert found.references[ScoringConfig(1, 0, 0)].typicality is not None
     assert checkpoint.load(Path(model)).card.anomaly_score == "typicality"
     # The next call needs no density any more.
     assert "on 240 samples" in vae("calibrate", model, rows(240), *ASKED)
-    assert calibration(model).references.keys() == {Protocol(1, 0, 0), NEW}
+    assert calibration(model).references.keys() == {ScoringConfig(1, 0, 0), NEW}
 
 
 def test_nothing_is_spent_on_a_density_that_is_not_used(vae: Invoke, loaded: Load) -> None:
     model = copied(loaded(NAME))
     vae("calibrate", model, rows(120))
-    found = calibration(model).references[Protocol(1, 0, 0)]
+    found = calibration(model).references[ScoringConfig(1, 0, 0)]
     assert found.typicality is not None or len(found.free_energy) == 120
     score = checkpoint.load(Path(model)).card.anomaly_score
     assert score == ("free_energy" if found.typicality is None else "typicality")
@@ -134,14 +134,14 @@ def test_nothing_is_spent_on_a_density_that_is_not_used(vae: Invoke, loaded: Loa
 
 def test_protocols_without_typicality_are_kept_when_others_get_it(vae: Invoke, loaded: Load) -> None:
     model = copied(loaded(NAME))
-    few = scoring.calibrate(loaded(NAME).vae, reference(NAME, 40), PROTOCOLS)
+    few = batches.calibrate(loaded(NAME).vae, reference(NAME, 40), SCORINGS)
     checkpoint.save_calibration(Path(model), few)
     vae("calibrate", model, rows(240), *ASKED)
     found = calibration(model)
-    assert set(found.references) == {*PROTOCOLS, NEW}
+    assert set(found.references) == {*SCORINGS, NEW}
     assert found.references[NEW].typicality is not None
     np.testing.assert_array_equal(
-        found.references[Protocol(4, 5, 0)].free_energy, few.references[Protocol(4, 5, 0)].free_energy
+        found.references[ScoringConfig(4, 5, 0)].free_energy, few.references[ScoringConfig(4, 5, 0)].free_energy
     )
 
 

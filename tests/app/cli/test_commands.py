@@ -131,7 +131,7 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(vae: Invoke) ->
 
 @pytest.mark.parametrize("host", ["a..b", "nowhere.invalid"])
 def test_a_host_that_is_none_is_said_so(host: str) -> None:
-    from app.cli.serve import listen
+    from app.server.serve import listen
     from model.errors import ConfigError
 
     with pytest.raises(ConfigError, match=f"cannot listen on {host}"):
@@ -139,7 +139,7 @@ def test_a_host_that_is_none_is_said_so(host: str) -> None:
 
 
 def test_a_port_in_use_is_said_so(saved: Callable[[str], Path]) -> None:
-    from app.cli.serve import listen
+    from app.server.serve import listen
     from model.errors import ConfigError
 
     with listen("127.0.0.1", 0) as taken:

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from app.cli import evaluate
-from model import checkpoint, noise
+from model import checkpoint, random
 from model.checkpoint import Checkpoint
 from model.datasets import open_dataset
 from model.errors import DataError
-from model.scoring import score as scoring
-from model.scoring.calibration import Protocol
+from model.scoring import batches
+from model.scoring.calibration import ScoringConfig
 from model.training.config import Split
 from tests.app.cli.conftest import SMALL, Invoke, squares
 from tests.conftest import reference
@@ -71,10 +71,10 @@ def test_an_area_is_the_share_of_pairs_in_the_right_order(vae: Invoke, calibrate
     (first, _) = report()["detection"]
     assert list(first["auroc"]) == ["shuffled columns", "noise"]
     rows = reference(TABLE, 50, seed=8)[:40]
-    shuffled = noise.generator(0, noise.OUTLIERS).permuted(rows, axis=0)
-    vae_, protocol = calibrated(TABLE).vae, Protocol(1, 0, 3)
+    shuffled = random.generator(0, random.OUTLIERS).permuted(rows, axis=0)
+    vae_, protocol = calibrated(TABLE).vae, ScoringConfig(1, 0, 3)
     inliers, outliers = (
-        next(scoring.score(vae_, [part], protocol)).scored.scores.free_energy for part in (rows, shuffled)
+        next(batches.score(vae_, [part], protocol)).scores.estimates.free_energy for part in (rows, shuffled)
     )
     pairs = (outliers[:, None] > inliers) + 0.5 * (outliers[:, None] == inliers)
     assert first["auroc"]["shuffled columns"]["free_energy"] == pytest.approx(pairs.mean(), abs=2 / pairs.size)
@@ -119,8 +119,8 @@ def test_what_is_not_asked_for_is_left_away(
 
 def test_the_costliest_samples_are_named_with_what_they_cost(vae: Invoke, loaded: Load, data: str) -> None:
     said = vae("evaluate", str(loaded(GREY).folder), data, "--samples", "2", "--detection", "0", "--out", "report.json")
-    (part,) = scoring.score(loaded(GREY).vae, [squares(60)[:, None]], Protocol(2, 0, 0))
-    free_energy = part.scored.scores.free_energy
+    (part,) = batches.score(loaded(GREY).vae, [squares(60)[:, None]], ScoringConfig(2, 0, 0))
+    free_energy = part.scores.estimates.free_energy
     worst = report()["worst"]
     assert [int(entry["sample"]) for entry in worst] == np.argsort(-free_energy, kind="stable")[:10].tolist()
     np.testing.assert_allclose([entry["free_energy"] for entry in worst], np.sort(free_energy)[::-1][:10], rtol=1e-5)
@@ -168,7 +168,7 @@ def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
     assert "Free energy by epoch; held out, it is lowest after epoch" in page
     # So few samples that none was set aside.
     assert "squares.npy is what the model was trained on. Judged are the 6 samples of it that were held out" in said
-    assert "These samples have chosen the model" in page
+    assert "The evaluated samples also chose the best epoch" in page
     assert "chose the epoch, and are those of this report" in page
 
 
@@ -178,8 +178,8 @@ def test_of_the_data_of_the_training_only_what_was_set_aside_is_judged(vae: Invo
     assert "Judged are the 20 samples of it that were set aside" in said
     split = Split.of(open_dataset(data), 6, 20, 0)
     run = checkpoint.load(Path("run"))
-    (part,) = scoring.score(run.vae, [split.set_aside], Protocol(2, 0, 0))
-    free_energy = part.scored.scores.free_energy
+    (part,) = batches.score(run.vae, [split.set_aside], ScoringConfig(2, 0, 0))
+    free_energy = part.scores.estimates.free_energy
     found = report()
     assert found["free_energy"] == pytest.approx(free_energy.mean(), rel=1e-5)
     assert (found["dataset"], found["portion"], found["samples"]) == ("squares.npy (set aside)", "set_aside", 20)

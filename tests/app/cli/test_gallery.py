@@ -13,7 +13,7 @@ from model.checkpoint import Checkpoint
 from model.datasets import open_dataset
 from model.errors import DataError, TrainingError
 from model.gallery import PROTOCOL, Gallery
-from model.scoring import score as scoring
+from model.scoring import batches
 from model.training.config import Split
 from model.training.run import read_records
 from tests.app.cli.conftest import SMALL, Invoke, invoke, squares, table
@@ -51,7 +51,7 @@ def gallery(run: Path | str) -> Gallery:
     """Of a model that has one."""
     found = checkpoint.load(Path(run)).gallery
     assert found is not None
-    return found.whole
+    return found
 
 
 def test_training_ends_with_a_gallery_of_what_was_set_aside(finished: tuple[Path, str], data: Path) -> None:
@@ -137,7 +137,7 @@ def test_one_that_cannot_be_read_is_replaced(vae: Invoke, shown: Load) -> None:
     files = {path.name: path.read_bytes() for path in Path("model").iterdir() if path.name != checkpoint.SUMS}
     files[checkpoint.GALLERY] = b"of another version"
     (Path("model") / checkpoint.GALLERY).write_bytes(files[checkpoint.GALLERY])
-    (Path("model") / checkpoint.SUMS).write_bytes(checkpoint._sums(files))
+    (Path("model") / checkpoint.SUMS).write_bytes(checkpoint._checksums(files))
     np.save("rows.npy", reference(TABLE, 50))
     vae("gallery", "model", "rows.npy")
     assert (len(gallery("model")), gallery("model").learning) == (50, ())
@@ -151,10 +151,10 @@ def test_its_typicality_follows_the_calibration(vae: Invoke, shown: Load) -> Non
     np.testing.assert_array_equal(gallery("model").scores["typicality"], before.scores["typicality"])
     vae("calibrate", "model", "rows.npy")
     found = checkpoint.load(Path("model"))
-    (part,) = scoring.score(found.vae, [before.inputs], PROTOCOL, found.calibration)
-    assert part.verdict.typicality is not None
+    (part,) = batches.score(found.vae, [before.inputs], PROTOCOL, found.calibration)
+    assert part.scores.calibrated.typicality is not None
     after = gallery("model").scores
-    np.testing.assert_allclose(after["typicality"], part.verdict.typicality, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(after["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
     assert not np.allclose(after["typicality"], before.scores["typicality"])
     np.testing.assert_array_equal(after["free_energy"], before.scores["free_energy"])
 

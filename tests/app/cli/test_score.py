@@ -16,11 +16,11 @@ from app.cli.score import SCORES
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.errors import DataError
-from model.scoring import score as scoring
-from model.scoring.calibration import UNCALIBRATED, Protocol
+from model.scoring import batches
+from model.scoring.calibration import UNCALIBRATED, ScoringConfig
 from model.scoring.free_energy import FreeEnergy
 from tests.app.cli.conftest import Invoke, table
-from tests.conftest import PROTOCOLS, reference
+from tests.conftest import SCORINGS, reference
 
 NAME = "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]
@@ -53,25 +53,26 @@ def benjamini_hochberg(p: Floats, rate: float) -> list[int]:
     return [int(bool(passed) and value <= max(passed)) for value in p]
 
 
-def fewer(found: Checkpoint) -> str:
+def few_inputs(model: Checkpoint) -> str:
     """The name of a copy of a model, calibrated on too few inputs for typicality."""
-    shutil.copytree(found.folder, "fewer")
-    checkpoint.save_calibration(Path("fewer"), scoring.calibrate(found.vae, reference(NAME, 60), PROTOCOLS))
+    shutil.copytree(model.folder, "fewer")
+    checkpoint.save_calibration(Path("fewer"), batches.calibrate(model.vae, reference(NAME, 60), SCORINGS))
     return "fewer"
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
-def test_p_values_and_typicality_stand_beside_the_scores(
-    vae: Invoke, calibrated: Load, data: str, protocol: Protocol
+@pytest.mark.parametrize("scoring", SCORINGS, ids=str)
+def test_p_values_and_typicality_are_written_beside_the_scores(
+    vae: Invoke, calibrated: Load, data: str, scoring: ScoringConfig
 ) -> None:
-    found = calibrated(NAME)
-    options = ("--samples", str(protocol.samples), "--refine", str(protocol.refine), "--seed", str(protocol.seed))
-    said = vae("score", str(found.folder), data, "--out", "scores.csv", *options)
-    assert "Wrote the scores of 90 samples to scores.csv" in said
-    assert "No p-values" not in said
-    (part,) = scoring.score(found.vae, [mixed()], protocol, found.calibration)
-    p_values = part.verdict.p_values
-    assert p_values is not None and part.verdict.typicality is not None
+    model = calibrated(NAME)
+    options = ("--samples", str(scoring.samples), "--refine", str(scoring.refine), "--seed", str(scoring.seed))
+    message = vae("score", str(model.folder), data, "--out", "scores.csv", *options)
+    assert "Wrote the scores of 90 samples to scores.csv" in message
+    assert "No p-values" not in message
+    (batch,) = batches.score(model.vae, [mixed()], scoring, model.calibration)
+    calibrated_scores, estimates = batch.scores.calibrated, batch.scores.estimates
+    p_values = calibrated_scores.p_values
+    assert p_values is not None and calibrated_scores.typicality is not None
     written = table("scores.csv")
     terms = [field.name for field in fields(FreeEnergy)]
     assert list(written[0]) == ["sample", *terms, "regret", "typicality", *(f"p_{name}" for name in SCORES)]
@@ -80,8 +81,8 @@ def test_p_values_and_typicality_stand_beside_the_scores(
             np.testing.assert_array_equal(column(f"p_{name}"), p_values[name])
         else:
             assert {row[f"p_{name}"] for row in written} == {""}
-    np.testing.assert_allclose(column("typicality"), part.verdict.typicality, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(column("free_energy"), part.scored.scores.free_energy, rtol=1e-5)
+    np.testing.assert_allclose(column("typicality"), calibrated_scores.typicality, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(column("free_energy"), estimates.free_energy, rtol=1e-5)
 
 
 def test_refinement_lowers_free_energy_by_the_regret(vae: Invoke, calibrated: Load, data: str) -> None:
@@ -95,12 +96,12 @@ def test_refinement_lowers_free_energy_by_the_regret(vae: Invoke, calibrated: Lo
     assert ((column("p_regret") > 0) & (column("p_regret") <= 1)).all()
 
 
-def test_why_there_are_no_p_values_is_said(vae: Invoke, loaded: Load, calibrated: Load, data: str) -> None:
-    said = vae("score", str(loaded(NAME).folder), data, "--out", "scores.csv")
-    assert f"No p-values: {UNCALIBRATED}" in said
-    said = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--samples", "3")
-    assert "No p-values: the model is calibrated for (samples=1, refine=0, seed=0)" in said
-    assert "not for (samples=3, refine=0, seed=0)" in said
+def test_missing_p_values_are_explained(vae: Invoke, loaded: Load, calibrated: Load, data: str) -> None:
+    message = vae("score", str(loaded(NAME).folder), data, "--out", "scores.csv")
+    assert f"No p-values: {UNCALIBRATED}" in message
+    message = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--samples", "3")
+    assert "No p-values: the model is calibrated for (samples=1, refine=0, seed=0)" in message
+    assert "not for (samples=3, refine=0, seed=0)" in message
     for row in table("scores.csv"):
         assert {row[name] for name in row if name.startswith("p_")} == {""}
         assert row["typicality"] == ""
@@ -109,14 +110,12 @@ def test_why_there_are_no_p_values_is_said(vae: Invoke, loaded: Load, calibrated
 
 @pytest.mark.parametrize("by", ["free_energy", "free_energy_two_sided", "regret", "typicality"])
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5])
-def test_what_is_flagged_is_what_benjamini_and_hochberg_flag(
-    vae: Invoke, calibrated: Load, data: str, by: str, rate: float
-) -> None:
+def test_flags_follow_benjamini_and_hochberg(vae: Invoke, calibrated: Load, data: str, by: str, rate: float) -> None:
     options = ("--samples", "4", "--refine", "5", "--flag", str(rate), "--by", by)
-    said = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", *options)
+    message = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", *options)
     flagged = column("flagged").astype(int).tolist()
     assert flagged == benjamini_hochberg(column(f"p_{by}"), rate)
-    assert f"Flagged {sum(flagged)} of 90 by {by}, with a false discovery rate of {rate:g}" in said
+    assert f"Flagged {sum(flagged)} of 90 by {by}, with a false discovery rate of {rate:g}" in message
     assert list(table("scores.csv")[0])[-1] == "flagged"
 
 
@@ -129,9 +128,9 @@ def test_flagging_changes_nothing_else(vae: Invoke, calibrated: Load, data: str)
     assert {path.name for path in Path().iterdir()} == {"rows.npy", "scores.csv"}
 
 
-def test_those_far_out_are_flagged_and_few_others(vae: Invoke, calibrated: Load, data: str) -> None:
-    said = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--flag", "0.1")
-    assert "by typicality" in said
+def test_outliers_are_flagged_and_few_others(vae: Invoke, calibrated: Load, data: str) -> None:
+    message = vae("score", str(calibrated(NAME).folder), data, "--out", "scores.csv", "--flag", "0.1")
+    assert "by typicality" in message
     flagged = column("flagged")
     assert flagged[:30].all()
     assert flagged[30:].sum() <= 9
@@ -148,16 +147,16 @@ def test_the_least_and_the_largest_rate(vae: Invoke, calibrated: Load, data: str
 
 
 def test_without_typicality_free_energy_decides(vae: Invoke, loaded: Load, data: str) -> None:
-    model = fewer(loaded(NAME))
-    said = vae("score", model, data, "--out", "scores.csv", "--flag", "0.1")
-    assert "by free_energy, with" in said
+    model = few_inputs(loaded(NAME))
+    message = vae("score", model, data, "--out", "scores.csv", "--flag", "0.1")
+    assert "by free_energy, with" in message
     assert column("flagged").astype(int).tolist() == benjamini_hochberg(column("p_free_energy"), 0.1)
 
 
 @pytest.mark.parametrize("by", ["typicality", "regret"])
 def test_p_values_that_these_scores_do_not_have_cannot_decide(vae: Invoke, loaded: Load, data: str, by: str) -> None:
-    model = fewer(loaded(NAME))
-    with pytest.raises(DataError, match=f"--by {by}: this model has no p-values of it for these scores; leave --by"):
+    model = few_inputs(loaded(NAME))
+    with pytest.raises(DataError, match=f"--by {by}: this model has no p-values of it for these scores; omit --by"):
         vae("score", model, data, "--out", "scores.csv", "--flag", "0.1", "--by", by)
     assert not Path("scores.csv").exists()
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from app.cli import main as cli
 from model import checkpoint
 from model.datasets import open_dataset
-from model.scoring import score as scoring
-from model.scoring.calibration import Calibration, Protocol, Reference, Scored
+from model.scoring import batches
+from model.scoring.calibration import Calibration, Reference, ScoringConfig
 from model.training.config import Split
 from tests.app.cli.conftest import SMALL, Invoke, invoke, squares
 
@@ -62,7 +62,7 @@ def test_training_ends_with_a_calibration_of_the_best_model(finished: tuple[Path
     assert CALIBRATED in said
     assert said.index("3/3") < said.index(CALIBRATED) < said.index("Best on held-out samples")
     found = calibration(folder)
-    assert set(found.references) == set(scoring.PROTOCOLS)
+    assert set(found.references) == set(batches.DEFAULT_SCORINGS)
     assert found.latents is not None
     assert checkpoint.load(folder).card.anomaly_score == "typicality"
     for protocol, reference in found.references.items():
@@ -75,12 +75,12 @@ def test_training_ends_with_a_calibration_of_the_best_model(finished: tuple[Path
 def test_the_reference_is_what_the_samples_set_aside_score(finished: tuple[Path, str], data: Path) -> None:
     folder, _ = finished
     aside = Split.of(open_dataset(str(data)), None, 100, 0).set_aside
-    parts = scoring.score(checkpoint.load(folder).vae, [aside], Protocol(16, 20, 0))
-    scored = Scored.concatenate([part.scored for part in parts])
-    reference = calibration(folder).references[Protocol(16, 20, 0)]
-    np.testing.assert_allclose(np.sort(scored.scores.free_energy), reference.free_energy, rtol=1e-5)
-    assert scored.regret is not None and reference.regret is not None
-    np.testing.assert_allclose(np.sort(scored.regret), reference.regret, atol=1e-4 * reference.free_energy.max())
+    (batch,) = batches.score(checkpoint.load(folder).vae, [aside], ScoringConfig(16, 20, 0))
+    scores = batch.scores
+    reference = calibration(folder).references[ScoringConfig(16, 20, 0)]
+    np.testing.assert_allclose(np.sort(scores.estimates.free_energy), reference.free_energy, rtol=1e-5)
+    assert scores.regret is not None and reference.regret is not None
+    np.testing.assert_allclose(np.sort(scores.regret), reference.regret, atol=1e-4 * reference.free_energy.max())
 
 
 def test_a_finished_run_that_lost_its_calibration_is_given_it_again(vae: Invoke, run: Path, data: Path) -> None:
@@ -171,4 +171,4 @@ def test_bytes_lean_on_their_neighbours_unless_told_otherwise(
     vae("train", str(data), "--out", "run", *SMALL, *wish)
     likelihood = checkpoint.load(Path("run")).vae.config.likelihood
     assert likelihood.name == "discretized"
-    assert likelihood.autoregressive is leans
+    assert likelihood.model_dump()["autoregressive"] is leans

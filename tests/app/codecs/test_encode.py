@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.codecs.encode import Fields, encode, to_public_layout
-from tests.conftest import GREY, RGB, TABLE
+from app.codecs.encode import Fields, encode
 
 FIELDS: Fields = {
     "samples": 4,
@@ -75,11 +74,3 @@ def test_png_holds_only_the_pictures() -> None:
 def test_an_unsupported_type_is_rejected() -> None:
     with pytest.raises(TypeError, match="set"):
         encode("json", {"group": {"set": {1, 2}}})  # type: ignore[dict-item]
-
-
-def test_public_layout_has_channels_last() -> None:
-    assert to_public_layout(np.zeros((2, *GREY.shape), np.float32), GREY).shape == (2, 8, 8)
-    assert to_public_layout(np.zeros((2, *RGB.shape), np.float32), RGB).shape == (2, 9, 10, 3)
-    assert to_public_layout(np.zeros((2, 3), np.float32), TABLE).shape == (2, 3)
-    x = np.arange(270, dtype=np.float32).reshape(1, *RGB.shape)
-    np.testing.assert_array_equal(to_public_layout(x, RGB)[0, 4, 5], x[0, :, 4, 5])

@@ -1,4 +1,4 @@
-"""A browser, and services whose page it opens."""
+"""A browser and services whose page it opens."""
 
 import functools
 import shutil
@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def address() -> Iterator[Callable[..., str]]:
-    """Where a model is served; each is started once."""
+    """A function that serves a model and returns its address; each model is served once."""
     started: dict[tuple[Any, ...], str] = {}
     with ExitStack() as stack:
 
@@ -48,7 +48,7 @@ def _fulfil(answer: Any, status: int, route: Route) -> None:
 
 @pytest.fixture
 def look(browser: Browser, address: Callable[..., str]) -> Iterator[Callable[..., Seen]]:
-    """Opens the page of a service, as a new visitor."""
+    """A function that opens the page of a service as a new visitor."""
     with ExitStack() as stack:
 
         def open_page(
@@ -68,9 +68,9 @@ def look(browser: Browser, address: Callable[..., str]) -> Iterator[Callable[...
             seen = Seen(visitor.new_page(), where)
             seen.page.set_default_timeout(20_000)
             seen.page.on("request", lambda request: seen.requests.append(request.url))
-            seen.page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
+            seen.page.on("console", lambda line: seen.errors.append(line.text) if line.type == "error" else None)
             seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
-            for path, answer in (answers or {}).items():  # in place of the service's own
+            for path, answer in (answers or {}).items():  # instead of the service's answer
                 seen.page.route(f"{where}/{path}", functools.partial(_fulfil, answer, 200))
             for path, problem in (statuses or {}).items():
                 seen.page.route(f"{where}/{path}", functools.partial(_fulfil, problem, problem["status"]))

@@ -1,4 +1,4 @@
-"""A page that is open, and what a test reads from it."""
+"""An open page and what tests read from it."""
 
 import base64
 import io
@@ -13,43 +13,43 @@ from PIL import Image
 from playwright.sync_api import Page
 
 BOOT = Path(__file__).parents[3] / "examples" / "ankle-boot.png"
-#: Samples and seed of the free energies that the page shows of the shipped models: those of a calibration.
+#: Scores as the page requests them for the shipped models: with the draws and seed of a calibration.
 QUERY = "free-energy?samples=1&seed=0&per_dimension=true"
 
 
 @dataclass
 class Seen:
-    """A page, and what went on behind it."""
+    """An open page with its requests and errors."""
 
     page: Page
     address: str
     requests: list[str] = field(default_factory=list)
-    #: What the browser's console said of errors, a breach of the Content-Security-Policy among them.
+    #: Errors of the browser's console, violations of the Content-Security-Policy included.
     errors: list[str] = field(default_factory=list)
 
     def ask(self, path: str, body: Any = None, **options: Any) -> httpx2.Response:
-        """The interface itself, past the page."""
+        """Call the service directly."""
         if body is None:
             return httpx2.get(f"{self.address}/{path}", timeout=60, **options)
         return httpx2.post(f"{self.address}/{path}", json=body, timeout=60, **options)
 
     def number(self, selector: str) -> float:
-        found = self.page.get_attribute(selector, "data-value")
-        assert found is not None
-        return float(found)
+        value = self.page.get_attribute(selector, "data-value")
+        assert value is not None
+        return float(value)
 
-    def under_the_glass(self) -> float:
-        """Wait for what was put there; its free energy."""
-        self.page.wait_for_selector("#under[aria-busy=false] #free-energy")
+    def inspected(self) -> float:
+        """Wait for the inspector and return the free energy that it shows, in nats."""
+        self.page.wait_for_selector("#inspection[aria-busy=false] #free-energy")
         return self.number("#free-energy")
 
 
-#: Opens the page of a service, as a new visitor.
+#: A function that opens the page of a service as a new visitor.
 Look = Callable[..., Seen]
 
 
 def pixels(seen: Seen, selector: str) -> np.ndarray:
-    """What a canvas shows, height x width, grey."""
+    """The pixels of a canvas in grey, height x width."""
     address = seen.page.eval_on_selector(selector, "canvas => canvas.toDataURL('image/png')")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("L"))
 

@@ -5,12 +5,20 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from app.fastpath.exchange import Exchange
+from fastapi import Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.responses import Response
 
-from tests.app.sockets import Held, Running, body, head, read, until
+from app import fastpath
+from app.api.routers import ROUTERS
+from app.fastpath.protocol import MAX_BODY_SECONDS
+from app.fastpath.routes import FastRoute, fast_routes
+from tests.support.services import HeldModel, Running, body, head, read, until
 
 
 def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callable[..., Running]) -> None:
@@ -101,7 +109,7 @@ def test_a_client_that_sent_ahead_and_left_is_done_with(
     running: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = running()
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(3 * (head(body(), "Accept: */*", "Accept: */*") + body()))
         assert held.entered.wait(20)
@@ -115,7 +123,7 @@ def test_a_client_that_sent_ahead_and_left_is_done_with(
 def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Running]) -> None:
     service = running()
     assert service.metric("vae_requests_abandoned_total") == 0, "a rise to 1 needs a 0 before it"
-    held = Held(service)
+    held = HeldModel(service)
     first, second = service.connect(), service.connect()
     first.sendall(head(body()) + body())
     assert held.entered.wait(20)
@@ -138,7 +146,7 @@ def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Runni
 
 def test_what_is_under_way_is_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
     service = running()
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         assert held.entered.wait(20)
@@ -186,20 +194,61 @@ def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> No
     assert len(set().union(*answers)) == len(set(levels))
 
 
-def test_the_shorter_way_is_taken(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
-    service, taken = running(), []
-    run = Exchange.run
+def test_which_requests_take_the_shortcut(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    service, taken = running(http="fast"), []
+    respond = FastRoute.respond
 
-    async def noted(exchange: Exchange) -> None:
-        taken.append(exchange.path)
-        await run(exchange)
+    async def noted(route: FastRoute, request: Request, query: BaseModel | None) -> Response:
+        taken.append(route.path)
+        return await respond(route, request, query)
 
-    monkeypatch.setattr(Exchange, "run", noted)
+    monkeypatch.setattr(FastRoute, "respond", noted)
+    content = body()
     with service.connect() as connection:
-        connection.sendall(head(body()) + body())
-        read(connection)
-        connection.sendall(head(b"", method="GET", path="/health/ready"))
-        assert read(connection)[0] == 200
-        connection.sendall(head(body(), "Accept: */*", "Accept: */*") + body())
-        read(connection)
-    assert taken == ["/encode", "/health/ready"]
+        for parts, path in (
+            ([head(content) + content], "/encode"),
+            ([head(content), content], "/encode"),
+            ([head(b"", method="GET", path="/health/ready")], "/health/ready"),
+            ([head(content, "Connection: keep-alive", path="/encode?strict=true") + content], "/encode"),
+            ([head(content, "Accept: */*", "Accept: */*") + content], None),
+            ([head(content, path="/encode?strict=true&strict=true") + content], None),
+            ([head(content, path="/encode?unknown=1") + content], None),
+            ([head(b"", method="HEAD", path="/health/ready")], None),
+        ):
+            taken.clear()
+            for part in parts:
+                connection.sendall(part)
+            if b"HEAD" in parts[0]:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            else:
+                read(connection)
+            assert taken == ([path] if path else [])
+
+
+def test_every_endpoint_but_none_is_left_to_fastapi(running: Callable[..., Running]) -> None:
+    service = running(http="fast")
+    every = {
+        (method.encode(), route.path.encode())
+        for router, _ in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.methods
+        for method in route.methods
+    }
+    assert fast_routes(service.app).keys() == every
+
+
+def test_a_slow_body_is_handed_over(running: Callable[..., Running]) -> None:
+    service, content = running(http="fast"), body()
+    with service.connect() as connection:
+        connection.sendall(head(content) + content[:50])
+        time.sleep(2 * MAX_BODY_SECONDS)
+        connection.sendall(content[50:])
+        status, _, slow = read(connection)
+        assert status == 200
+        connection.sendall(head(content) + content)
+        assert read(connection)[2] == slow
+
+
+def test_the_package_is_small() -> None:
+    lines = [len(path.read_text().splitlines()) for path in Path(fastpath.__file__).parent.glob("*.py")]
+    assert sum(lines) <= 350

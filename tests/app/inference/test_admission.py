@@ -1,4 +1,4 @@
-"""Who may join the queue of a batcher, and who is told to come again."""
+"""Admission: limits in rows, in seconds of work and by deadline."""
 
 import asyncio
 import time
@@ -6,24 +6,24 @@ import time
 import numpy as np
 import pytest
 
-from app.inference.admission import Cost, QueueFull
-from app.inference.batcher import DeadlinePassed
-from app.inference.queue import RequestContext
-from tests.app.inference.test_batcher import Gate, held, rows, running
+from app.inference.admission import Cost
+from app.inference.context import RequestContext
+from app.inference.errors import DeadlinePassed, QueueFull
+from tests.support.worker import GatedCall, column, occupy, running_batcher
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_again() -> None:
+def test_a_full_queue_refuses_with_a_time_to_retry_after() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate, queue_rows=5) as batcher:
-            first = await held(batcher, gate, 0)
-            queued = asyncio.create_task(batcher.run("double", rows(*range(5))))
+        gate = GatedCall()
+        with running_batcher(gate, queue_rows=5) as batcher:
+            first = await occupy(batcher, gate, 0)
+            queued = asyncio.create_task(batcher.run("double", column(*range(5))))
             await asyncio.sleep(0)
             assert batcher.waiting == 5
             with pytest.raises(QueueFull) as refused:
-                await batcher.run("double", rows(1))
+                await batcher.run("double", column(1))
             assert refused.value.retry_after >= 1
-            gate.open.set()
+            gate.release.set()
             await first
             await queued
             assert batcher.waiting == 0
@@ -31,115 +31,117 @@ def test_a_full_queue_refuses_with_a_time_to_come_again() -> None:
     asyncio.run(go())
 
 
-def test_a_large_job_that_waits_keeps_no_small_one_out() -> None:
+def test_a_queued_large_job_keeps_no_small_one_out() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate, queue_rows=5) as batcher:
-            large = await held(batcher, gate, *range(20))
+        gate = GatedCall()
+        with running_batcher(gate, queue_rows=5) as batcher:
+            large = await occupy(batcher, gate, *range(20))
             assert batcher.waiting == 16
-            small = asyncio.create_task(batcher.run("double", rows(30)))
+            small = asyncio.create_task(batcher.run("double", column(30)))
             await asyncio.sleep(0)
             assert not small.done()
-            with pytest.raises(QueueFull, match="17 rows are waiting"):
-                await batcher.run("double", rows(*range(5)))
-            gate.open.set()
-            np.testing.assert_array_equal((await small)[0], rows(60))
+            with pytest.raises(QueueFull, match=r"queue full \(17 rows\)"):
+                await batcher.run("double", column(*range(5)))
+            gate.release.set()
+            np.testing.assert_array_equal((await small)[0], column(60))
             await large
 
     asyncio.run(go())
 
 
-def test_no_more_seconds_of_work_wait_than_may_nor_than_a_job_has() -> None:
+def test_queued_seconds_have_a_limit_and_the_deadline_is_one_too() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate, queue_seconds=1.0) as batcher:
-            batcher.admission.costs["double"] = Cost(10, 2.0)  # a fifth of a second a row, as if it had been measured
-            first = await held(batcher, gate, 0)
-            queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in (1, 2, 3, 4, 5, 6)]
+        gate = GatedCall()
+        with running_batcher(gate, queue_seconds=1.0) as batcher:
+            batcher.admission.costs["double"] = Cost(10, 2.0)  # 0.2 s a row
+            first = await occupy(batcher, gate, 0)
+            queued = [asyncio.create_task(batcher.run("double", column(i))) for i in (1, 2, 3, 4, 5, 6)]
             await asyncio.sleep(0)
-            assert batcher.waiting == 6, "five rows are a second, and six are more only with the sixth"
-            with pytest.raises(QueueFull, match=r"1\.2 s of work are waiting") as refused:
-                await batcher.run("double", rows(7))
+            assert batcher.waiting == 6, "the five rows before the sixth are 1 s of work"
+            with pytest.raises(QueueFull, match=r"queue full \(1\.2 s of work\)") as refused:
+                await batcher.run("double", column(7))
             assert refused.value.retry_after == 1
-            soon = RequestContext(time.monotonic() + 0.5)
+            context = RequestContext(deadline=time.monotonic() + 0.5)
             with pytest.raises(QueueFull):
-                await batcher.run("double", rows(*range(9)), context=soon)  # has a long way, and no time for it
-            large = asyncio.create_task(batcher.run("double", rows(*range(9))))
+                await batcher.run("double", column(*range(9)), context=context)  # a large job with a deadline
+            large = asyncio.create_task(batcher.run("double", column(*range(9))))
             await asyncio.sleep(0)
             assert batcher.waiting == 15
-            gate.open.set()
+            gate.release.set()
             await asyncio.gather(first, large, *queued)
 
     asyncio.run(go())
 
 
-def test_who_was_let_in_is_not_sent_away_half_done() -> None:
+def test_an_admitted_request_is_not_refused_halfway() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate, queue_rows=5) as batcher:
+        gate = GatedCall()
+        with running_batcher(gate, queue_rows=5) as batcher:
             context = RequestContext()
-            await batcher.run("double", rows(1), context=context)
-            first = await held(batcher, gate, 0)
-            queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in range(5)]
+            await batcher.run("double", column(1), context=context)
+            first = await occupy(batcher, gate, 0)
+            queued = [asyncio.create_task(batcher.run("double", column(i))) for i in range(5)]
             await asyncio.sleep(0)
             with pytest.raises(QueueFull):
-                await batcher.run("double", rows(6))
-            second = asyncio.create_task(batcher.run("double", rows(7), context=context))
+                await batcher.run("double", column(6))
+            second = asyncio.create_task(batcher.run("double", column(7), context=context))
             await asyncio.sleep(0)
             assert batcher.waiting == 6
-            gate.open.set()
-            np.testing.assert_array_equal((await second)[0], rows(14))
+            gate.release.set()
+            np.testing.assert_array_equal((await second)[0], column(14))
             await asyncio.gather(first, *queued)
 
     asyncio.run(go())
 
 
-def test_what_is_still_to_come_of_others_counts_too() -> None:
+def test_reserved_rows_of_admitted_requests_count() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate, queue_seconds=1.0) as batcher:
+        gate = GatedCall()
+        with running_batcher(gate, queue_seconds=1.0) as batcher:
             batcher.admission.costs["negate"] = Cost(10, 3.0)
 
             async def request(first: float) -> None:
                 context = RequestContext()
-                with batcher.admission.promised(context, {"negate": 3}):
-                    await batcher.run("double", rows(first), context=context)
-                    await batcher.run("negate", rows(first, first, first), context=context)
+                with batcher.admission.reserve(context, {"negate": 3}):
+                    await batcher.run("double", column(first), context=context)
+                    await batcher.run("negate", column(first, first, first), context=context)
 
-            first = await held(batcher, gate, 0)
-            let_in = [asyncio.create_task(request(i)) for i in range(2)]
+            first = await occupy(batcher, gate, 0)
+            admitted = [asyncio.create_task(request(i)) for i in range(2)]
             await asyncio.sleep(0)
-            assert batcher.admission._promised["negate"] == 6
-            with pytest.raises(QueueFull, match=r"1\.8 s of work are waiting"):
+            assert batcher.admission.reserved["negate"] == 6
+            with pytest.raises(QueueFull, match=r"queue full \(1\.8 s of work\)"):
                 await request(7)
-            let_in[0].cancel()
+            admitted[0].cancel()
             await asyncio.sleep(0)
-            assert batcher.admission._promised["negate"] == 3
-            gate.open.set()
-            await asyncio.gather(first, let_in[1])
-            assert batcher.admission._promised["negate"] == 0
+            assert batcher.admission.reserved["negate"] == 3
+            gate.release.set()
+            await asyncio.gather(first, admitted[1])
+            assert batcher.admission.reserved["negate"] == 0
 
     asyncio.run(go())
 
 
-def test_what_a_row_takes_is_told_by_calls_of_many_rows() -> None:
+def test_the_cost_of_a_row_is_that_of_calls_with_many_rows() -> None:
     cost = Cost()
     for count, seconds in ((1, 0.002), (64, 0.004), (1, 0.002), (64, 0.004)):
-        cost = cost.after(count, seconds)
-    assert 0.004 / 64 < cost.a_row < 0.012 / 128
+        cost = cost.add(count, seconds)
+    assert 0.004 / 64 < cost.seconds_per_row < 0.012 / 128
 
 
-def test_a_deadline_that_has_passed_is_a_504_though_others_wait() -> None:
+def test_a_deadline_that_has_passed_is_not_a_full_queue() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate) as batcher:
+        gate = GatedCall()
+        with running_batcher(gate) as batcher:
             batcher.admission.costs["double"] = Cost(1, 10.0)
-            first = await held(batcher, gate, 0)
-            queued = asyncio.create_task(batcher.run("double", rows(1, 2)))
+            first = await occupy(batcher, gate, 0)
+            queued = asyncio.create_task(batcher.run("double", column(1, 2)))
             await asyncio.sleep(0)
-            late = asyncio.create_task(batcher.run("double", rows(3), context=RequestContext(time.monotonic() - 1)))
+            late = asyncio.create_task(
+                batcher.run("double", column(3), context=RequestContext(deadline=time.monotonic() - 1))
+            )
             await asyncio.sleep(0)
-            gate.open.set()
+            gate.release.set()
             with pytest.raises(DeadlinePassed):
                 await late
             await asyncio.gather(first, queued)
@@ -147,18 +149,18 @@ def test_a_deadline_that_has_passed_is_a_504_though_others_wait() -> None:
     asyncio.run(go())
 
 
-def test_a_batch_may_wait_however_slow_the_model() -> None:
+def test_one_batch_may_wait_however_slow_the_model_is() -> None:
     async def go() -> None:
-        gate = Gate()
-        with running(gate, queue_seconds=1e-6) as batcher:
+        gate = GatedCall()
+        with running_batcher(gate, queue_seconds=1e-6) as batcher:
             batcher.admission.costs["double"] = Cost(1, 10.0)
-            first = await held(batcher, gate, 0)
-            queued = [asyncio.create_task(batcher.run("double", rows(i))) for i in range(4)]
+            first = await occupy(batcher, gate, 0)
+            queued = [asyncio.create_task(batcher.run("double", column(i))) for i in range(4)]
             await asyncio.sleep(0)
             with pytest.raises(QueueFull) as refused:
-                await batcher.run("double", rows(7))
+                await batcher.run("double", column(7))
             assert refused.value.retry_after == 40
-            gate.open.set()
+            gate.release.set()
             await asyncio.gather(first, *queued)
 
     asyncio.run(go())

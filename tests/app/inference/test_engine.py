@@ -1,145 +1,139 @@
-"""The engine: requests of every kind ride together, and none feels it."""
+"""The engine: requests of all kinds share calls of the model, and their results do not depend on each other."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import numpy as np
 import pytest
 
-from app.inference.engine import Engine, Scores
-from app.inference.queue import RequestContext
+from app.inference.context import RequestContext
+from app.inference.engine import BATCH_ROWS, Engine, choose_batch_rows
+from app.inference.functions import ModelFunctions
 from model.checkpoint import Checkpoint
-from model.scoring.calibration import Protocol
-from model.scoring.score import score_batch
+from model.scoring.batches import score_batch
+from model.scoring.calibration import ScoringConfig
+from model.scoring.program import Scores
 from model.vae import to_tensor
-from tests.conftest import CONFIGS, PROTOCOLS, reference
+from tests.conftest import CONFIGS, SCORINGS, reference
 
 Load = Callable[[str], Checkpoint]
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Result = TypeVar("Result")
 NAME = "grey-conv-gaussian"
 
 
-def floats(name: str, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Inputs as codecs hand them on."""
+def floats(name: str, count: int) -> Floats:
+    """Inputs as codecs return them."""
     return to_tensor(reference(name, count, seed=7)).numpy()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_refinements_of_other_lengths_and_seeds_share_calls_and_change_nothing(loaded: Load, name: str) -> None:
-    seen: list[tuple[str, int]] = []
-    found = loaded(name)
-    x = floats(name, 12)
-    asked = [Protocol(1 + i % 4, (0, 3, 8)[i % 3], i % 5) for i in range(12)]
+def serve(
+    checkpoint: Checkpoint, requests: Callable[[Engine], Awaitable[Result]], batch_rows: int | None = 64
+) -> tuple[Result, list[tuple[str, int]]]:
+    """Run requests by an engine. Returns their result, and the name and rows of each call of the model."""
+    calls: list[tuple[str, int]] = []
 
-    async def go() -> list[Scores]:
+    async def run() -> Result:
         engine = Engine(
-            found, batch_rows=64, queue_rows=10_000, queue_seconds=60, observe=lambda *call: seen.append(call[:2])
+            checkpoint,
+            batch_rows=batch_rows,
+            queue_rows=10_000,
+            queue_seconds=60,
+            observe=lambda name, rows, _: calls.append((name, rows)),
         )
         engine.start()
         try:
-            tasks = [
-                engine.free_energy(x[i : i + 1], samples, seed, RequestContext(), steps=steps)
-                for i, (samples, steps, seed) in enumerate(asked)
-            ]
-            return await asyncio.gather(*tasks)
+            return await requests(engine)
         finally:
             engine.stop(5)
 
-    together = asyncio.run(go())
-    assert max(rows for call, rows in seen if call == "descend") > 1
-    for i, protocol in enumerate(asked):
-        alone = score_batch(found.vae, to_tensor(x[i : i + 1]), protocol)[0]
-        free_energy = alone.scores.free_energy
-        np.testing.assert_allclose(together[i].scores.free_energy, free_energy, rtol=1e-4)
-        found_regret = together[i].regret
-        assert (found_regret is None) == (alone.regret is None) == (protocol.refine == 0)
-        if found_regret is not None and alone.regret is not None:
-            np.testing.assert_allclose(found_regret, alone.regret, rtol=0, atol=1e-4 * abs(free_energy[0]))
+    return asyncio.run(run()), calls
 
 
-def test_a_refinement_larger_than_a_batch_is_cut_and_put_together_again(loaded: Load) -> None:
-    found, x, largest = loaded(NAME), floats(NAME, 23), 0
+@pytest.mark.parametrize("name", CONFIGS)
+def test_refinements_of_any_length_and_seed_share_calls(loaded: Load, name: str) -> None:
+    checkpoint, x = loaded(name), floats(name, 12)
+    scorings = [ScoringConfig(1 + i % 4, (0, 3, 8)[i % 3], i % 5) for i in range(12)]
 
-    def observe(call: str, rows: int, seconds: float) -> None:
-        nonlocal largest
-        largest = max(largest, rows)
+    async def requests(engine: Engine) -> list[Scores]:
+        tasks = [
+            engine.free_energy(x[i : i + 1], samples, seed, RequestContext(), steps=steps)
+            for i, (samples, steps, seed) in enumerate(scorings)
+        ]
+        return await asyncio.gather(*tasks)
 
-    async def go() -> Scores:
-        engine = Engine(found, batch_rows=5, queue_rows=1000, queue_seconds=60, observe=observe)
-        engine.start()
-        try:
-            return await engine.free_energy(x, 3, 2, RequestContext(), steps=6, per_dimension=True)
-        finally:
-            engine.stop(5)
+    together, calls = serve(checkpoint, requests)
+    assert max(rows for call, rows in calls if call == "descend") > 1
+    for i, scoring in enumerate(scorings):
+        alone = score_batch(checkpoint.vae, to_tensor(x[i : i + 1]), scoring)
+        free_energy = alone.estimates.free_energy
+        np.testing.assert_allclose(together[i].estimates.free_energy, free_energy, rtol=1e-4)
+        regret = together[i].regret
+        assert (regret is None) == (alone.regret is None) == (scoring.refine == 0)
+        if regret is not None and alone.regret is not None:
+            np.testing.assert_allclose(regret, alone.regret, rtol=0, atol=1e-4 * abs(free_energy[0]))
 
-    result = asyncio.run(go())
-    expected, _ = score_batch(found.vae, to_tensor(x), Protocol(3, 6, 2))
-    assert largest == 5
-    np.testing.assert_allclose(result.scores.free_energy, expected.scores.free_energy, rtol=1e-4)
-    np.testing.assert_allclose(result.scores.rate_analytic, expected.scores.rate_analytic, rtol=1e-4)
+
+def test_a_refinement_larger_than_a_batch_is_split_and_merged(loaded: Load) -> None:
+    checkpoint, x = loaded(NAME), floats(NAME, 23)
+    result, calls = serve(
+        checkpoint,
+        lambda engine: engine.free_energy(x, 3, 2, RequestContext(), steps=6, per_dimension=True),
+        batch_rows=5,
+    )
+    expected = score_batch(checkpoint.vae, to_tensor(x), ScoringConfig(3, 6, 2)).estimates
+    assert max(rows for _, rows in calls) == 5
+    np.testing.assert_allclose(result.estimates.free_energy, expected.free_energy, rtol=1e-4)
+    np.testing.assert_allclose(result.estimates.rate_analytic, expected.rate_analytic, rtol=1e-4)
     assert result.per_dimension is not None
-    np.testing.assert_allclose(result.per_dimension.reshape(23, -1).sum(1), result.scores.distortion, rtol=1e-5)
+    np.testing.assert_allclose(result.per_dimension.reshape(23, -1).sum(1), result.estimates.distortion, rtol=1e-5)
 
 
-def test_the_model_keeps_no_gradients_of_a_refinement(loaded: Load) -> None:
-    found = loaded(NAME)
-
-    async def go() -> None:
-        engine = Engine(found, batch_rows=64, queue_rows=1000, queue_seconds=60, observe=lambda *_: None)
-        engine.start()
-        try:
-            await engine.free_energy(floats(NAME, 2), 2, 0, RequestContext(), steps=3)
-        finally:
-            engine.stop(5)
-
-    asyncio.run(go())
-    assert all(weight.grad is None and not weight.requires_grad for weight in found.vae.parameters())
+def test_a_refinement_leaves_no_gradients_in_the_model(loaded: Load) -> None:
+    checkpoint = loaded(NAME)
+    serve(checkpoint, lambda engine: engine.free_energy(floats(NAME, 2), 2, 0, RequestContext(), steps=3))
+    assert all(weight.grad is None and not weight.requires_grad for weight in checkpoint.vae.parameters())
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
-def test_verdicts_are_the_same_in_a_crowd(calibrated: Load, protocol: Protocol) -> None:
-    found = calibrated("table-mlp-gaussian")
-    assert found.calibration is not None
-    x = floats("table-mlp-gaussian", 30)
-    expected = found.calibration.judge(protocol, score_batch(found.vae, to_tensor(x), protocol)[0])
+@pytest.mark.parametrize("scoring", SCORINGS, ids=str)
+def test_p_values_do_not_depend_on_concurrent_requests(calibrated: Load, scoring: ScoringConfig) -> None:
+    checkpoint, x = calibrated("table-mlp-gaussian"), floats("table-mlp-gaussian", 30)
+    expected = score_batch(checkpoint.vae, to_tensor(x), scoring, checkpoint.calibration).calibrated
     assert expected.p_values is not None
+    samples, steps, seed = scoring
 
-    async def go() -> list[Scores]:
-        engine = Engine(found, batch_rows=16, queue_rows=10_000, queue_seconds=60, observe=lambda *_: None)
-        engine.start()
-        samples, steps, seed = protocol
-        try:
-            tasks = [
-                engine.free_energy(x[i : i + 3], samples, seed, RequestContext(), steps=steps) for i in range(0, 30, 3)
-            ]
-            return await asyncio.gather(*tasks)
-        finally:
-            engine.stop(5)
+    async def requests(engine: Engine) -> list[Scores]:
+        tasks = [
+            engine.free_energy(x[i : i + 3], samples, seed, RequestContext(), steps=steps) for i in range(0, 30, 3)
+        ]
+        return await asyncio.gather(*tasks)
 
-    verdicts = [result.verdict for result in asyncio.run(go())]
+    calibrated_scores = [scores.calibrated for scores in serve(checkpoint, requests, batch_rows=16)[0]]
     for key, p in expected.p_values.items():
-        np.testing.assert_array_equal(np.concatenate([v.p_values[key] for v in verdicts if v.p_values]), p, err_msg=key)
+        p_values = np.concatenate([scores.p_values[key] for scores in calibrated_scores if scores.p_values])
+        np.testing.assert_array_equal(p_values, p, err_msg=key)
 
 
-@pytest.mark.parametrize(("seconds", "rows"), [(1e-6, 256), (1e-2, 64), (1.0, 64)])
-def test_a_call_has_as_many_rows_as_the_model_is_fast(
+@pytest.mark.parametrize(("seconds", "rows"), [(1e-6, 256), (1.4e-3, 128), (1e-2, 64), (1.0, 64)])
+def test_batches_are_the_larger_the_faster_the_model_is(
     seconds: float, rows: int, loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.inference.engine._timed", lambda *_: seconds)
-    engine = Engine(
-        loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
-    )
-    assert engine.batcher._batch_rows == rows
+    assert choose_batch_rows(seconds) == rows
+    monkeypatch.setattr(ModelFunctions, "seconds", lambda *_: seconds)
+    x = floats("table-mlp-gaussian", 300)
+    _, calls = serve(loaded("table-mlp-gaussian"), lambda engine: engine.encode(x, RequestContext()), batch_rows=None)
+    assert max(size for _, size in calls) == rows
 
 
 @pytest.mark.parametrize("error", [MemoryError, ArithmeticError])
-def test_a_model_whose_calls_fail_at_the_measurement_has_calls_of_few_rows(
+def test_a_model_that_fails_while_it_is_timed_gets_the_smallest_batches(
     error: type[Exception], loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> float:
+    def fail(*_: object) -> float:
         raise error
 
-    monkeypatch.setattr("app.inference.engine._timed", fails)
-    engine = Engine(
-        loaded("table-mlp-gaussian"), batch_rows=None, queue_rows=10, queue_seconds=60, observe=lambda *_: None
-    )
-    assert engine.batcher._batch_rows == 64
+    monkeypatch.setattr(ModelFunctions, "seconds", fail)
+    x = floats("table-mlp-gaussian", 100)
+    _, calls = serve(loaded("table-mlp-gaussian"), lambda engine: engine.encode(x, RequestContext()), batch_rows=None)
+    assert max(size for _, size in calls) == BATCH_ROWS[0]

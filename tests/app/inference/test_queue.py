@@ -1,4 +1,4 @@
-"""The queue alone: what rides in the next call, and what is never to ride in any."""
+"""Queue: order of jobs, fairness between new and partial jobs, dropped and late jobs."""
 
 import math
 from typing import Any
@@ -6,25 +6,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.inference.queue import MANY, Job, Queue, RequestContext
+from app.inference.context import RequestContext
+from app.inference.queue import MAX_DROPPED_JOBS, Job, Queue
 
 
 def job(rows: int = 1, call: str = "encode", deadline: float = math.inf) -> Job:
+    """A job whose rows are never read."""
+
     def unused(*_: Any) -> Any:
         raise AssertionError
 
-    return Job(call, rows, unused, unused, RequestContext(deadline))
+    return Job(call, rows, unused, unused, RequestContext(deadline=deadline))
 
 
 def taken(queue: Queue) -> list[tuple[Job, int, int]]:
-    return [(piece.job, piece.start, piece.stop) for piece in queue.take(0.0)[0]]
+    """The next batch, as plain tuples."""
+    return [(part.job, part.start, part.stop) for part in queue.take(0.0)[0]]
 
 
-def test_jobs_of_a_call_ride_together_and_the_call_that_waits_longest_goes_first() -> None:
+def test_jobs_of_a_call_share_a_batch_and_the_call_that_waits_longest_goes_first() -> None:
     queue = Queue(8)
     a, b, c, d = job(), job(call="decode"), job(2), job(call="decode")
-    for one in (a, b, c, d):
-        queue.put(one)
+    for queued in (a, b, c, d):
+        queue.put(queued)
     assert queue.rows == 5
     assert taken(queue) == [(a, 0, 1), (c, 0, 2)]
     assert taken(queue) == [(b, 0, 1), (d, 0, 1)]
@@ -32,7 +36,7 @@ def test_jobs_of_a_call_ride_together_and_the_call_that_waits_longest_goes_first
     assert queue.rows == 0
 
 
-def test_a_large_job_goes_to_the_end_with_what_is_left_of_it() -> None:
+def test_the_remaining_rows_of_a_large_job_go_to_the_end() -> None:
     queue = Queue(4)
     large, other = job(9), job(call="decode")
     queue.put(large)
@@ -41,31 +45,31 @@ def test_a_large_job_goes_to_the_end_with_what_is_left_of_it() -> None:
     small = job()
     queue.put(small)
     assert taken(queue) == [(other, 0, 1)]
-    # The small one, which had no turn, and as many of the large one as there is room for.
+    # The small job is new and goes first; the large job fills the batch.
     assert taken(queue) == [(small, 0, 1), (large, 4, 7)]
     assert taken(queue) == [(large, 7, 9)]
     assert queue.rows == 0
 
 
-def test_a_small_job_does_not_wait_for_what_is_left_of_a_large_one() -> None:
+def test_a_small_job_does_not_wait_for_the_remaining_rows_of_a_large_one() -> None:
     queue = Queue(4)
     queue.put(job(9))
-    assert queue.ahead(1) == queue.ahead(5) == {"encode": 9}
+    assert queue.rows_before(1) == queue.rows_before(5) == {"encode": 9}
     taken(queue)
-    assert queue.ahead(1) == {"encode": 0}
-    assert queue.ahead(5) == {"encode": 5}
+    assert queue.rows_before(1) == {"encode": 0}
+    assert queue.rows_before(5) == {"encode": 5}
     queue.put(job(2))
-    assert queue.ahead(4) == {"encode": 4}, "as many rows of the large one go between"
-    assert queue.ahead(5) == {"encode": 7}
+    assert queue.rows_before(4) == {"encode": 4}, "at most as many rows of the large job go before"
+    assert queue.rows_before(5) == {"encode": 7}
 
 
-def test_two_large_jobs_take_turns() -> None:
+def test_two_large_jobs_alternate() -> None:
     queue = Queue(4)
     first, second = job(8), job(8)
     queue.put(first)
     queue.put(second)
-    turns = [taken(queue) for _ in range(4)]
-    assert turns == [
+    batches = [taken(queue) for _ in range(4)]
+    assert batches == [
         [(first, 0, 4)],
         [(second, 0, 2), (first, 4, 6)],
         [(second, 2, 6)],
@@ -73,24 +77,24 @@ def test_two_large_jobs_take_turns() -> None:
     ]
 
 
-def test_one_row_at_a_time_is_for_fresh_and_begun_jobs_in_turn() -> None:
+def test_batches_of_one_row_alternate_between_new_and_partial_jobs() -> None:
     queue = Queue(1)
     large, other = job(4), job(call="decode")
     queue.put(large)
     queue.put(other)
-    done = []
+    rows = []
     for _ in range(12):
-        done += taken(queue)
+        rows += taken(queue)
         queue.put(job())
-    assert sum(one is large for one, _, _ in done) == 4
-    assert (other, 0, 1) in done
+    assert sum(owner is large for owner, _, _ in rows) == 4
+    assert (other, 0, 1) in rows
 
 
-def test_what_is_dropped_or_late_does_not_ride_and_does_not_count() -> None:
+def test_dropped_and_late_jobs_are_not_taken_and_not_counted() -> None:
     queue = Queue(4)
     dropped, late, good = job(3), job(2, deadline=5.0), job()
-    for one in (dropped, late, good):
-        queue.put(one)
+    for queued in (dropped, late, good):
+        queue.put(queued)
     queue.drop(dropped)
     queue.drop(dropped)
     assert queue.rows == 3
@@ -98,79 +102,79 @@ def test_what_is_dropped_or_late_does_not_ride_and_does_not_count() -> None:
     assert queue.rows == 0
 
 
-def test_dropped_jobs_do_not_fill_memory_while_nothing_is_taken() -> None:
+def test_dropped_jobs_do_not_fill_memory_while_no_batch_is_taken() -> None:
     queue = Queue(4)
-    kept = job()
-    queue.put(kept)
-    for _ in range(10 * MANY):
-        gone = job(5)
-        queue.put(gone)
-        queue.drop(gone)
+    waiting = job()
+    queue.put(waiting)
+    for _ in range(10 * MAX_DROPPED_JOBS):
+        dropped = job(5)
+        queue.put(dropped)
+        queue.drop(dropped)
     assert queue.rows == 1
-    assert sum(len(line.fresh) + len(line.begun) for line in queue._lines.values()) <= MANY + 2
-    assert taken(queue) == [(kept, 0, 1)]
+    assert queue.places <= MAX_DROPPED_JOBS + 2
+    assert taken(queue) == [(waiting, 0, 1)]
 
 
-def test_clearing_gives_back_all_that_wait() -> None:
+def test_clear_returns_all_jobs_that_wait() -> None:
     queue = Queue(4)
-    begun, fresh, gone = job(9), job(call="decode"), job()
-    for one in (begun, fresh, gone):
-        queue.put(one)
+    partial, new, dropped = job(9), job(call="decode"), job()
+    for queued in (partial, new, dropped):
+        queue.put(queued)
     taken(queue)
-    queue.drop(gone)
-    assert set(queue.clear()) == {begun, fresh}
+    queue.drop(dropped)
+    assert set(queue.clear()) == {partial, new}
     assert queue.rows == 0
     assert queue.take(0.0) == ([], [])
 
 
-def test_late_jobs_that_are_swept_while_others_are_taken() -> None:
+def test_late_jobs_are_swept_while_others_are_taken() -> None:
     queue = Queue(10)
-    for _ in range(MANY):  # so many that the next to be dropped is swept
-        gone = job()
-        queue.put(gone)
-        queue.drop(gone)
+    for _ in range(MAX_DROPPED_JOBS):  # the next drop sweeps
+        dropped = job()
+        queue.put(dropped)
+        queue.drop(dropped)
     first, late, last = job(2), job(3, deadline=1.0), job(2)
-    for one in (first, late, last):
-        queue.put(one)
+    for queued in (first, late, last):
+        queue.put(queued)
     assert queue.take(2.0) == ([(first, 0, 2), (last, 0, 2)], [late])
     assert queue.rows == 0
     assert queue.take(2.0) == ([], [])
-    assert queue.ahead(1) == queue.ahead(100) == {"encode": 0}
+    assert queue.rows_before(1) == queue.rows_before(100) == {"encode": 0}
 
 
-@pytest.mark.parametrize("many", [1, 3, MANY])
-def test_whatever_happens_every_row_rides_once_and_in_order(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.inference.queue.MANY", many)
+@pytest.mark.parametrize("limit", [1, 3, MAX_DROPPED_JOBS])
+def test_every_row_is_taken_once_and_in_order_whatever_happens(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.inference.queue.MAX_DROPPED_JOBS", limit)
     random = np.random.default_rng(0)
     for _ in range(200):
-        queue, alive, now = Queue(int(random.integers(1, 9))), list[Job](), 0.0
-        ridden: dict[Job, int] = {}
+        queue, waiting, now = Queue(int(random.integers(1, 9))), list[Job](), 0.0
+        taken_rows: dict[Job, int] = {}
         for _ in range(60):
             now += 1
             chance = random.random()
             if chance < 0.5:
-                late = now + float(random.integers(1, 20)) if random.random() < 0.2 else math.inf
-                alive.append(job(int(random.integers(1, 20)), str(random.integers(3)), late))
-                queue.put(alive[-1])
-            elif chance < 0.6 and alive:
-                queue.drop(alive.pop(int(random.integers(len(alive)))))
+                deadline = now + float(random.integers(1, 20)) if random.random() < 0.2 else math.inf
+                waiting.append(job(int(random.integers(1, 20)), str(random.integers(3)), deadline))
+                queue.put(waiting[-1])
+            elif chance < 0.6 and waiting:
+                queue.drop(waiting.pop(int(random.integers(len(waiting)))))
             else:
-                pieces, late_jobs = queue.take(now)
-                assert sum(stop - start for _, start, stop in pieces) <= queue._batch_rows
-                assert len({piece.job.call for piece in pieces}) <= 1
-                assert len({id(piece.job) for piece in pieces}) == len(pieces)
-                for one in late_jobs:
-                    assert one.context.deadline < now
-                    alive.remove(one)
-                for one, start, stop in pieces:
-                    assert one in alive and one.context.deadline >= now
-                    assert ridden.get(one, 0) == start < stop
-                    ridden[one] = stop
-                assert pieces or not alive
-            assert queue.rows == sum(one.left for one in alive)
-            for call, everybody in queue.ahead(100).items():
-                fresh = sum(one.left for one in alive if one.call == call and not one.done)
-                begun = sum(one.left for one in alive if one.call == call and one.done)
-                assert everybody == fresh + begun
-                assert queue.ahead(1)[call] == fresh + min(fresh, begun)
-            alive = [one for one in alive if one.left]
+                batch, late_jobs = queue.take(now)
+                assert sum(stop - start for _, start, stop in batch) <= queue.batch_rows
+                assert len({part.job.call for part in batch}) <= 1
+                assert len({id(part.job) for part in batch}) == len(batch)
+                for late in late_jobs:
+                    assert late.context.deadline < now
+                    waiting.remove(late)
+                for owner, start, stop in batch:
+                    assert owner in waiting and owner.context.deadline >= now
+                    assert taken_rows.get(owner, 0) == start < stop
+                    taken_rows[owner] = stop
+                assert batch or not waiting
+            assert queue.rows == sum(queued.remaining for queued in waiting)
+            for call, rows in queue.rows_before(100).items():
+                new = sum(queued.remaining for queued in waiting if queued.call == call and not queued.rows_taken)
+                partial = sum(queued.remaining for queued in waiting if queued.call == call and queued.rows_taken)
+                assert rows == new + partial
+                assert queue.rows_before(1)[call] == new + min(new, partial)
+            waiting = [queued for queued in waiting if queued.remaining]

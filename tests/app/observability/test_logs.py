@@ -1,17 +1,17 @@
-"""The log, and what goes into it of a request."""
+"""Log formats, the access log, and headers of responses."""
 
 import json
 import logging
+import re
 from collections.abc import Callable
 
 import pytest
-from app.api.request import name_of
-from starlette.testclient import TestClient
 
-from app.observability.logs import HUMAN, Lines
-from app.settings import Settings
+from app.middleware.request_id import choose_request_id
+from app.observability import logs
+from app.observability.logs import JSONFormatter
 from model.checkpoint import Checkpoint
-from tests.conftest import client_of
+from tests.support.services import Client, Transport, client_of
 
 
 def test_a_record_is_one_json_object() -> None:
@@ -20,29 +20,30 @@ def test_a_record_is_one_json_object() -> None:
     except ValueError as error:
         record = logging.LogRecord("vae", logging.ERROR, __file__, 1, "%s failed", ("it",), (type(error), error, None))
     record.fields = {"id": "a1", "rows": 3}
-    line = Lines().format(record)
+    line = JSONFormatter().format(record)
     assert "\n" not in line
-    said = json.loads(line)
-    assert said["time"].endswith("+00:00")
-    assert 'with "quotes"' in said.pop("error")
-    del said["time"]
-    assert said == {"level": "error", "logger": "vae", "message": "it failed", "id": "a1", "rows": 3}
+    entry = json.loads(line)
+    assert entry.pop("time").endswith("+00:00")
+    assert 'with "quotes"' in entry.pop("error")
+    assert entry == {"level": "error", "logger": "vae", "message": "it failed", "id": "a1", "rows": 3}
 
 
-@pytest.mark.parametrize("form", ["human", "json"])
-def test_the_settings_choose_the_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("log_format", "line"), [("human", r"\d.* WARNING vae: full$"), ("json", r'\{"time":.*"message":"full"\}$')]
+)
+def test_the_settings_choose_the_format(log_format: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.Logger("root of a test")
     monkeypatch.setattr(logging, "root", root)
-    Settings.load(log_format=form, log_level="warning").configure_logging()
-    formatter = root.handlers[0].formatter
+    logs.configure("warning", log_format)
     assert root.level == logging.WARNING
-    assert isinstance(formatter, Lines) if form == "json" else formatter is not None and formatter._fmt == HUMAN
+    record = logging.LogRecord("vae", logging.WARNING, __file__, 1, "full", None, None)
+    assert re.match(line, root.handlers[0].format(record))
 
 
-def test_a_request_is_one_line_with_its_name_and_what_it_took(
-    loaded: Callable[[str], Checkpoint], caplog: pytest.LogCaptureFixture
+def test_the_access_log_has_one_line_a_request_with_its_id_and_times(
+    loaded: Callable[[str], Checkpoint], caplog: pytest.LogCaptureFixture, transport: Transport
 ) -> None:
-    with client_of(loaded("table-mlp-gaussian")) as client, caplog.at_level("INFO", "vae.access"):
+    with client_of(loaded("table-mlp-gaussian"), transport) as client, caplog.at_level("INFO", "vae.access"):
         answer = client.post("/encode", json={"inputs": [[40, 1.7, 70]] * 3}, headers={"X-Request-ID": "mine-1"})
         assert answer.headers["x-request-id"] == "mine-1"
         client.get("/nowhere")
@@ -59,14 +60,14 @@ def test_a_request_is_one_line_with_its_name_and_what_it_took(
     assert "mine-1" in caplog.text and "rows=3" in caplog.text
 
 
-def test_names_that_could_forge_a_line_are_replaced_and_no_two_are_alike() -> None:
-    assert name_of(b"a/B_1.2:3=4@5-6+7") == b"a/B_1.2:3=4@5-6+7"
+def test_request_ids_that_could_forge_a_log_line_are_replaced_by_unique_ones() -> None:
+    assert choose_request_id(b"a/B_1.2:3=4@5-6+7") == b"a/B_1.2:3=4@5-6+7"
     for bad in (None, b"", b"a b", b"a\r\nb", b"\xff", b"x" * 129, b'"'):
-        assert name_of(bad) != bad
-        assert name_of(bad) != name_of(bad)
+        assert choose_request_id(bad) != bad
+        assert choose_request_id(bad) != choose_request_id(bad)
 
 
-def test_pages_and_answers_say_what_browsers_must_not_do(grey: TestClient) -> None:
+def test_pages_and_api_responses_carry_security_headers(grey: Client) -> None:
     page, answer = grey.get("/docs"), grey.get("/sample")
     assert page.headers["x-content-type-options"] == answer.headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
@@ -74,12 +75,15 @@ def test_pages_and_answers_say_what_browsers_must_not_do(grey: TestClient) -> No
     assert "content-security-policy" not in answer.headers
 
 
-def test_other_origins_may_call_where_the_settings_say_so(loaded: Callable[[str], Checkpoint]) -> None:
+def test_other_origins_are_allowed_if_the_settings_name_them(
+    loaded: Callable[[str], Checkpoint], transport: Transport
+) -> None:
     here, asked = {"Origin": "https://here.example"}, {"Access-Control-Request-Method": "POST"}
-    with client_of(loaded("table-mlp-gaussian")) as client:
+    model = loaded("table-mlp-gaussian")
+    with client_of(model, transport) as client:
         assert "access-control-allow-origin" not in client.get("/sample", headers=here).headers
         assert client.options("/encode", headers=here | asked).status_code == 405
-    with client_of(loaded("table-mlp-gaussian"), cors_origins="https://here.example, https://there.example") as client:
+    with client_of(model, transport, cors_origins="https://here.example, https://there.example") as client:
         answer = client.get("/sample", headers=here)
         assert answer.headers["access-control-allow-origin"] == "https://here.example"
         assert "X-Request-ID" in answer.headers["access-control-expose-headers"]

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from app.fastpath.exchange import Exchange
 
-from app.fastpath.protocol import AHEAD, Protocol
+from app.fastpath.protocol import FastProtocol
+from app.fastpath.request import FastRequest
 from app.inference.queue import Job
-from tests.app.sockets import Held, Running, body, head, read, until
+from app.server.limits import MAX_PIPELINED, LimitedProtocol
+from tests.support.services import HeldModel, Running, body, head, read, until
 
 
 def test_a_body_that_is_announced_too_large_is_refused_before_it_is_here(running: Callable[..., Running]) -> None:
@@ -41,7 +42,7 @@ def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_soone
     running: Callable[..., Running],
 ) -> None:
     service = running(deadline=1.0)
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         started = time.monotonic()
         first.sendall(head(body()) + body())
@@ -72,7 +73,7 @@ def test_a_timeout_that_is_no_number_of_seconds(running: Callable[..., Running],
 
 def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Running]) -> None:
     service = running(queue_rows=3)
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         first.sendall(head(body()) + body())
         assert held.entered.wait(20)
@@ -95,7 +96,7 @@ def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Runni
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
 def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Running], chunked: bool) -> None:
     service = running(queue_bytes=300_000)
-    room = service.app.frame.process.bodies.room
+    budget = service.state.body_limits.budget
     large = io.BytesIO()
     np.save(large, np.zeros((1000, 8, 8), np.float32))
     content = large.getvalue()
@@ -105,7 +106,7 @@ def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Ru
         start += b"%x\r\n" % len(content)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         first.sendall(start + content[:200_000])
-        until(lambda: room.taken >= 200_000)
+        until(lambda: budget.acquired >= 200_000)
         second.sendall(start + content[:200_000])
         status, headers, _ = read(second)
         assert (status, headers["retry-after"]) == (429, "60")
@@ -113,18 +114,18 @@ def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Ru
         assert read(third)[0] == 200
         first.sendall(content[200_000:] + (b"\r\n0\r\n\r\n" if chunked else b""))
         assert read(first)[0] == 200
-        until(lambda: room.taken == 0)
+        until(lambda: budget.acquired == 0)
         third.sendall(start + content[:100_000])
-        until(lambda: room.taken > 0)
-    until(lambda: room.taken == 0)
+        until(lambda: budget.acquired > 0)
+    until(lambda: budget.acquired == 0)
 
 
 def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Running]) -> None:
     service = running(deadline=0.001)
-    held = Held(service)
+    held = HeldModel(service)
 
     def all_of_them() -> list[Any]:
-        return [found for found in gc.get_objects() if type(found) in {Exchange, Protocol, Job}]
+        return [found for found in gc.get_objects() if type(found) in {FastRequest, FastProtocol, LimitedProtocol, Job}]
 
     def alive() -> list[Any]:
         return [found for found in all_of_them() if id(found) not in before]
@@ -138,7 +139,7 @@ def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Ru
             with service.connect() as connection:
                 connection.sendall(head(content) + content)
                 assert read(connection)[0] == status
-                assert any(type(found) is Protocol for found in alive())
+                assert any(isinstance(found, LimitedProtocol) for found in alive())
             if status != 504:
                 until(lambda: not alive())
         held.release.set()
@@ -150,29 +151,21 @@ def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Ru
 
 def test_a_body_that_nobody_reads_is_not_kept(running: Callable[..., Running]) -> None:
     service = running()
-    kept: list[Exchange] = []
-    with service.connect() as connection, pytest.MonkeyPatch.context() as patch:
-        start = Protocol._start
-
-        def noted(protocol: Protocol, exchange: Exchange) -> None:
-            kept.append(exchange)
-            start(protocol, exchange)
-
-        patch.setattr(Protocol, "_start", noted)
-        for path, method in (("/health/live", "GET"), ("/encode", "POST")):
+    for path, method in (("/health/live", "GET"), ("/encode", "POST")):
+        with service.connect() as connection:
             connection.sendall(head(b"", method=method, path=path).replace(b"Length: 0", b"Length: 100000000"))
             connection.sendall(bytes(100_000))
             assert read(connection)[0] == (200 if method == "GET" else 413)
             connection.sendall(bytes(100_000))
             time.sleep(0.1)
-            assert kept[-1]._parts == []
-            connection.close()
-            connection = service.connect()  # noqa: PLW2901
-        connection.close()
+            (open_connection,) = service.server.server_state.connections
+            assert isinstance(open_connection, LimitedProtocol)
+            assert len(open_connection.cycle.body) <= 200_000
+        until(lambda: not service.server.server_state.connections)
 
 
 def test_heads_have_a_size_and_a_time(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.fastpath.protocol.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("app.server.limits.MAX_HEAD_SECONDS", 0.3)
     service = running()
     with service.connect() as silent, service.connect() as slow, service.connect() as large:
         started = time.monotonic()
@@ -215,7 +208,7 @@ def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
 @pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
 def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], path: str) -> None:
     service = running()
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         assert held.entered.wait(20)
@@ -224,7 +217,7 @@ def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], pat
             for _ in range(200):
                 connection.sendall(head(b"", method="GET", path=path) * 1000)
         # Refused, or not read any more: that depends on how much of it came in one piece.
-        assert all(len(one.pipeline) <= AHEAD for one in list(service.server.server_state.connections))  # type: ignore[union-attr]
+        assert all(len(one.pipeline) <= MAX_PIPELINED for one in list(service.server.server_state.connections))  # type: ignore[union-attr]
     held.release.set()
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
@@ -244,11 +237,11 @@ def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
 
 def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
     service = running(hang_timeout=0.2)
-    held = Held(service)
+    held = HeldModel(service)
     with service.connect() as first, service.connect() as second:
         first.sendall(head(body()) + body())
         assert held.entered.wait(20)
-        until(lambda: service.app.state.service.stuck)
+        until(lambda: service.model.hangs)
         for path in ("/health/ready", "/health/live"):
             second.sendall(head(b"", method="GET", path=path))
             status, _, answer = read(second)

@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from model import noise
+from model import random
 from model.checkpoint import Checkpoint
 from model.errors import DataError
 from model.report import evaluation
 from model.report.evaluation import PERCENTILES, WORST, Report, codecs, evaluate, scales_at_floor
-from model.scoring.calibration import Protocol
+from model.scoring.batches import estimate
+from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
-from model.scoring.free_energy import FreeEnergy, estimate
+from model.scoring.free_energy import FreeEnergy
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import Array, Memory, rows, stripes
@@ -37,7 +38,7 @@ def data_of(name: str) -> Memory:
 
 def directly(vae: VAE, samples: Array, draws: int, seed: int = 0) -> FreeEnergy:
     x = to_tensor(samples)
-    return estimate(vae, x, vae.encode(x), torch.from_numpy(noise.normal(seed, (draws, vae.config.latent))))
+    return estimate(vae, x, vae.encode(x), torch.from_numpy(random.normal(seed, (draws, vae.config.latent))))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -151,7 +152,7 @@ def test_equally_costly_samples_are_named_in_their_order() -> None:
 
 def test_detection_is_in_the_report_as_json_holds_it(calibrated: Callable[[str], Checkpoint]) -> None:
     model, data = calibrated("table-mlp-gaussian"), data_of("table-mlp-gaussian")
-    found = detect(model.vae, data, [], Protocol(4, 5, 0), model.calibration, 20)
+    found = detect(model.vae, data, [], ScoringConfig(4, 5, 0), model.calibration, 20)
     plain = replace(evaluate(model.vae, data, draws=1).report, detection=[found]).plain()
     said = {"samples": 4, "refine": 5, "seed": 0, "inliers": 20, "outliers": found.outliers, "auroc": found.auroc}
     assert json.loads(json.dumps(plain, allow_nan=False))["detection"] == [said]

@@ -24,17 +24,18 @@ from model.report import pictures
 from model.report import samples as looks
 from model.report.evaluation import evaluate
 from model.report.page import FILES, Subject
-from model.scoring.calibration import Protocol
+from model.scoring.batches import MIN_ACTIVE_VARIANCE
+from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
-from model.scoring.score import ACTIVE
-from model.training.loop import Record
 from model.vae import VAE
-from tests.conftest import CLASSES, CONFIGS, build
+from tests.conftest import CLASSES, CONFIGS, build, epoch_record
 from tests.model.conftest import Memory, refusal, rows, stripes
 
 Load = Callable[[str], Checkpoint]
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"
-RECORDS = [Record(epoch, 10.0 / epoch, 8.0 / epoch, 2.0, None, 11.0 / epoch, 1e-3, 1.0, 100.0) for epoch in (1, 2, 3)]
+RECORDS = [
+    epoch_record(epoch, 10.0 / epoch, 8.0 / epoch, 2.0, None, 11.0 / epoch, 1e-3, 1.0, 100.0) for epoch in (1, 2, 3)
+]
 EVIL = "<script>alert('x')</script>\"&'$^_$ "
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 every = pytest.mark.parametrize("name", CONFIGS)
@@ -95,7 +96,7 @@ def subject(found: Checkpoint, name: str, *, labels: bool = True, count: int = 4
     if isinstance(dataset, Named):
         dataset.names = tuple(EVIL + called for called in CLASSES)
     made = evaluate(found.vae, dataset, draws=2)
-    compared = detect(found.vae, dataset, [], Protocol(1, 0, 0), found.calibration, 20)
+    compared = detect(found.vae, dataset, [], ScoringConfig(1, 0, 0), found.calibration, 20)
     return Subject(found, replace(made, report=replace(made.report, detection=[compared])), dataset, RECORDS)
 
 
@@ -175,7 +176,7 @@ def test_warnings_stand_at_the_top(loaded: Load) -> None:
     made = subject(loaded(GREY), GREY)
     collapsed = replace(made.evaluation, report=replace(made.report, active_units=0))
     page = Page(paper.html(replace(made, evaluation=collapsed)))
-    assert page.said.index("The latent is collapsed") < page.said.index("Learning curves")
+    assert page.said.index("The latent has collapsed") < page.said.index("Learning curves")
     assert "role" in str(page.all("div"))
 
 
@@ -209,7 +210,7 @@ def test_active_dimensions_are_told_by_their_own_variance(loaded: Load) -> None:
     means = np.random.default_rng(0).normal(size=(40, 4)) * np.sqrt(variances)
     changed = replace(made.evaluation, means=means, rates=np.array([0.1, 3.0, 2.0, 0.0]))
     # By falling rate: the second, the third, the first, the fourth.
-    assert (variances > ACTIVE)[[1, 2, 0, 3]].tolist() == [False, True, True, False]
+    assert (variances > MIN_ACTIVE_VARIANCE)[[1, 2, 0, 3]].tolist() == [False, True, True, False]
     assert replace(made, evaluation=changed).active.tolist() == [False, True, True, False]
 
 

@@ -13,9 +13,8 @@ from model.checkpoint import Card
 from model.report import plots
 from model.report.evaluation import PERCENTILES, Evaluation, evaluate
 from model.training.config import Recipe, Split
-from model.training.loop import Record
 from model.training.run import Run
-from tests.conftest import build
+from tests.conftest import build, epoch_record
 from tests.model.conftest import Array, Memory, rows, stripes
 
 KINDS = {
@@ -24,7 +23,7 @@ KINDS = {
     "table": Memory(rows(60)),
 }
 PICTURES = ["latents.png", "learning_curves.png", "reconstructions.png", "samples.png"]
-RECORD = Record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
+RECORD = epoch_record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
 
 
 def run(folder: Path, data: Memory) -> tuple[Run, Split]:
@@ -98,9 +97,9 @@ def test_twenty_labels_have_twenty_colours() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e9])
 def test_learning_curves_are_drawn_from_the_first_epoch_on(scale: float, tmp_path: Path) -> None:
-    one = replace(RECORD, free_energy=10 * scale, train_free_energy=11 * scale)
+    one = RECORD.model_copy(update={"free_energy": 10 * scale, "train_free_energy": 11 * scale})
     assert image(plots.learning_curves([one]), tmp_path / "x.png").std() > 5
-    figure = plots.learning_curves([one, replace(one, epoch=2, free_energy=9 * scale)])
+    figure = plots.learning_curves([one, one.model_copy(update={"epoch": 2, "free_energy": 9 * scale})])
     assert [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines] == [
         [11 * scale] * 2,
         [10 * scale, 9 * scale],
@@ -109,7 +108,8 @@ def test_learning_curves_are_drawn_from_the_first_epoch_on(scale: float, tmp_pat
 
 def test_a_few_wild_epochs_do_not_flatten_the_curve() -> None:
     records = [
-        replace(RECORD, epoch=i, free_energy=1e6 if i < 2 else 100.0 - i, train_free_energy=100.0) for i in range(40)
+        RECORD.model_copy(update={"epoch": i, "free_energy": 1e6 if i < 2 else 100.0 - i, "train_free_energy": 100.0})
+        for i in range(40)
     ]
     assert plots.learning_curves(records).axes[0].get_ylim()[1] < 200
 

@@ -13,35 +13,34 @@ from scipy.stats import ks_2samp  # type: ignore[import-untyped]
 from model.checkpoint import load, save_calibration
 from model.errors import CheckpointError
 from model.scoring.calibration import (
-    LEAST,
+    MIN_TYPICALITY_INPUTS,
     Calibration,
-    Protocol,
     Reference,
-    Scored,
+    ScoringConfig,
     discoveries,
     from_bytes,
     p_value,
     to_bytes,
     two_sided,
 )
-from model.scoring.typicality import fit_latents
-from tests.model.conftest import Floats, chance
+from model.scoring.typicality import TypicalityFeatures, fit_latents
+from tests.model.conftest import Floats, chance, ranked
 
-PLAIN, REFINED = Protocol(4, 0, 0), Protocol(4, 5, 0)
+PLAIN, REFINED = ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0)
 LEVELS = (0.01, 0.05, 0.1)
 
 
 def calibration(count: int = 300, seed: int = 0, measured: int = 0) -> Calibration:
-    """Known for a protocol with refinement and one without, with typicality."""
-    made = Calibration(fit_latents(chance(400, seed=1000).sizes.mean), {})
+    """Known for a scoring with refinement and one without, with typicality."""
+    made = Calibration(fit_latents(chance(400, seed=1000).mean), {})
     plain, refined = (chance(count, seed + i, refined=bool(i), measured=measured) for i in range(2))
-    return made.refer(PLAIN, plain).refer(REFINED, refined)
+    return made.with_reference(PLAIN, plain).with_reference(REFINED, refined)
 
 
-def p_values_of(made: Calibration, protocol: Protocol, scored: Scored) -> dict[str, Floats]:
-    found = made.judge(protocol, scored).p_values
-    assert found is not None
-    return found
+def p_values_of(made: Calibration, scoring: ScoringConfig, features: TypicalityFeatures) -> dict[str, Floats]:
+    p_values = ranked(made, scoring, features).p_values
+    assert p_values is not None
+    return p_values
 
 
 def by_hand(reference: Floats, score: float) -> tuple[float, float]:
@@ -113,8 +112,8 @@ class TestDiscoveries:
         assert discoveries(np.zeros(0), 0.1).shape == (0,)
 
 
-class TestVerdict:
-    def test_has_a_p_value_for_every_score_of_the_protocol(self) -> None:
+class TestCalibratedScores:
+    def test_has_a_p_value_for_every_score_of_the_scoring(self) -> None:
         made = calibration()
         assert set(p_values_of(made, PLAIN, chance(5, 9))) == {"free_energy", "free_energy_two_sided", "typicality"}
         assert set(p_values_of(made, REFINED, chance(5, 9, refined=True))) == {
@@ -128,52 +127,52 @@ class TestVerdict:
         known, fresh = chance(300, 1, refined=True), chance(40, 9, refined=True)
         found = p_values_of(calibration(), REFINED, fresh)
         assert known.regret is not None and fresh.regret is not None
-        reference = np.sort(known.scores.free_energy)
-        assert np.array_equal(found["free_energy"], p_value(reference, fresh.scores.free_energy))
-        assert np.array_equal(found["free_energy_two_sided"], two_sided(reference, fresh.scores.free_energy))
+        reference = np.sort(known.free_energy)
+        assert np.array_equal(found["free_energy"], p_value(reference, fresh.free_energy))
+        assert np.array_equal(found["free_energy_two_sided"], two_sided(reference, fresh.free_energy))
         assert np.array_equal(found["regret"], p_value(np.sort(known.regret), fresh.regret))
 
-    @pytest.mark.parametrize("asked", [Protocol(5, 5, 0), Protocol(4, 6, 0), Protocol(4, 5, 1)])
-    def test_of_scores_made_otherwise_is_refused_with_both_protocols(self, asked: Protocol) -> None:
-        verdict = calibration().judge(asked, chance(5, refined=True))
-        assert verdict.p_values is None and verdict.typicality is None
-        assert verdict.reason is not None
-        for said in ("samples=4, refine=0, seed=0", "samples=4, refine=5, seed=0", f"not for ({asked})"):
-            assert said in verdict.reason
+    @pytest.mark.parametrize("asked", [ScoringConfig(5, 5, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 5, 1)])
+    def test_other_configurations_are_refused_and_known_ones_named(self, asked: ScoringConfig) -> None:
+        calibrated = ranked(calibration(), asked, chance(5, refined=True))
+        assert calibrated.p_values is None and calibrated.typicality is None
+        assert calibrated.reason is not None
+        for text in ("samples=4, refine=0, seed=0", "samples=4, refine=5, seed=0", f"not for ({asked})"):
+            assert text in calibrated.reason
 
-    def test_of_a_known_protocol_has_no_reason(self) -> None:
-        assert calibration().judge(PLAIN, chance(5)).reason is None
+    def test_of_a_known_scoring_has_no_reason(self) -> None:
+        assert ranked(calibration(), PLAIN, chance(5)).reason is None
 
-    @pytest.mark.parametrize(("count", "latents"), [(LEAST - 1, True), (LEAST, False)])
+    @pytest.mark.parametrize(("count", "latents"), [(MIN_TYPICALITY_INPUTS - 1, True), (MIN_TYPICALITY_INPUTS, False)])
     def test_has_no_typicality_of_few_inputs_or_without_a_density(self, count: int, latents: bool) -> None:
-        made = Calibration(calibration().latents if latents else None, {}).refer(PLAIN, chance(count))
-        verdict = made.judge(PLAIN, chance(5, 1))
-        assert verdict.typicality is None
+        made = Calibration(calibration().latents if latents else None, {}).with_reference(PLAIN, chance(count))
+        calibrated = ranked(made, PLAIN, chance(5, 1))
+        assert calibrated.typicality is None
         assert set(p_values_of(made, PLAIN, chance(5, 1))) == {"free_energy", "free_energy_two_sided"}
 
-    def test_of_more_protocols_leaves_the_others_alone(self) -> None:
-        first = Calibration(None, {}).refer(PLAIN, chance(50))
-        second = first.refer(REFINED, chance(60, 1, refined=True))
+    def test_of_more_scorings_leaves_the_others_alone(self) -> None:
+        first = Calibration(None, {}).with_reference(PLAIN, chance(50))
+        second = first.with_reference(REFINED, chance(60, 1, refined=True))
         assert set(first.references) == {PLAIN}
         assert second.references[PLAIN] is first.references[PLAIN]
-        assert len(second.refer(PLAIN, chance(70)).references[PLAIN].free_energy) == 70
+        assert len(second.with_reference(PLAIN, chance(70)).references[PLAIN].free_energy) == 70
 
 
 class TestValidity:
     def test_fresh_scores_are_distributed_as_the_reference(self) -> None:
         made, fresh = calibration(2000), chance(2000, 7, refined=True)
-        reference, verdict = made.references[REFINED], made.judge(REFINED, fresh)
+        reference, calibrated = made.references[REFINED], ranked(made, REFINED, fresh)
         assert fresh.regret is not None and reference.regret is not None
-        assert ks_2samp(reference.free_energy, fresh.scores.free_energy).pvalue > 0.001
+        assert ks_2samp(reference.free_energy, fresh.free_energy).pvalue > 0.001
         assert ks_2samp(reference.regret, fresh.regret).pvalue > 0.001
-        assert ks_2samp(reference.typicality, verdict.typicality).pvalue > 0.001
+        assert ks_2samp(reference.typicality, calibrated.typicality).pvalue > 0.001
 
     def test_typicality_is_calibrated_by_inputs_that_did_not_fit_it(self) -> None:
         """So few that a density fits its own points far better than others: only a held-out half is honest."""
         latents = calibration().latents
         p = []
         for seed in range(60):
-            made = Calibration(latents, {}).refer(PLAIN, chance(LEAST, seed))
+            made = Calibration(latents, {}).with_reference(PLAIN, chance(MIN_TYPICALITY_INPUTS, seed))
             p.append(p_values_of(made, PLAIN, chance(200, 500 + seed))["typicality"])
         table = np.stack(p)
         for level in LEVELS[1:]:
@@ -188,24 +187,21 @@ class TestValidity:
 
 
 @pytest.mark.parametrize("refined", [False, True])
-def test_parts_of_scores_are_put_together_again(refined: bool) -> None:
+def test_slices_of_features_concatenate_to_the_whole(refined: bool) -> None:
     whole = chance(30, refined=refined)
-    cuts = (slice(7), slice(7, 8), slice(8, None))
-    again = Scored.concatenate([whole.pick(rows) for rows in cuts])
-    for one, other in ((whole.scores, again.scores), (whole.sizes, again.sizes)):
-        for name, value in vars(one).items():
-            assert np.array_equal(getattr(other, name), value) if value is not None else getattr(other, name) is None
-    assert (whole.regret is None) == (again.regret is None)
+    again = TypicalityFeatures.concatenate([whole[:7], whole[7:8], whole[8:]])
+    for name, value in vars(whole).items():
+        assert np.array_equal(getattr(again, name), value) if value is not None else getattr(again, name) is None
 
 
 class TestBytes:
-    @pytest.mark.parametrize("protocol", [PLAIN, REFINED])
+    @pytest.mark.parametrize("scoring", [PLAIN, REFINED])
     @pytest.mark.parametrize("measured", [0, 3])
-    def test_give_the_same_verdicts(self, protocol: Protocol, measured: int) -> None:
+    def test_give_the_same_calibrateds(self, scoring: ScoringConfig, measured: int) -> None:
         made = calibration(measured=measured)
-        fresh = chance(200, 9, refined=bool(protocol.refine), measured=measured)
+        fresh = chance(200, 9, refined=bool(scoring.refine), measured=measured)
         back = from_bytes(to_bytes(made), latent=2, measured=measured)
-        before, after = made.judge(protocol, fresh), back.judge(protocol, fresh)
+        before, after = ranked(made, scoring, fresh), ranked(back, scoring, fresh)
         assert before.typicality is not None and after.typicality is not None
         assert before.p_values is not None and after.p_values is not None
         assert np.allclose(after.typicality, before.typicality, rtol=1e-4, atol=1e-4)
@@ -220,12 +216,12 @@ class TestBytes:
         assert to_bytes(from_bytes(data, latent=2, measured=0)) == data
 
     def test_hold_a_calibration_without_typicality_and_one_for_nothing(self) -> None:
-        few = Calibration(None, {}).refer(PLAIN, chance(50))
+        few = Calibration(None, {}).with_reference(PLAIN, chance(50))
         back = from_bytes(to_bytes(few), latent=2, measured=0)
         assert back.latents is None
         assert np.array_equal(back.references[PLAIN].free_energy, few.references[PLAIN].free_energy)
-        short = Calibration(calibration().latents, {}).refer(REFINED, chance(50, refined=True))
-        assert from_bytes(to_bytes(short), latent=2, measured=0).references[REFINED].typical is None
+        short = Calibration(calibration().latents, {}).with_reference(REFINED, chance(50, refined=True))
+        assert from_bytes(to_bytes(short), latent=2, measured=0).references[REFINED].typicality_model is None
         assert from_bytes(to_bytes(Calibration(None, {})), latent=2, measured=0).references == {}
 
     def test_of_another_latent_size_are_refused(self) -> None:
@@ -249,9 +245,9 @@ class TestBytes:
         [
             ("reference.4.0.0.free_energy", lambda a: a[::-1].copy(), "free_energy is not in ascending order"),
             ("reference.4.5.0.regret", lambda a: a[:0], "regret is not in ascending order"),
-            ("reference.4.0.0.free_energy", lambda a: np.append(a, np.inf), "free_energy holds"),
-            ("latents.means", lambda a: np.full_like(a, np.nan), "latents.means holds"),
-            ("latents.means", lambda a: a.astype(np.int32), "latents.means holds"),
+            ("reference.4.0.0.free_energy", lambda a: np.append(a, np.inf), "free_energy holds values"),
+            ("latents.means", lambda a: np.full_like(a, np.nan), "latents.means holds values"),
+            ("latents.means", lambda a: a.astype(np.int32), "latents.means holds values"),
             ("reference.4.0.0.typical.center", lambda a: a[:1], "typical.center is"),
             ("reference.4.0.0.typical.unit", lambda a: np.append(a, 1.0), "typical.unit is"),
             ("reference.4.0.0.typical.sizes.factors", lambda a: a[:, :1], "typical.sizes.factors is"),
@@ -306,9 +302,9 @@ class TestBytes:
                 back = from_bytes(data, latent=2, measured=0)
             except Exception:  # a checkpoint refuses whatever is one
                 continue
-            for protocol in back.references:
+            for scoring in back.references:
                 with np.errstate(all="ignore"):
-                    found = back.judge(protocol, fresh if not protocol.refine else chance(20, 9, refined=True))
+                    found = ranked(back, scoring, fresh if not scoring.refine else chance(20, 9, refined=True))
                 assert found.p_values is not None
                 assert all(((p > 0) & (p <= 1)).all() for p in found.p_values.values())
 
@@ -317,9 +313,9 @@ def test_one_that_could_not_be_loaded_again_is_not_saved(saved: Callable[[str], 
     folder = shutil.copytree(saved("table-mlp-gaussian"), tmp_path / "model")
     save_calibration(folder, calibration())
     before, infinite = load(folder).digest, chance(20)
-    infinite.scores.free_energy[3] = np.inf
-    of_another = Calibration(fit_latents(chance(200, latent=5).sizes.mean), {})
-    for bad in (of_another, Calibration(None, {}).refer(PLAIN, infinite)):
+    infinite.free_energy[3] = np.inf
+    of_another = Calibration(fit_latents(chance(200, latent=5).mean), {})
+    for bad in (of_another, Calibration(None, {}).with_reference(PLAIN, infinite)):
         with pytest.raises(CheckpointError, match="make a new one with vae calibrate"):
             save_calibration(folder, bad)
         assert load(folder).digest == before

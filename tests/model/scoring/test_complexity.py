@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.config import ImageData
-from model.scoring.complexity import REACH, Trend, complexity, measures, quadratic_terms
+from model.scoring.complexity import MAX_DEVIATION, Trend, complexity, measures, quadratic_terms
 from tests.conftest import CONFIGS, GREY, RGB, TABLE
 from tests.model.conftest import Array, rows, stripes
 
@@ -73,7 +73,7 @@ class TestTrend:
         scores = np.stack([3 + a - 2 * b + a * b, 100 * b * b], axis=1)
         trend = Trend.fit(self.measured, scores)
         assert trend.weights.shape == (quadratic_terms(2), 2)
-        near = (np.abs(np.stack([a, b])) < REACH).all(axis=0)
+        near = (np.abs(np.stack([a, b])) < MAX_DEVIATION).all(axis=0)
         assert np.allclose(trend(self.measured)[near], scores[near], rtol=0.01, atol=0.5)
 
     def test_is_the_mean_without_measures(self) -> None:
@@ -83,7 +83,7 @@ class TestTrend:
 
     def test_does_not_run_away_far_out(self) -> None:
         trend = Trend.fit(self.measured, np.square(self.measured[:, :1] - 5))
-        far = trend(np.array([[5.0 + REACH + 0.5, -200.0], [1e6, -200.0]]))
+        far = trend(np.array([[5.0 + MAX_DEVIATION + 0.5, -200.0], [1e6, -200.0]]))
         assert far[0] == pytest.approx(far[1])
 
     def test_is_no_obstacle_where_nothing_varies(self) -> None:

@@ -8,9 +8,9 @@ from sklearn.metrics import roc_auc_score
 
 from model.config import ImageData
 from model.datasets import Dataset
-from model.scoring.calibration import Calibration, Protocol
+from model.scoring.batches import calibrate, latent_density, score
+from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.detection import SCORES, Detection, auroc, detect, handwritten_digits, outlier_sets
-from model.scoring.score import calibrate, latent_density, score
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS, GREY, RGB, TABLE, build
 from tests.model.conftest import Array, Memory, rows, stripes
@@ -18,8 +18,8 @@ from tests.model.conftest import Array, Memory, rows, stripes
 PICTURES = ["vertical flips", "horizontal flips", "digits", "noise", "constants"]
 
 
-def sets(data: ImageData, dataset: Dataset, *against: Dataset, most: int = 400) -> dict[str, Array]:
-    return {name: np.concatenate(list(batches)) for name, batches in outlier_sets(data, dataset, against, most)}
+def sets(data: ImageData, dataset: Dataset, *against: Dataset, max_inputs: int = 400) -> dict[str, Array]:
+    return {name: np.concatenate(list(batches)) for name, batches in outlier_sets(data, dataset, against, max_inputs)}
 
 
 class TestAuroc:
@@ -82,17 +82,17 @@ class TestPictures:
         assert (digits.min(), digits.max()) == (0, 255)
         assert digits.std(axis=0).min() >= 0 and digits.mean() < 128
 
-    @pytest.mark.parametrize("most", [1, 7, 256, 257, 5000])
-    def test_no_set_is_larger_than_asked_for(self, most: int, data: ImageData) -> None:
+    @pytest.mark.parametrize("max_inputs", [1, 7, 256, 257, 5000])
+    def test_no_set_is_larger_than_asked_for(self, max_inputs: int, data: ImageData) -> None:
         other = Memory(stripes(400, data.shape, seed=1), source="other")
-        found = sets(data, Memory(stripes(300, data.shape)), other, most=most)
+        found = sets(data, Memory(stripes(300, data.shape)), other, max_inputs=max_inputs)
         counts = {name: len(outliers) for name, outliers in found.items()}
-        assert max(counts.values()) <= most, counts
-        assert min(counts.values()) >= min(most, 256), counts
+        assert max(counts.values()) <= max_inputs, counts
+        assert min(counts.values()) >= min(max_inputs, 256), counts
 
     def test_sets_of_ones_own_are_named_by_their_source(self, data: ImageData) -> None:
         others = [Memory(stripes(count, data.shape, seed=count), source=f"set {count}") for count in (5, 300)]
-        found = sets(data, Memory(stripes(10, data.shape)), *others, most=290)
+        found = sets(data, Memory(stripes(10, data.shape)), *others, max_inputs=290)
         assert list(found) == [*PICTURES, "set 5", "set 300"]
         assert np.array_equal(found["set 5"], others[0].samples)
         assert np.array_equal(found["set 300"], others[1].samples[:290])
@@ -111,16 +111,16 @@ def test_pictures_of_floats_have_outliers_too() -> None:
 
 
 class TestRows:
-    @pytest.mark.parametrize("most", [1, 40, 300, 5000])
-    def test_are_as_many_as_the_data_and_no_more_than_asked_for(self, most: int) -> None:
+    @pytest.mark.parametrize("max_inputs", [1, 40, 300, 5000])
+    def test_are_as_many_as_the_data_and_no_more_than_asked_for(self, max_inputs: int) -> None:
         other = Memory(rows(50, seed=1), source="other.csv")
         found = {
             name: np.concatenate(list(batches))
-            for name, batches in outlier_sets(TABLE, Memory(rows(400)), [other], most)
+            for name, batches in outlier_sets(TABLE, Memory(rows(400)), [other], max_inputs)
         }
         counts = {name: len(outliers) for name, outliers in found.items()}
-        few = min(most, 400)
-        assert counts == {"shuffled columns": few, "noise": few, "other.csv": min(most, 50)}
+        few = min(max_inputs, 400)
+        assert counts == {"shuffled columns": few, "noise": few, "other.csv": min(max_inputs, 50)}
         assert all(outliers.shape[1:] == (3,) and outliers.dtype == np.float32 for outliers in found.values())
 
     def test_shuffled_columns_hold_the_same_values_without_what_ties_them(self) -> None:
@@ -141,11 +141,11 @@ class TestRows:
 class TestDetect:
     def test_compares_every_score_that_there_is(self, trained: VAE) -> None:
         known = Calibration(latent_density(trained, stripes(300)), {})
-        protocol = Protocol(3, 2, 0)
-        calibration = calibrate(trained, stripes(120, seed=1), [protocol], calibration=known)
+        scoring = ScoringConfig(3, 2, 0)
+        calibration = calibrate(trained, stripes(120, seed=1), [scoring], calibration=known)
         other = Memory(stripes(30, seed=5), source="more stripes")
-        found = detect(trained, Memory(stripes(100, seed=2)), [other], protocol, calibration, most=80)
-        assert (found.samples, found.refine, found.seed, found.inliers) == (*protocol, 80)
+        found = detect(trained, Memory(stripes(100, seed=2)), [other], scoring, calibration, max_inputs=80)
+        assert (found.samples, found.refine, found.seed, found.inliers) == (*scoring, 80)
         assert list(found.auroc) == list(found.outliers) == [*PICTURES, "more stripes"]
         assert found.outliers["more stripes"] == 30
         for areas in found.auroc.values():
@@ -157,25 +157,25 @@ class TestDetect:
 
     def test_leaves_out_scores_that_there_are_not(self) -> None:
         vae = build("table-mlp-gaussian")
-        found = detect(vae, Memory(rows(40)), [], Protocol(2, 0, 0), None, most=30)
+        found = detect(vae, Memory(rows(40)), [], ScoringConfig(2, 0, 0), None, max_inputs=30)
         absent = {"regret", "typicality", "free_energy_two_sided"}
         assert all(set(areas) == set(SCORES) - absent for areas in found.auroc.values())
 
     def test_a_set_is_no_outlier_of_itself(self) -> None:
         vae, own = build("table-mlp-gaussian"), Memory(rows(60))
-        found = detect(vae, own, [own], Protocol(3, 0, 0), None, most=60)
+        found = detect(vae, own, [own], ScoringConfig(3, 0, 0), None, max_inputs=60)
         assert set(found.auroc["memory"].values()) == {0.5}
 
     def test_areas_are_those_of_the_scores(self) -> None:
         vae, own, other = build("table-mlp-gaussian"), Memory(rows(60)), Memory(rows(50, seed=1) * 1.2, source="other")
-        found = detect(vae, own, [other], Protocol(3, 0, 0), None, most=100)
+        found = detect(vae, own, [other], ScoringConfig(3, 0, 0), None, max_inputs=100)
         inliers, outliers = (
-            next(score(vae, data.batches(100), Protocol(3, 0, 0))).scored.scores for data in (own, other)
+            next(score(vae, data.batches(100), ScoringConfig(3, 0, 0))).scores.estimates for data in (own, other)
         )
         for name, area in found.auroc["other"].items():
             assert area == pytest.approx(auroc(getattr(inliers, name), getattr(outliers, name))), name
 
     def test_is_the_same_every_time(self) -> None:
         vae, data = build(next(iter(CONFIGS))), Memory(stripes(20))
-        first, same = (detect(vae, data, [], Protocol(1, 0, 0), None, most=20) for _ in range(2))
+        first, same = (detect(vae, data, [], ScoringConfig(1, 0, 0), None, max_inputs=20) for _ in range(2))
         assert first == same == replace(first) and isinstance(first, Detection)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from model.likelihoods import Gaussian
-from model.scoring.free_energy import Floats, FreeEnergy, Totals, estimate, pair_slices, terms
+from model.scoring.batches import estimate
+from model.scoring.free_energy import Floats, FreeEnergy, LogWeightAccumulator, log_weight_terms
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import LATENT, PPCA
 
@@ -22,7 +23,7 @@ def noise(draws: int, latent: int = LATENT, seed: int = 0, dtype: torch.dtype = 
 
 def summarize(distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> FreeEnergy:
     """The scores of tables of n samples x K draws."""
-    totals = Totals(len(distortion))
+    totals = LogWeightAccumulator(len(distortion))
     sample = np.repeat(np.arange(len(distortion)), distortion.shape[1])
     totals.add(sample, distortion.ravel(), cross_entropy.ravel(), nlog_q.ravel())
     return totals.scores(np.zeros(len(distortion)), None)
@@ -31,7 +32,9 @@ def summarize(distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> Free
 def tables(ppca: PPCA, q: Gaussian, draws: int) -> tuple[Floats, Floats, Floats]:
     """The terms of every sample and draw, as `summarize` takes them."""
     parts = [
-        terms(ppca.vae, ppca.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e)
+        log_weight_terms(
+            ppca.vae, ppca.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e
+        )
         for i in range(len(ppca.x))
         for e in [noise(draws)]
     ]
@@ -167,7 +170,7 @@ def test_bits_are_given_only_where_x_is_discrete(name: str) -> None:
 def test_a_map_of_terms_sums_to_the_distortion() -> None:
     vae = build("rgb-conv-discretized")
     x = torch.rand(3, 3, 9, 10)
-    t = terms(vae, x, vae.encode(x), noise(3, 5, dtype=torch.float32))
+    t = log_weight_terms(vae, x, vae.encode(x), noise(3, 5, dtype=torch.float32))
     assert t.per_dimension.shape == x.shape
     assert torch.allclose(t.per_dimension.double().sum((1, 2, 3)), t.distortion)
 
@@ -180,22 +183,14 @@ def test_weights_of_any_size_neither_overflow_nor_vanish() -> None:
     assert scores.effective_sample_size[1] == pytest.approx(3)
 
 
-@pytest.mark.parametrize(("samples", "draws", "rows"), [(1, 1, 1), (5, 3, 4), (2, 7, 100), (7, 2, 1), (0, 3, 4)])
-def test_slices_hold_every_pair_once_in_order(samples: int, draws: int, rows: int) -> None:
-    slices = list(pair_slices(samples, draws, rows))
-    assert all(0 < len(sample) == len(draw) <= rows for sample, draw in slices)
-    pairs = [pair for sample, draw in slices for pair in zip(sample.tolist(), draw.tolist(), strict=True)]
-    assert pairs == [(i, k) for i in range(samples) for k in range(draws)]
-
-
-class TestTotals:
+class TestLogWeightAccumulator:
     @pytest.mark.parametrize("size", [1, 1e3, 1e30, 1e100])
     @pytest.mark.parametrize("cuts", [0, 1, 5, 83])
     def test_draws_added_in_any_slices_are_those_added_at_once(self, cuts: int, size: float) -> None:
         draw = np.random.default_rng(cuts)
         columns = draw.normal(size=(3, 84)) * [[size], [1.0], [1.0]]
         sample = np.repeat(np.arange(7), 12)
-        whole, cut = Totals(7), Totals(7)
+        whole, cut = LogWeightAccumulator(7), LogWeightAccumulator(7)
         whole.add(sample, *columns)
         places = np.sort(draw.permutation(np.arange(1, 84))[:cuts])
         for who, *part in zip(*(np.split(row, places) for row in (sample, *columns)), strict=True):
@@ -207,7 +202,7 @@ class TestTotals:
     def test_samples_may_be_added_in_any_order_and_again(self) -> None:
         columns = np.random.default_rng(0).normal(size=(3, 60))
         sample = np.repeat(np.arange(6), 10)
-        whole, cut = Totals(6), Totals(6)
+        whole, cut = LogWeightAccumulator(6), LogWeightAccumulator(6)
         whole.add(sample, *columns)
         for offset in (1, 0):
             # Every other draw of every sample, the last ones first.
@@ -228,10 +223,11 @@ class TestTotals:
 
     def test_memory_does_not_grow_with_the_number_of_draws(self) -> None:
         def peak(draws: int) -> int:
-            totals, data = Totals(4), np.random.default_rng(0)
+            totals, data = LogWeightAccumulator(4), np.random.default_rng(0)
             tracemalloc.start()
-            for sample, draw in pair_slices(4, draws, 256):
-                totals.add(sample, *data.normal(size=(3, len(draw))))
+            for start in range(0, 4 * draws, 256):
+                sample = np.arange(start, min(start + 256, 4 * draws)) // draws
+                totals.add(sample, *data.normal(size=(3, len(sample))))
             totals.scores(np.zeros(4), None)
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()

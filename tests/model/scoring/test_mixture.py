@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
 from sklearn.mixture import GaussianMixture
 
-from model.scoring.mixture import POINTS, Mixture
+from model.scoring.mixture import MIN_POINTS_PER_DIM, Mixture
 from tests.model.conftest import Floats
 
 
@@ -82,7 +82,7 @@ def test_it_moves_with_its_points() -> None:
     ("count", "expected"), [(2, 1), (11, 1), (12, 1), (23, 1), (24, 2), (59, 4), (60, 5), (900, 5)]
 )
 def test_fewer_points_have_fewer_components(count: int, expected: int) -> None:
-    assert POINTS == 3
+    assert MIN_POINTS_PER_DIM == 3
     assert len(Mixture.fit(clusters(count, 4), components=5, ridge=0.1).means) == expected
 
 

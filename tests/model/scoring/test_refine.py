@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.likelihoods import Gaussian
 from model.scoring import refine as module
-from model.scoring.free_energy import FreeEnergy, estimate
-from model.scoring.refine import EPSILON, JUDGES, LEARNING_RATE, better, excess, refine
+from model.scoring.batches import estimate, refine
+from model.scoring.free_energy import FreeEnergy
+from model.scoring.refine import EPSILON, LEARNING_RATE, VALIDATION_DRAWS, compare_q, refine_step, select_q, to_gaussian
 from model.vae import LOG_SCALE_BOUNDS, VAE
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import PPCA, Memory, rows, stripes
@@ -23,14 +24,16 @@ def inputs(name: str, count: int = 6) -> Tensor:
 
 def scores(vae: VAE, x: Tensor, q: Gaussian, draws: int = 200) -> FreeEnergy:
     """By draws that neither descend nor judge."""
-    e = torch.from_numpy(noise.normal(7, (draws, vae.config.latent))).to(q.mean.dtype)
+    e = torch.from_numpy(random.normal(7, (draws, vae.config.latent))).to(q.mean.dtype)
     return estimate(vae, x, q, e)
 
 
 def judged(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, seed: int = 0) -> Tensor:
     """How much more q costs than the refined one, summed over the draws that judge."""
-    draws = torch.from_numpy(noise.normal(seed, (JUDGES, vae.config.latent), noise.JUDGE)).to(q.mean.dtype)
-    return torch.stack([excess(vae, x, q, refined, draw.expand(len(x), -1)) for draw in draws]).sum(0)
+    draws = torch.from_numpy(random.normal(seed, (VALIDATION_DRAWS, vae.config.latent), random.VALIDATE)).to(
+        q.mean.dtype
+    )
+    return torch.stack([compare_q(vae, x, q, refined, draw.expand(len(x), -1)) for draw in draws]).sum(0)
 
 
 class TestKnownModel:
@@ -58,17 +61,18 @@ class TestKnownModel:
 
     def test_the_first_step_is_that_of_adam(self, ppca: PPCA) -> None:
         q = ppca.wrong()
-        place, first, second = module.start(q)
+        params = torch.cat([q.mean, q.scale.log()], dim=1)
+        zeros = torch.zeros_like(params)
         e, one = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double(), torch.ones(8, 1).double()
-        moved = module.descend(ppca.vae, ppca.x, place, first, second, e, one, 10 * one)[0]
-        here = place.clone().requires_grad_()
+        moved = refine_step(ppca.vae, ppca.x, params, zeros, zeros, e, one, 10 * one)[0]
+        here = params.clone().requires_grad_()
         mean, log_scale = here.chunk(2, dim=1)
         z = mean + log_scale.exp() * e
         rate = 0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale
         loss = ppca.vae.decode(z).nlog_prob(ppca.x).sum() + rate.sum()
         (gradient,) = torch.autograd.grad(loss, here)
         # Both moments are of one gradient: what is left of Adam is its sign, softened where it is small.
-        assert torch.allclose(moved, place - LEARNING_RATE * gradient / (gradient.abs() + EPSILON), rtol=1e-6)
+        assert torch.allclose(moved, params - LEARNING_RATE * gradient / (gradient.abs() + EPSILON), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -150,23 +154,23 @@ class TestEveryModel:
 
 
 def test_draws_that_descend_judge_and_score_are_apart() -> None:
-    streams = [noise.normal(0, (50, 4), stream) for stream in (noise.LATENT, noise.REFINE, noise.JUDGE)]
+    streams = [random.normal(0, (50, 4), stream) for stream in (random.LATENT, random.REFINE, random.VALIDATE)]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert not np.isin(streams[i], streams[j]).any()
 
 
 def test_the_draws_come_from_their_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[tuple[int, ...], int]] = []
-    normal = noise.normal
+    normal = random.normal
 
-    def watched(seed: int, shape: tuple[int, ...], stream: int = noise.LATENT) -> object:
+    def watched(seed: int, shape: tuple[int, ...], stream: int = random.LATENT) -> object:
         taken.append((shape, stream))
         return normal(seed, shape, stream)
 
-    monkeypatch.setattr(noise, "normal", watched)
+    monkeypatch.setattr(random, "normal", watched)
     vae, x = build("table-mlp-gaussian"), inputs("table-mlp-gaussian")
     refine(vae, x, vae.encode(x), steps=5)
-    assert taken == [((5, 2), noise.REFINE), ((JUDGES, 2), noise.JUDGE)]
+    assert taken == [((5, 2), random.REFINE), ((VALIDATION_DRAWS, 2), random.VALIDATE)]
 
 
 def test_what_the_judges_do_not_prefer_is_dropped_row_by_row(ppca: PPCA, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +183,12 @@ def test_what_the_judges_do_not_prefer_is_dropped_row_by_row(ppca: PPCA, monkeyp
 
 def test_only_a_gain_is_a_gain() -> None:
     q, refined = Gaussian(torch.zeros(4, 2), torch.ones(4, 2)), Gaussian(torch.ones(4, 2), torch.full((4, 2), 2.0))
-    chosen = better(q, refined, torch.tensor([1.0, 0.0, -1.0, torch.nan]))
+    chosen = select_q(q, refined, torch.tensor([1.0, 0.0, -1.0, torch.nan]))
     assert chosen.mean[:, 0].tolist() == [1, 0, 0, 0]
     assert chosen.scale[:, 1].tolist() == [2, 1, 1, 1]
 
 
 def test_scales_stay_inside_their_bounds() -> None:
-    place = torch.tensor([[0.0, -100.0], [0.0, 100.0], [0.0, 0.5]])
-    logs = module.finish(place).scale.log()
+    params = torch.tensor([[0.0, -100.0], [0.0, 100.0], [0.0, 0.5]])
+    logs = to_gaussian(params).scale.log()
     assert torch.allclose(logs, torch.tensor([[LOG_SCALE_BOUNDS[0]], [LOG_SCALE_BOUNDS[1]], [0.5]]))

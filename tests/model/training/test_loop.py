@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import noise
+from model import random
 from model.config import ModelConfig
 from model.errors import TrainingError
-from model.likelihoods import AutoregressiveLogistic, Gaussian
-from model.scoring.free_energy import estimate
+from model.likelihoods import Gaussian
+from model.likelihoods.discretized import AutoregressiveLogistic
+from model.record import EpochRecord
+from model.scoring.batches import estimate
 from model.training.config import Recipe, Split
-from model.training.loop import Record, Training, TrainingSettings
+from model.training.loop import Training, TrainingSettings
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS
 from tests.model.conftest import Memory, rows, stripes
@@ -38,7 +40,7 @@ def same_state(first: Training, second: Training) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def without_time(records: list[Record]) -> list[tuple[float | None, ...]]:
+def without_time(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
     return [
         (r.epoch, r.free_energy, r.distortion, r.rate, r.bits_per_dim, r.train_free_energy, r.learning_rate)
         for r in records
@@ -279,7 +281,7 @@ def test_each_held_out_sample_is_judged_by_a_draw_of_its_own() -> None:
     one = training(epochs=1)
     (record,) = one.epochs(split.fit, split.held_out)
     x = to_tensor(split.held_out)
-    draws = torch.from_numpy(noise.normal(0, (600, one.average.config.latent)))
+    draws = torch.from_numpy(random.normal(0, (600, one.average.config.latent)))
     with torch.inference_mode():
         q = one.average.encode(x)
         each = [

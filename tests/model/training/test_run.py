@@ -243,7 +243,7 @@ class TestProcess:
         return subprocess.Popen(
             [sys.executable, "-c", main, *arguments, "--threads", "1", "--device", "cpu"],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(run.__file__).parents[1]), *sys.path])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(run.__file__).parents[2]), *sys.path])},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

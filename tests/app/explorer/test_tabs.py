@@ -1,4 +1,4 @@
-"""Sliders, samples and card in a real browser, held against the interface."""
+"""The tabs for sliders, samples and model card in a real browser, compared with the service's answers."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from tests.app.explorer.seen import Look, pixels, scored
 
 
-def test_sliders_show_what_decode_gives(look: Look) -> None:
+def test_sliders_show_the_decoded_latent(look: Look) -> None:
     seen = look(at="#sliders")
     rates = seen.ask("model/gallery").json()["rate_per_dimension"]
     first = int(np.argmax(rates))
@@ -37,11 +37,11 @@ def test_sliders_show_what_decode_gives(look: Look) -> None:
     expect(seen.page.locator("text=Copied")).to_have_count(2)
     command = seen.page.evaluate("navigator.clipboard.readText()")
     assert f"{seen.address}/decode?format=png" in command
-    seen.page.click("text=All to 0")
+    seen.page.click("text=Set all to 0")
     assert dials.first.input_value() == "0"
 
 
-def test_how_many_pictures_a_second_is_said_while_they_move(look: Look) -> None:
+def test_the_rate_of_images_is_shown_while_sliders_move(look: Look) -> None:
     seen = look(at="#sliders")
     seen.page.wait_for_selector("#sliders canvas[data-shown]")
     seen.page.clock.install()
@@ -52,24 +52,24 @@ def test_how_many_pictures_a_second_is_said_while_they_move(look: Look) -> None:
             "value => JSON.parse(document.querySelector('#sliders canvas').dataset.shown).includes(value)",
             arg=value / 10,
         )
-    pace = seen.page.locator("#sliders figcaption")
-    assert re.fullmatch(r"\d+ pictures in the last second", pace.inner_text())
+    rate = seen.page.locator("#sliders figcaption")
+    assert re.fullmatch(r"\d+ images in the last second", rate.inner_text())
     seen.page.clock.run_for(1001)
-    assert pace.inner_text() == ""
+    assert rate.inner_text() == ""
 
 
-def test_the_sliders_take_what_is_under_the_glass(look: Look) -> None:
+def test_the_inspected_input_opens_in_the_sliders(look: Look) -> None:
     seen = look()
-    seen.under_the_glass()
+    seen.inspected()
     mean = seen.ask("encode", {"inputs": seen.ask("model/gallery/input?index=0").json()["inputs"]}).json()["mean"][0]
-    seen.page.click("text=Take it to the sliders")
+    seen.page.click("text=Open in sliders")
     seen.page.wait_for_selector("#sliders:not([hidden])")
     dial = seen.page.locator("#sliders input[type=range]").first
     dimension = int(dial.get_attribute("data-dimension") or -1)
     assert float(dial.input_value()) == pytest.approx(mean[dimension], abs=0.01)
 
 
-def test_samples_are_those_of_the_seed(look: Look) -> None:
+def test_samples_follow_the_seed(look: Look) -> None:
     seen = look(at="#samples")
     seen.page.wait_for_selector(".grid button >> nth=35")
     seen.page.fill("#samples input >> nth=0", "5")
@@ -90,30 +90,33 @@ def test_samples_are_those_of_the_seed(look: Look) -> None:
     with np.load(download.value.path()) as file:
         np.testing.assert_allclose(file["outputs"], outputs, atol=1e-6)
     seen.page.click(".grid button >> nth=2")
-    seen.page.wait_for_selector("#under[aria-busy=false] >> text=sample 3 of seed 77")
-    assert seen.under_the_glass() == pytest.approx(scored(seen, [outputs[2]]), rel=1e-6)
+    seen.page.wait_for_selector("#inspection[aria-busy=false] >> text=sample 3 of seed 77")
+    assert seen.inspected() == pytest.approx(scored(seen, [outputs[2]]), rel=1e-6)
 
 
-def test_the_card_says_what_is_served_and_how_it_fares(look: Look) -> None:
+def test_the_card_shows_the_model_and_the_load(look: Look) -> None:
     seen = look(at="#card")
     card = seen.ask("model").json()
-    seen.page.wait_for_selector("#card >> text=Requests a second")
+    seen.page.wait_for_selector("#card >> text=Requests per second")
     text = seen.page.inner_text("#card")
-    for said in (card["digest"][:12], f"{card['weights']:,}", card["training"]["dataset"], card["version"], "p99, ms"):
-        assert said in text
+    for fact in (card["digest"][:12], f"{card['weights']:,}", card["training"]["dataset"], card["version"], "p99, ms"):
+        assert fact in text
 
 
-def test_learning_curves_and_what_is_wrong_with_a_model(look: Look, address: Callable[..., str]) -> None:
+def test_learning_curves_and_warnings(look: Look, address: Callable[..., str]) -> None:
     where = address("fashion-mnist-mlp")
     card, gallery = (httpx2.get(f"{where}/{path}").json() for path in ("model", "model/gallery"))
     gallery["learning"] = [
         {"epoch": epoch, "free_energy": 100 + 5 * abs(epoch - 3), "train_free_energy": 100 - epoch}
         for epoch in range(1, 11)
     ]
-    gallery["active_units"] = 0
-    card["calibrations"], card["evaluation"]["scales_at_floor"] = [], 0.25
+    card["warnings"] = [
+        {"code": "collapsed_latent", "title": "The latent has collapsed", "text": "Train longer."},
+        {"code": "not_calibrated", "title": "The model is not calibrated", "text": "Run vae calibrate."},
+    ]
     seen = look(at="#card", answers={"model": card, "model/gallery": gallery})
     assert seen.page.locator("#card svg[aria-label*='over the epochs'] polyline").count() == 2
-    warned = seen.page.locator("#card .warn").all_inner_texts()
-    for said in ("collapsed", "25 %", "no calibration", "overfit"):
-        assert any(said in text for text in warned), said
+    assert seen.page.locator("#card .warn").all_inner_texts() == [
+        "The latent has collapsed. Train longer.",
+        "The model is not calibrated. Run vae calibrate.",
+    ]

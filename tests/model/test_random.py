@@ -6,28 +6,28 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from model import noise
+from model import random
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 16, 100])
 @pytest.mark.parametrize("width", [1, 3, 64])
 def test_a_shorter_draw_is_the_start_of_a_longer_one(rows: int, width: int) -> None:
-    assert np.array_equal(noise.normal(5, (rows, width)), noise.normal(5, (133, width))[:rows])
-    assert np.array_equal(noise.uniform(5, range(rows), (width, 2)), noise.uniform(5, range(133), (width, 2))[:rows])
+    assert np.array_equal(random.normal(5, (rows, width)), random.normal(5, (133, width))[:rows])
+    assert np.array_equal(random.uniform(5, range(rows), (width, 2)), random.uniform(5, range(133), (width, 2))[:rows])
 
 
 def test_rows_of_observations_can_be_drawn_in_any_slices() -> None:
-    whole = noise.uniform(1, range(20), (3, 4))
-    assert np.array_equal(np.concatenate([noise.uniform(1, part, (3, 4)) for part in (range(7), range(7, 20))]), whole)
+    whole = random.uniform(1, range(20), (3, 4))
+    assert np.array_equal(np.concatenate([random.uniform(1, part, (3, 4)) for part in (range(7), range(7, 20))]), whole)
 
 
 def test_equal_keys_give_equal_streams() -> None:
-    assert np.array_equal(noise.generator(1, 2, 3).random(9), noise.generator(1, 2, 3).random(9))
-    assert np.array_equal(noise.normal(8, (4, 4)), noise.normal(8, (4, 4)))
+    assert np.array_equal(random.generator(1, 2, 3).random(9), random.generator(1, 2, 3).random(9))
+    assert np.array_equal(random.normal(8, (4, 4)), random.normal(8, (4, 4)))
 
 
 def _distinct(keys: Sequence[tuple[int, ...]]) -> int:
-    return len({tuple(noise.generator(*key).random(4).tolist()) for key in keys})
+    return len({tuple(random.generator(*key).random(4).tolist()) for key in keys})
 
 
 def test_streams_and_seeds_and_epochs_differ() -> None:
@@ -42,18 +42,18 @@ def test_no_two_keys_share_a_stream_whatever_zeros_they_end_in() -> None:
 
 
 def test_rows_of_observations_differ() -> None:
-    assert len(np.unique(noise.uniform(0, range(50), (2,)), axis=0)) == 50
+    assert len(np.unique(random.uniform(0, range(50), (2,)), axis=0)) == 50
 
 
 def test_latents_are_standard_normal() -> None:
-    drawn = noise.normal(3, (40_000,))
+    drawn = random.normal(3, (40_000,))
     assert drawn.dtype == np.float32
     assert abs(drawn.mean()) < 4 / 200
     assert abs(drawn.var() - 1) < 4 * np.sqrt(2) / 200
 
 
 def test_observations_are_uniform_on_the_half_open_unit_interval() -> None:
-    drawn = noise.uniform(3, range(40), (1000,))
+    drawn = random.uniform(3, range(40), (1000,))
     assert drawn.dtype == np.float32
     assert drawn.min() >= 0 and drawn.max() < 1
     counts = np.histogram(drawn, bins=10, range=(0, 1))[0]

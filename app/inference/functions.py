@@ -1,0 +1,157 @@
+"""Model functions as the worker thread runs them: arrays in, arrays out, batch first.
+
+To add a function, add a row to `FUNCTIONS`.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.inference.backends import PROBE_ROWS, Runtime
+from model import random
+from model.checkpoint import Checkpoint
+from model.scoring import functions
+from model.scoring.functions import Arrays, Call, Function, Mode, torch_call
+from model.scoring.refine import refine_step
+from model.vae import VAE, to_tensor
+
+#: Messages of torch on a CPU, of torch on a GPU, and of ONNX Runtime, whose exception types do not tell.
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|[Ff]ailed to allocate memory|bad_alloc|bad allocation")
+
+
+class FunctionSpec(NamedTuple):
+    """How to build one model function.
+
+    `arguments` name columns of `probe_inputs`, by which the function is compiled and warmed up. `model` is the one for
+    encoding and decoding ("fast"), the one for scores ("precise"), or the float32 one. A function with an `alias` is
+    replaced by that other function where both have the same model, so that their rows share batches.
+    """
+
+    function: Function
+    arguments: tuple[str, ...]
+    model: Literal["fast", "precise", "float32"]
+    compiled: bool = False  # True where ONNX Runtime may compute it
+    alias: str | None = None
+    mode: Mode = torch.inference_mode
+
+
+FUNCTIONS = {
+    "encode": FunctionSpec(functions.encode, ("x",), "fast", compiled=True),
+    "decode": FunctionSpec(functions.decode, ("z",), "fast", compiled=True),
+    "draw": FunctionSpec(functions.draw, ("z", "x"), "fast"),
+    "posterior": FunctionSpec(functions.encode, ("x",), "precise", compiled=True, alias="encode"),
+    "precise decode": FunctionSpec(functions.decode, ("z",), "precise", alias="decode"),
+    "score": FunctionSpec(functions.score, ("x", "mean", "scale", "z"), "precise", compiled=True),
+    "map": FunctionSpec(functions.score_per_dimension, ("x", "mean", "scale", "z"), "precise"),
+    # Inference mode allows no gradients.
+    "descend": FunctionSpec(
+        refine_step, ("x", "params", "moment", "moment", "z", "step", "step"), "float32", mode=torch.no_grad
+    ),
+    "judge": FunctionSpec(functions.compare, ("x", "mean", "scale", "params", "z"), "precise"),
+}
+
+
+class ModelFunctions:
+    """The model functions of one checkpoint, by name, as `runtime` computes them."""
+
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+        self.vae = checkpoint.vae
+        self.runtime = runtime
+        self.calibration = checkpoint.calibration
+        self.arguments = {name: spec.arguments for name, spec in FUNCTIONS.items()}
+        self._models = {"fast": runtime.fast, "precise": runtime.precise, "float32": self.vae}
+        #: Names of functions that others stand in for.
+        self.aliases = {
+            name: spec.alias
+            for name, spec in FUNCTIONS.items()
+            if spec.alias and self._models[spec.model] is self._models[FUNCTIONS[spec.alias].model]
+        }
+        self._probes = [probe_inputs(self.vae, rows) for rows in PROBE_ROWS]
+
+    def build(self) -> dict[str, Call]:
+        """Compile every function.
+
+        Returns: functions that raise ArithmeticError where an output is not finite, and MemoryError where memory is
+        exhausted.
+
+        Raises:
+            ConfigError: see `Runtime.compile`.
+        """
+        calls = {name: self._compile(name, spec) for name, spec in FUNCTIONS.items() if name not in self.aliases}
+        encode, decode = calls["encode"], calls["decode"]
+        calls["reconstruct"] = lambda x: decode(encode(x)[0])
+        self.arguments["reconstruct"] = ("x",)
+        features = functions.features_call(self.vae, calls[self.aliases.get("precise decode", "precise decode")])
+        for scoring, call in functions.typicality_calls(self.calibration, features).items():
+            name = functions.typicality_name(scoring)
+            calls[name] = call
+            self.arguments[name] = ("x", "mean", "scale", "nats", "nats", *(["nats"] if scoring.refine else []))
+        return {name: _checked(call) for name, call in calls.items()}
+
+    def _compile(self, name: str, spec: FunctionSpec) -> Call:
+        vae = self._models[spec.model]
+        if not spec.compiled:
+            return torch_call(spec.function, vae, spec.mode)
+        # ONNX has no expm1, and the logarithms of ONNX Runtime are off by 1.6e-5: too far for a code length.
+        onnx = name != "score" or self.vae.config.likelihood.onnx_exact
+        probes = [tuple(probe[column] for column in spec.arguments) for probe in self._probes]
+        return self.runtime.compile(name, vae, spec.function, probes, onnx=onnx)
+
+    def warm_up(self, calls: Mapping[str, Call]) -> None:
+        """Call each function once, so that the first request is as fast as later ones.
+
+        Raises:
+            ArithmeticError: an output of the model is not finite.
+        """
+        for name, call in calls.items():
+            call(*self._example(name))
+
+    def seconds(self, calls: Mapping[str, Call], name: str, rows: int) -> float:
+        """Seconds that one call of a function takes, the shorter of two calls.
+
+        Raises:
+            ArithmeticError, MemoryError: see `build`.
+        """
+        arguments = self._example(name, rows)
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            calls[name](*arguments)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def _example(self, name: str, rows: int = 1) -> Arrays:
+        columns = [self._probes[0][column] for column in self.arguments[name]]
+        return tuple(np.repeat(column[:1], rows, axis=0) for column in columns)
+
+
+def probe_inputs(vae: VAE, rows: int) -> dict[str, NDArray[Any]]:
+    """Arguments of model functions, such as requests for the model's own samples have."""
+    z = to_tensor(random.normal(0, (rows, vae.config.latent)), str(vae.device))
+    with torch.inference_mode():
+        x = vae.decode(z).mean
+        q = vae.encode(x)
+        params = torch.cat([q.mean, q.scale.log()], dim=1)
+    tensors = {"x": x, "mean": q.mean, "scale": q.scale, "z": z, "params": params, "moment": torch.zeros_like(params)}
+    arrays: dict[str, NDArray[Any]] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    return {**arrays, "step": np.ones((rows, 1), np.float32), "nats": np.ones(rows)}
+
+
+def _checked(call: Call) -> Call:
+    def checked(*arrays: NDArray[Any]) -> Arrays:
+        try:
+            results = call(*arrays)
+        except Exception as error:
+            if OUT_OF_MEMORY.search(str(error)):
+                raise MemoryError(str(error)) from error
+            raise
+        if not all(np.isfinite(result).all() for result in results):
+            raise ArithmeticError("the model returned values that are not finite numbers")
+        return results
+
+    return checked

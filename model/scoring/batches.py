@@ -1,0 +1,190 @@
+"""Scores of data of any size, a batch at a time, and the calibration of a model on inputs that were set aside."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import random
+from model.errors import DataError
+from model.likelihoods import Gaussian
+from model.scoring import program
+from model.scoring.calibration import Calibration, ScoringConfig
+from model.scoring.free_energy import FreeEnergy
+from model.scoring.functions import discrete_dims, torch_calls
+from model.scoring.mixture import Mixture
+from model.scoring.program import MAX_CALL_ROWS, Posterior, Scores
+from model.scoring.typicality import TypicalityFeatures, fit_latents
+from model.vae import VAE, to_tensor
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+#: Samples in a batch.
+BATCH_ROWS = 256
+#: Configurations that every training calibrates for: one draw; enough draws for a standard error; refinement.
+DEFAULT_SCORINGS = (ScoringConfig(1, 0, 0), ScoringConfig(16, 0, 0), ScoringConfig(16, 20, 0))
+#: Most samples that the density of latent means is fitted to; more would hardly change it.
+MAX_DENSITY_SAMPLES = 20_000
+#: A latent dimension is active where the variance of its mean over the data is above this (Burda et al. 2016).
+MIN_ACTIVE_VARIANCE = 0.01
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Scores of one batch, and the index of its first sample."""
+
+    first: int
+    scores: Scores
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def means(self) -> Floats:
+        """Means of the encoder's Q, n x latent."""
+        return self.scores.posterior.mean.astype(np.float64)
+
+    @property
+    def rate_per_dimension(self) -> Floats:
+        """Analytic rate of the encoder's Q by latent dimension, n x latent, nats."""
+        rates: Floats = self.scores.posterior.gaussian.rate().double().numpy()
+        return rates
+
+
+def score(
+    vae: VAE, batches: Iterable[Array], scoring: ScoringConfig, calibration: Calibration | None = None
+) -> Iterator[ScoredBatch]:
+    """Score samples, each by the same draws; the service gives the same scores for the same `scoring`.
+
+    Args:
+        vae: on the device that it is to run on.
+        batches: of samples as a dataset gives them.
+        calibration: the model's, for typicality and p-values.
+    """
+    first = 0
+    for batch in batches:
+        yield ScoredBatch(first, score_batch(vae, to_tensor(batch), scoring, calibration))
+        first += len(batch)
+
+
+def score_batch(
+    vae: VAE, x: Float[Tensor, "batch *data"], scoring: ScoringConfig, calibration: Calibration | None = None
+) -> Scores:
+    """Score samples as the model takes them."""
+    steps = program.score(x.cpu().numpy(), scoring, discrete_dims=discrete_dims(vae), calibration=calibration)
+    return program.run(steps, torch_calls(vae, calibration))
+
+
+def estimate(
+    vae: VAE,
+    x: Float[Tensor, "batch *data"],
+    q: Gaussian,
+    noise: Float[Tensor, "draws latent"],
+    rows: int = MAX_CALL_ROWS,
+) -> FreeEnergy:
+    """Estimate scores of each x under its q, from the same draws of standard normal noise for every sample.
+
+    Args:
+        q: any factorial Q, the encoder's or a refined one.
+        noise: K draws.
+        rows: most decodings at a time; memory is that of these and of the scores.
+    """
+    arrays = x.cpu().numpy(), Posterior.of(q), noise.cpu().numpy()
+    return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows)[0]
+
+
+def refine(vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
+    """Improve each row's Q by gradient steps on its own free energy.
+
+    Args:
+        q: Q to start from, usually the encoder's.
+        steps: S.
+        seed: of the draws, which are independent of those that score.
+
+    Returns: per row the refined Q, or the given one where that has the lower free energy on fresh, shared draws.
+    """
+    refined = program.run(program.refine(x.cpu().numpy(), Posterior.of(q), steps, seed), torch_calls(vae)).gaussian
+    return Gaussian(refined.mean.to(q.mean.device), refined.scale.to(q.mean.device))
+
+
+def calibrate(
+    vae: VAE,
+    reference: Array,
+    scorings: Iterable[ScoringConfig] = DEFAULT_SCORINGS,
+    *,
+    calibration: Calibration | None = None,
+    on_sample: Callable[[int], None] = lambda done: None,
+) -> Calibration:
+    """Calibrate for scores made these ways, and keep the references that the calibration already has for others.
+
+    Args:
+        reference: inputs that neither fitted nor chose the model.
+        calibration: with the density of latent means (see `latent_density`), which typicality needs.
+        on_sample: called with the number of samples done, over all of `scorings`.
+
+    Raises:
+        DataError: there are no samples, or one of them has scores that are not finite.
+    """
+    if not len(reference):
+        raise DataError("there are no samples to calibrate on")
+    result = calibration or Calibration(None, {})
+    # One half fits typicality, the other calibrates it: both must be random samples of the whole.
+    shuffled = reference[random.generator(0, random.CALIBRATE).permutation(len(reference))]
+    done = 0
+    for scoring in scorings:
+        parts = []
+        for features in score_reference(vae, in_batches(shuffled), scoring):
+            _require_finite(features)
+            parts.append(features)
+            done += len(features)
+            on_sample(done)
+        result = result.with_reference(scoring, TypicalityFeatures.concatenate(parts))
+    return result
+
+
+def score_reference(vae: VAE, batches: Iterable[Array], scoring: ScoringConfig) -> Iterator[TypicalityFeatures]:
+    """Score samples that are to calibrate a model, in batches as a dataset gives them."""
+    dims, calls = discrete_dims(vae), torch_calls(vae)
+    for batch in batches:
+        steps = program.score_reference(to_tensor(batch).numpy(), scoring, discrete_dims=dims)
+        yield program.run(steps, calls)
+
+
+def _require_finite(features: TypicalityFeatures) -> None:
+    if not all(np.isfinite(column).all() for column in vars(features).values() if column is not None):
+        raise DataError("a sample to calibrate on has scores that are not finite; look for extreme values in the data")
+
+
+def latent_density(vae: VAE, samples: Array) -> Mixture:
+    """Density of the latent means of samples that the model was fitted to."""
+    picks = np.sort(random.generator(0, random.CALIBRATE, 1).permutation(len(samples))[:MAX_DENSITY_SAMPLES])
+    device = str(vae.device)
+    with torch.inference_mode():
+        means = [
+            vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in in_batches(samples[picks])
+        ]
+    return fit_latents(np.concatenate(means))
+
+
+def active_units(means: Floats) -> int:
+    """Number of active latent dimensions, by the means of Q of some inputs, n x latent.
+
+    >>> active_units(np.array([[1.0, 0.0], [-1.0, 0.01]]))
+    1
+    """
+    return int((means.var(axis=0) > MIN_ACTIVE_VARIANCE).sum())
+
+
+def in_batches(samples: Array) -> Iterator[Array]:
+    """Samples in memory, at most `BATCH_ROWS` at a time.
+
+    >>> [len(batch) for batch in in_batches(np.zeros((600, 3)))]
+    [256, 256, 88]
+    """
+    for start in range(0, len(samples), BATCH_ROWS):
+        yield samples[start : start + BATCH_ROWS]

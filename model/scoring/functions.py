@@ -1,0 +1,140 @@
+"""Model functions that scores and requests are made of: tensors in, tensors out, batch first.
+
+Row i of every output belongs to row i of the inputs, whatever the other rows hold.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.likelihoods import Gaussian
+from model.scoring.calibration import Calibration, ScoringConfig
+from model.scoring.complexity import complexity
+from model.scoring.free_energy import log_weight_terms
+from model.scoring.refine import compare_q, refine_step, to_gaussian
+from model.scoring.typicality import TypicalityFeatures, TypicalityModel, residual
+from model.vae import VAE
+
+Array = NDArray[Any]
+Arrays = tuple[Array, ...]
+#: A model function of arrays: batch first, as many rows out as in.
+Call = Callable[..., Arrays]
+#: A model function of tensors, which takes the model first.
+Function = Callable[..., tuple[Tensor, ...]]
+Mode = Callable[[], AbstractContextManager[Any]]
+
+
+def encode(vae: VAE, x: Float[Tensor, "batch *data"]) -> tuple[Tensor, ...]:
+    """Mean, variance and scale of Q(z|x), batch x latent, and its analytic rate in nats, one per row."""
+    q = vae.encode(x)
+    return q.mean, q.scale.square(), q.scale, q.rate().sum(1)
+
+
+def decode(vae: VAE, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
+    """The mean of P(x|z)."""
+    return (vae.decode(z).mean,)
+
+
+def draw(vae: VAE, z: Float[Tensor, "batch latent"], uniform: Float[Tensor, "batch *data"]) -> tuple[Tensor, ...]:
+    """A draw of P(x|z) from uniform noise."""
+    return (vae.decode(z).sample(uniform),)
+
+
+def score(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    """Distortion, cross-entropy and minus log Q at one draw of Q per row; nats, float64."""
+    return score_per_dimension(vae, x, mean, scale, noise)[:3]
+
+
+def score_per_dimension(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    """As `score`, followed by the terms of distortion, batch x data."""
+    terms = log_weight_terms(vae, x, Gaussian(mean, scale), noise)
+    return terms.distortion, terms.cross_entropy, terms.nlog_q, terms.per_dimension
+
+
+def compare(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, params: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    """How much more Q costs than the Q of `params` at one draw each, in nats, one per row."""
+    return (compare_q(vae, x, Gaussian(mean, scale), to_gaussian(params), noise),)
+
+
+def typicality_features(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, decoded: Tensor) -> tuple[Tensor, ...]:
+    """The columns of `TypicalityFeatures` that are no scores, given the decoding of each mean."""
+    rate = Gaussian(mean, scale).rate().sum(1)
+    return mean, scale.norm(dim=1), rate, residual(vae, x, decoded), complexity(x, vae.config.data)
+
+
+def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:
+    """A function of tensors as one of arrays, computed on the model's device."""
+    device = vae.device
+
+    def tensor(array: Array) -> Tensor:
+        # torch warns of arrays that it may not write to, such as broadcast draws.
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+    def call(*arrays: Array) -> Arrays:
+        with mode():
+            return tuple(output.cpu().numpy() for output in function(vae, *map(tensor, arrays)))
+
+    return call
+
+
+def features_call(vae: VAE, decode: Call) -> Call:
+    """`typicality_features` of inputs, mean and scale of the encoder's Q, by this function to decode."""
+    measure = torch_call(typicality_features, vae)
+    return lambda x, mean, scale: measure(x, mean, scale, *decode(mean))
+
+
+def typicality_call(model: TypicalityModel, features: Call) -> Call:
+    """Typicality of inputs, mean and scale of the encoder's Q, distortion, free energy, and regret where Q is refined.
+
+    It evaluates densities of hundreds of dimensions. One call for many rows takes little longer than one for few.
+    """
+
+    def call(x: Array, mean: Array, scale: Array, *scores: Array) -> Arrays:
+        return (model.score(TypicalityFeatures.of(features(x, mean, scale), *scores)),)
+
+    return call
+
+
+def typicality_name(scoring: ScoringConfig) -> str:
+    """The name of the typicality function for scores made this way.
+
+    >>> typicality_name(ScoringConfig(samples=16, refine=0, seed=0))
+    'typicality, samples=16, refine=0, seed=0'
+    """
+    return f"typicality, {scoring}"
+
+
+def typicality_calls(calibration: Calibration | None, features: Call) -> dict[ScoringConfig, Call]:
+    """The typicality function of each configuration that has a typicality model."""
+    references = calibration.references if calibration else {}
+    return {
+        scoring: typicality_call(reference.typicality_model, features)
+        for scoring, reference in references.items()
+        if reference.typicality_model
+    }
+
+
+def torch_calls(vae: VAE, calibration: Calibration | None = None) -> dict[str, Call]:
+    """Every function that a program of `model.scoring.program` names, computed by torch."""
+    features = features_call(vae, torch_call(decode, vae))
+    functions: dict[str, Function] = {
+        "posterior": encode,
+        "score": score,
+        "map": score_per_dimension,
+        "descend": refine_step,
+        "judge": compare,
+    }
+    # Not inference mode: refinement takes gradients.
+    calls = {name: torch_call(function, vae, torch.no_grad) for name, function in functions.items()}
+    typicality = {typicality_name(scoring): call for scoring, call in typicality_calls(calibration, features).items()}
+    return {**calls, "typicality_features": features, **typicality}
+
+
+def discrete_dims(vae: VAE) -> int | None:
+    """The number of dimensions of x where x is discrete, so that free energy is a code length; else None."""
+    return vae.config.data.dims if vae.levels else None

@@ -1,0 +1,260 @@
+"""The score of an input as a program: it says which model functions to call, and never calls one itself.
+
+A program is a generator that yields `ModelCall` objects and returns scores. Its driver runs each call and hands over
+the outputs. The command line drives programs with a loop (`run`), the service with its batcher, so both compute the
+same scores by the same code. The design is that of h11: no input or output inside (sans-IO).
+
+    >>> def double(*arrays):
+    ...     return tuple(2 * array for array in arrays)
+    >>> (doubled,) = run(call("double", np.arange(5)), {"double": double}, rows=2)
+    >>> doubled.tolist()
+    [0, 2, 4, 6, 8]
+"""
+
+import functools
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model import random
+from model.likelihoods import Gaussian
+from model.scoring.calibration import UNCALIBRATED, CalibratedScores, Calibration, ScoringConfig
+from model.scoring.free_energy import FreeEnergy, LogWeightAccumulator
+from model.scoring.functions import Array, Arrays, Call, typicality_name
+from model.scoring.refine import VALIDATION_DRAWS, select_q, to_gaussian
+from model.scoring.typicality import TypicalityFeatures
+
+Floats = NDArray[np.float64]
+Result = TypeVar("Result")
+#: Most rows in one call of a model function, unless the driver decides otherwise.
+MAX_CALL_ROWS = 256
+#: Draws of up to this many numbers are cached, for the most recent `MAX_CACHED_DRAWS` combinations of seed and shape.
+MAX_CACHED_NUMBERS, MAX_CACHED_DRAWS = 1 << 14, 64
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """Rows for one model function, made and consumed in slices of any size, in ascending order.
+
+    `take(start, stop)` returns the arguments of rows start..stop-1, batch first. `put(start, stop, outputs)` receives
+    their outputs. The rows exist only while their slice is computed.
+    """
+
+    function: str
+    rows: int
+    take: Callable[[int, int], Arrays]
+    put: Callable[[int, int, Arrays], None]
+
+
+Program = Generator[ModelCall, None, Result]
+
+
+def run(program: Program[Result], functions: Mapping[str, Call], rows: int = MAX_CALL_ROWS) -> Result:
+    """Drive a program in this thread.
+
+    Args:
+        functions: what its calls name.
+        rows: most rows in one call.
+    """
+    while True:
+        try:
+            request = next(program)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        for start in range(0, request.rows, rows):
+            stop = min(start + rows, request.rows)
+            request.put(start, stop, functions[request.function](*request.take(start, stop)))
+
+
+def call(function: str, *arrays: Array) -> Program[Arrays]:
+    """Call a model function on whole arrays of equally many rows, and return its outputs."""
+    rows, outputs = len(arrays[0]), list[Arrays]()
+    yield ModelCall(
+        function,
+        rows,
+        take=lambda start, stop: arrays if stop - start == rows else tuple(array[start:stop] for array in arrays),
+        put=lambda _start, _stop, part: outputs.append(part),
+    )
+    return outputs[0] if len(outputs) == 1 else tuple(map(np.concatenate, zip(*outputs, strict=True)))
+
+
+class Posterior(NamedTuple):
+    """Q(z|x) of n inputs."""
+
+    mean: Array  # n x latent
+    scale: Array  # n x latent, standard deviations
+    rate: Floats  # n, KL(Q(z|x), P(z)) in closed form, nats
+
+    @classmethod
+    def of(cls, q: Gaussian) -> "Posterior":
+        """Q as arrays."""
+        mean, scale, rate = (tensor.detach().cpu().numpy() for tensor in (q.mean, q.scale, q.rate().sum(1)))
+        return cls(mean, scale, rate.astype(np.float64))
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """Q as tensors on the CPU that share memory with these arrays."""
+        return Gaussian(torch.from_numpy(self.mean), torch.from_numpy(self.scale))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of n inputs under one `ScoringConfig`."""
+
+    estimates: FreeEnergy
+    regret: Floats | None  # nats; None where Q was not refined
+    calibrated: CalibratedScores
+    posterior: Posterior  # the encoder's Q
+    per_dimension: NDArray[np.float32] | None  # terms of distortion averaged over the draws: n x data, nats
+
+
+def score(
+    x: Array,
+    scoring: ScoringConfig,
+    *,
+    discrete_dims: int | None,
+    calibration: Calibration | None = None,
+    per_dimension: bool = False,
+) -> Program[Scores]:
+    """Score inputs by the same draws for every input, so that a score is a function of the input and `scoring` alone.
+
+    With refinement the scores are those of the refined Q, and `regret` is the encoder's free energy minus the refined
+    one, on the same draws.
+
+    Args:
+        x: inputs as the model takes them, batch first.
+        discrete_dims: see `model.scoring.functions.discrete_dims`.
+        calibration: the model's, for typicality and p-values.
+        per_dimension: True to return the terms of distortion too.
+    """
+    mean, _, scale, rate = yield from call("posterior", x)
+    q = Posterior(mean, scale, rate.astype(np.float64))
+    draws = _draws(scoring.seed, scoring.samples, mean.shape[1])
+    estimates, terms = yield from estimate(x, q, draws, discrete_dims, per_dimension and not scoring.refine)
+    regret = None
+    if scoring.refine:
+        encoder_free_energy = estimates.free_energy
+        refined = yield from refine(x, q, scoring.refine, scoring.seed)
+        estimates, terms = yield from estimate(x, refined, draws, discrete_dims, per_dimension)
+        regret = encoder_free_energy - estimates.free_energy
+    calibrated = yield from _calibrate(x, q, estimates, regret, scoring, calibration)
+    return Scores(estimates, regret, calibrated, q, terms)
+
+
+def score_reference(x: Array, scoring: ScoringConfig, *, discrete_dims: int | None) -> Program[TypicalityFeatures]:
+    """Score inputs that are to calibrate a model: what `Calibration.with_reference` takes."""
+    scores = yield from score(x, scoring, discrete_dims=discrete_dims)
+    columns = yield from call("typicality_features", x, scores.posterior.mean, scores.posterior.scale)
+    estimates = scores.estimates
+    return TypicalityFeatures.of(columns, estimates.distortion, estimates.free_energy, scores.regret)
+
+
+def expected_rows(rows: int, scoring: ScoringConfig, *, per_dimension: bool = False) -> dict[str, int]:
+    """Rows, by model function, of the large calls that follow the first call of `score`.
+
+    >>> expected_rows(3, ScoringConfig(samples=16, refine=20, seed=0))
+    {'score': 48, 'descend': 60}
+    """
+    pairs = rows * scoring.samples
+    expected = {"map" if per_dimension else "score": pairs}
+    return expected | {"score": pairs, "descend": rows * scoring.refine} if scoring.refine else expected
+
+
+def estimate(
+    x: Array, q: Posterior, draws: Array, discrete_dims: int | None, per_dimension: bool = False
+) -> Program[tuple[FreeEnergy, NDArray[np.float32] | None]]:
+    """Estimate scores of each input under its Q, from the same draws of standard normal noise for every input.
+
+    A row is a pair of an input and a draw. Memory is that of the rows of one call, whatever the numbers of both.
+
+    Args:
+        x: n inputs.
+        q: any factorial Q of each, the encoder's or a refined one.
+        draws: K x latent.
+        discrete_dims: see `model.scoring.functions.discrete_dims`.
+        per_dimension: True to average the terms of distortion over the draws.
+
+    Returns: the estimates; n x data in nats, or None.
+    """
+    mean, scale, rate = q
+    count, draws = len(draws), draws.astype(mean.dtype, copy=False)
+    totals = LogWeightAccumulator(len(x))
+    sums = np.zeros(x.shape) if per_dimension else None
+
+    def take(start: int, stop: int) -> Arrays:
+        i, k = np.divmod(np.arange(start, stop), count)
+        return x[i], mean[i], scale[i], draws[k]
+
+    def put(start: int, stop: int, outputs: Arrays) -> None:
+        sample = np.arange(start, stop) // count
+        totals.add(sample, *outputs[:3])
+        if sums is not None:
+            np.add.at(sums, sample, outputs[3])
+
+    yield ModelCall("map" if per_dimension else "score", len(x) * count, take, put)
+    return totals.scores(rate, discrete_dims), None if sums is None else (sums / count).astype(np.float32)
+
+
+def refine(x: Array, q: Posterior, steps: int, seed: int) -> Program[Posterior]:
+    """Improve each input's Q by gradient steps on its own free energy (see `model.scoring.refine`).
+
+    Each step is a call of its own, so that a driver can merge inputs with any number of steps into one call.
+
+    Args:
+        steps: S.
+        seed: of the draws, which are independent of those that score.
+
+    Returns: per input the refined Q, or the given one where that has the lower free energy on fresh, shared draws.
+    """
+    (rows, latent), dtype = q.mean.shape, q.mean.dtype
+
+    def shared(draw: Array) -> Array:
+        return np.broadcast_to(draw.astype(dtype, copy=False), (rows, latent))
+
+    params = np.concatenate([q.mean, np.log(q.scale)], axis=1)
+    state: Arrays = params, np.zeros_like(params), np.zeros_like(params)
+    last = np.full((rows, 1), steps, dtype)
+    for index, draw in enumerate(random.normal(seed, (steps, latent), random.REFINE)):
+        step = np.full((rows, 1), index + 1, dtype)
+        state = yield from call("descend", x, *state, shared(draw), step, last)
+    gain = np.zeros(rows)
+    for draw in random.normal(seed, (VALIDATION_DRAWS, latent), random.VALIDATE):
+        gain += (yield from call("judge", x, q.mean, q.scale, state[0], shared(draw)))[0]
+    return Posterior.of(select_q(q.gaussian, to_gaussian(torch.from_numpy(state[0])), torch.from_numpy(gain)))
+
+
+def _calibrate(
+    x: Array,
+    q: Posterior,
+    estimates: FreeEnergy,
+    regret: Floats | None,
+    scoring: ScoringConfig,
+    calibration: Calibration | None,
+) -> Program[CalibratedScores]:
+    if calibration is None:
+        return CalibratedScores(reason=UNCALIBRATED)
+    reference, typicality = calibration.references.get(scoring), None
+    if reference is not None and reference.typicality_model is not None:
+        columns = [x, q.mean, q.scale, estimates.distortion, estimates.free_energy]
+        columns += [] if regret is None else [regret]
+        (typicality,) = yield from call(typicality_name(scoring), *columns)
+    return calibration.rank(scoring, estimates.free_energy, regret, typicality)
+
+
+def _draws(seed: int, draws: int, latent: int) -> NDArray[np.float32]:
+    """Draws that score, shared by every input; most requests ask for the same few."""
+    return (_cached_draws if draws * latent <= MAX_CACHED_NUMBERS else _make_draws)(seed, draws, latent)
+
+
+def _make_draws(seed: int, draws: int, latent: int) -> NDArray[np.float32]:
+    drawn = random.normal(seed, (draws, latent))
+    drawn.flags.writeable = False
+    return drawn
+
+
+_cached_draws = functools.lru_cache(maxsize=MAX_CACHED_DRAWS)(_make_draws)

@@ -11,7 +11,7 @@ from model.errors import ConfigError, explain
 EngineName = Literal["auto", "torch", "onnxruntime"]
 PrecisionName = Literal["float32", "bfloat16"]
 PREFIX = "VAE_"
-#: Variables with the keys of clients and of administrators. With the suffix _FILE they name a file of keys. Keys are not
+#: Variables with the keys of clients and of administrators; with the suffix _FILE they name a file of keys. Keys are no
 #: fields of `Settings`, so that nothing prints them.
 API_KEYS, ADMIN_KEYS = "VAE_API_KEYS", "VAE_ADMIN_KEYS"
 #: Variables that other modules read: `app.api.keys` and `model.datasets`.

@@ -1,4 +1,4 @@
-"""Print the lowest allowed version of each direct dependency as a pip requirement: `python tests/lowest.py [extra ...]`."""
+"""Print the lowest allowed version of each direct dependency: `python tests/lowest.py [extra ...]`."""
 
 import re
 import sys

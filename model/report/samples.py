@@ -114,9 +114,9 @@ def pairs(samples: Reconstructions, data: ImageData | VectorData) -> Markup:
     if isinstance(data, ImageData):
         return block("samples", [_pair(samples, index) for index in range(len(samples))])
     shown = range(min(4, len(samples)))
-    head = ["column", *(f"{samples.names[i]}{suffix}" for i in shown for suffix in ("", ", reconstruction"))]
+    head = ["column", *(f"{samples.names[i]}{suffix}" for i in shown for suffix in ("", ", decoded"))]
     values = [values[i] for i in shown for values in (samples.x, samples.mean)]
-    return _table("Some samples and their reconstructions", head, values, data)
+    return _table("Some samples and their reconstructions (decoded)", head, values, data)
 
 
 def column_rmse(samples: Reconstructions, data: VectorData) -> tuple[tuple[str, ...], list[float]]:

@@ -37,12 +37,12 @@ def calibrate_command(
     from model.datasets import open_dataset
     from model.scoring import batches
     from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration, ScoringConfig
-    from model.training.config import unseen
+    from model.training.splits import require_unseen
 
     console = plain_console()
     set_threads(threads)
     loaded = _load(run, choose_device(device), console)
-    dataset = unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    dataset = require_unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
     reference = dataset.load()
     if len(reference) < MIN_TYPICALITY_INPUTS:
         raise DataError(

@@ -75,13 +75,13 @@ def evaluate_command(
     from model.report.evaluation import evaluate
     from model.scoring.calibration import ScoringConfig
     from model.scoring.detection import detect
-    from model.training.config import judges
+    from model.training.splits import evaluation_subset
 
     console = plain_console()
     _refuse(out, plots, report)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
-    dataset, portion = judges(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    dataset, portion = evaluation_subset(open_dataset(data, loaded.vae.config.data), loaded.card.training)
     if portion is not None:
         console.print(f"{data} is what the model was trained on. {ONLY[portion].format(len(dataset))}")
     others = [open_dataset(name, loaded.vae.config.data) for name in against or ()]

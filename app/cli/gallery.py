@@ -29,7 +29,7 @@ def gallery_command(
     from app.inference.devices import choose_device, set_threads
     from model import checkpoint, gallery
     from model.datasets import open_dataset
-    from model.training.config import unseen
+    from model.training.splits import require_unseen
 
     console = plain_console()
     if data == "none":
@@ -38,7 +38,7 @@ def gallery_command(
         return
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device), shown=False)
-    dataset = unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    dataset = require_unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
     samples = dataset.load()
     with progress(console, f"Scoring {data}", len(samples)) as advance:
         made = gallery.make(

@@ -19,8 +19,8 @@ from model.errors import TrainingError
 if TYPE_CHECKING:
     from model.checkpoint import Card
     from model.record import EpochRecord
-    from model.training.config import Split
     from model.training.run import Run
+    from model.training.splits import Split
 
 NetworkName = Literal["mlp", "conv"]
 LikelihoodName = Literal["gaussian", "discretized", "bernoulli"]

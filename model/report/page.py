@@ -31,7 +31,7 @@ from model.report.evaluation import Evaluation, Report
 from model.report.text import number
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.detection import Detection
-from model.training.config import Portion
+from model.training.splits import SplitName
 from model.vae import to_tensor
 from model.warnings import model_warnings, unlearned_columns
 
@@ -52,7 +52,7 @@ FILES = (
     "least_surprising.png",
 )
 #: What the samples have to do with the training.
-WHOSE: dict[Portion | None, str] = {
+WHOSE: dict[SplitName | None, str] = {
     None: "What follows is true of the model only where they neither fitted nor chose it.",
     "set_aside": "Its training set them aside: they neither fitted the model nor chose its epoch.",
     "held_out": "Its training held them out: they did not fit the model, but chose its epoch.",

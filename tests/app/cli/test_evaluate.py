@@ -17,7 +17,7 @@ from model.datasets import open_dataset
 from model.errors import DataError
 from model.scoring import batches
 from model.scoring.calibration import ScoringConfig
-from model.training.config import Split
+from model.training.splits import Split
 from tests.app.cli.conftest import SMALL, Invoke, squares
 from tests.conftest import reference
 
@@ -176,16 +176,16 @@ def test_of_the_data_of_the_training_only_what_was_set_aside_is_judged(vae: Invo
     vae("train", data, "--out", "run", "--set-aside", "20", *SMALL)
     said = vae("evaluate", "run", data, "--samples", "2", "--detection", "0", "--out", "report.json", "--save")
     assert "Judged are the 20 samples of it that were set aside" in said
-    split = Split.of(open_dataset(data), 6, 20, 0)
+    split = Split.from_dataset(open_dataset(data), 6, 20, 0)
     run = checkpoint.load(Path("run"))
-    (part,) = batches.score(run.vae, [split.set_aside], ScoringConfig(2, 0, 0))
+    (part,) = batches.score(run.vae, [split.calibration], ScoringConfig(2, 0, 0))
     free_energy = part.scores.estimates.free_energy
     found = report()
     assert found["free_energy"] == pytest.approx(free_energy.mean(), rel=1e-5)
     assert (found["dataset"], found["portion"], found["samples"]) == ("squares.npy (set aside)", "set_aside", 20)
     # A sample goes by its name in the whole of the data.
     worst = open_dataset(data).load()[int(found["worst"][0]["sample"])]
-    np.testing.assert_array_equal(worst, split.set_aside[free_energy.argmax()])
+    np.testing.assert_array_equal(worst, split.calibration[free_energy.argmax()])
     assert run.card.evaluation == found
     np.save("others.npy", squares(61)[1:])
     vae("evaluate", "run", "others.npy", "--samples", "1", "--detection", "0", "--out", "report.json")

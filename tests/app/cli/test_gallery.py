@@ -14,8 +14,8 @@ from model.datasets import open_dataset
 from model.errors import DataError, TrainingError
 from model.gallery import PROTOCOL, Gallery
 from model.scoring import batches
-from model.training.config import Split
 from model.training.run import read_records
+from model.training.splits import Split
 from tests.app.cli.conftest import SMALL, Invoke, invoke, squares, table
 from tests.conftest import reference
 
@@ -57,10 +57,10 @@ def gallery(run: Path | str) -> Gallery:
 def test_training_ends_with_a_gallery_of_what_was_set_aside(finished: tuple[Path, str], data: Path) -> None:
     folder, said = finished
     assert said.index("Calibrated on") < said.index("Gallery of 40 of them") < said.index("Best on held-out samples")
-    found, split = gallery(folder), Split.of(open_dataset(str(data)), None, 40, 0)
-    np.testing.assert_array_equal(found.inputs, split.set_aside)
-    assert found.labels is not None and split.set_aside_labels is not None
-    np.testing.assert_array_equal(found.labels, split.set_aside_labels)
+    found, split = gallery(folder), Split.from_dataset(open_dataset(str(data)), None, 40, 0)
+    np.testing.assert_array_equal(found.inputs, split.calibration)
+    assert found.labels is not None and split.calibration_labels is not None
+    np.testing.assert_array_equal(found.labels, split.calibration_labels)
     assert found.label_names == ("bright", "dark")
     records = table(folder / "metrics.csv")
     assert [epoch.epoch for epoch in found.learning] == [1, 2, 3]

@@ -13,7 +13,7 @@ from model import checkpoint
 from model.datasets import open_dataset
 from model.scoring import batches
 from model.scoring.calibration import Calibration, Reference, ScoringConfig
-from model.training.config import Split
+from model.training.splits import Split
 from tests.app.cli.conftest import SMALL, Invoke, invoke, squares
 
 CALIBRATED = "Calibrated on 100 samples that were set aside"
@@ -74,7 +74,7 @@ def test_training_ends_with_a_calibration_of_the_best_model(finished: tuple[Path
 
 def test_the_reference_is_what_the_samples_set_aside_score(finished: tuple[Path, str], data: Path) -> None:
     folder, _ = finished
-    aside = Split.of(open_dataset(str(data)), None, 100, 0).set_aside
+    aside = Split.from_dataset(open_dataset(str(data)), None, 100, 0).set_aside
     (batch,) = batches.score(checkpoint.load(folder).vae, [aside], ScoringConfig(16, 20, 0))
     scores = batch.scores
     reference = calibration(folder).references[ScoringConfig(16, 20, 0)]

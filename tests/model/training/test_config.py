@@ -5,27 +5,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.checkpoint import Provenance
 from model.config import ImageData, VectorData
 from model.errors import ConfigError, DataError
 from model.training.config import (
-    STEPS,
-    Recipe,
-    Split,
+    DEFAULT_STEPS,
+    TrainingConfig,
     default_batch_size,
     default_data,
     default_epochs,
     default_latent,
     default_network,
-    judges,
-    unseen,
 )
-from tests.model.conftest import Memory, provenance, refusal, rows, stripes
+from model.training.splits import Split
+from tests.model.conftest import Memory, refusal, rows, stripes
 
 
-def plan(dataset: Memory, **wishes: Any) -> tuple[Recipe, Split]:
+def plan(dataset: Memory, **wishes: Any) -> tuple[TrainingConfig, Split]:
     given: dict[str, Any] = {"network": {}, "likelihood": {}, "latent": None, "settings": {}}
-    return Recipe.plan(dataset, **given | wishes)
+    return TrainingConfig.resolve(dataset, **given | wishes)
 
 
 def floats(count: int) -> Memory:
@@ -80,7 +77,7 @@ class TestDefaults:
     def test_batches_and_epochs_make_about_the_same_number_of_steps(self, samples: int) -> None:
         size = default_batch_size(samples)
         steps = default_epochs(samples, size) * -(-samples // size)
-        assert abs(steps - STEPS) < 0.05 * STEPS
+        assert abs(steps - DEFAULT_STEPS) < 0.05 * DEFAULT_STEPS
 
     def test_batches_and_epochs_stay_within_bounds(self) -> None:
         assert (default_batch_size(10), default_epochs(10, 16)) == (16, 1000)
@@ -88,104 +85,15 @@ class TestDefaults:
         assert default_epochs(10_000, 1000) > default_epochs(10_000, 128)
 
 
-class TestSplit:
-    @pytest.mark.parametrize("count", [2, 7, 100, 333])
-    def test_every_sample_is_on_one_side(self, count: int) -> None:
-        data = Memory(np.arange(count * 3, dtype=np.float32).reshape(count, 3), labels=range(count))
-        split = Split.of(data, None, None, seed=0)
-        parts = np.concatenate([split.fit, split.held_out, split.set_aside])
-        assert np.array_equal(parts[np.argsort(parts[:, 0])], data.samples)
-        assert len(split.held_out) == max(1, count // 10)
-        assert len(split.set_aside) == (count // 10 if count >= 200 else 0)
-        assert split.held_out_labels is not None
-        assert np.array_equal(split.held_out_labels, split.held_out[:, 0] / 3)
-
-    def test_a_tenth_is_held_out_and_as_many_set_aside_but_no_more_than_5000(self) -> None:
-        split = Split.of(Memory(np.zeros((60_000, 1), np.float32)), None, None, 0)
-        assert (len(split.held_out), len(split.set_aside), len(split.fit)) == (5000, 5000, 50_000)
-
-    def test_the_seed_alone_decides(self) -> None:
-        data = Memory(rows(50))
-        digests = [Split.of(data, 9, 0, seed).sha256() for seed in (3, 3, 4)]
-        assert digests[0] == digests[1] != digests[2]
-
-    def test_the_digest_is_that_of_values_shape_and_type(self) -> None:
-        values = np.arange(24, dtype=np.float32)
-        parts = [
-            values.reshape(8, 3),
-            values.reshape(4, 6),
-            values.reshape(8, 3).view(np.int32),
-            np.where(values == 5, 0, values).reshape(8, 3),
-        ]
-        assert len({Split(part[:-1], part[-1:], None, part[:0]).sha256() for part in parts}) == 4
-
-    @pytest.mark.parametrize(
-        ("count", "held_out", "aside"), [(1, None, None), (10, 10, 0), (10, 11, 0), (10, 4, 6), (10, None, 9)]
-    )
-    def test_too_few_samples_are_refused(self, count: int, held_out: int | None, aside: int | None) -> None:
-        with pytest.raises(DataError, match="--held-out or --set-aside"):
-            Split.of(Memory(rows(count)), held_out, aside, 0)
-
-
-class TestJudges:
-    """Which samples may judge a model that was trained on some."""
-
-    def trained(self, data: Memory, **settings: Any) -> Provenance:
-        recipe, _ = plan(data, settings={"epochs": 1, **settings})
-        return provenance(
-            dataset_sha256=recipe.dataset_sha256,
-            samples=recipe.samples,
-            held_out=recipe.settings.held_out,
-            settings=recipe.settings.model_dump(),
-        )
-
-    def test_of_the_data_of_the_training_what_was_set_aside(self) -> None:
-        data = Memory(rows(300), labels=range(300))
-        found, portion = judges(data, self.trained(data, seed=4))
-        assert portion == "set_aside"
-        split = Split.of(data, None, None, 4)
-        np.testing.assert_array_equal(found.load(), split.set_aside)
-        labels = found.labels()
-        assert labels is not None and split.set_aside_labels is not None
-        np.testing.assert_array_equal(labels, split.set_aside_labels)
-        # They go by the names that they have in the whole.
-        assert [found.name_of(i) for i in range(len(found))] == [str(label) for label in labels]
-        assert [len(batch) for batch in found.batches(20)] == [20, 10]
-        assert found.source == f"{data.source} (set aside)"
-        assert unseen(data, self.trained(data)).shape == data.shape
-
-    def test_what_was_held_out_where_nothing_was_set_aside(self) -> None:
-        data = Memory(rows(50))
-        training = self.trained(data, held_out=7)
-        found, portion = judges(data, training)
-        assert (len(found), portion) == (7, "held_out")
-        np.testing.assert_array_equal(found.load(), Split.of(data, 7, 0, 0).held_out)
-        with pytest.raises(DataError, match="none of it was set aside"):
-            unseen(data, training)
-
-    @pytest.mark.parametrize("change", ["a value", "a sample more", "no training"])
-    def test_all_of_other_data(self, change: str) -> None:
-        data = Memory(rows(300))
-        training = None if change == "no training" else self.trained(data)
-        other = data.samples.copy()
-        if change == "a value":
-            other[17, 0] += 1
-        elif change == "a sample more":
-            other = np.concatenate([other, other[:1]])
-        given = Memory(other)
-        assert judges(given, training) == (given, None)
-        assert unseen(given, training) is given
-
-
 class TestStandardization:
     def test_is_measured_on_the_fit_part_alone(self) -> None:
         recipe, split = plan(Memory(rows(60)), settings={"held_out": 20})
         data = recipe.config.data
         assert isinstance(data, VectorData)
-        assert np.allclose(data.mean, split.fit.mean(0, dtype=np.float64), rtol=1e-9)
-        assert np.allclose(data.std, split.fit.std(0, dtype=np.float64), rtol=1e-9)
+        assert np.allclose(data.mean, split.train.mean(0, dtype=np.float64), rtol=1e-9)
+        assert np.allclose(data.std, split.train.std(0, dtype=np.float64), rtol=1e-9)
         assert not np.allclose(
-            data.mean, np.concatenate([split.fit, split.held_out]).mean(0, dtype=np.float64), rtol=1e-5
+            data.mean, np.concatenate([split.train, split.validation]).mean(0, dtype=np.float64), rtol=1e-5
         )
 
     @pytest.mark.parametrize("value", [0.0, 1e-20, 3.3, -1e30])
@@ -223,14 +131,14 @@ class TestWishes:
     def test_settings_are_kept_and_the_number_held_out_is_written_down(self) -> None:
         recipe, split = plan(Memory(rows(40)), settings={"epochs": 3, "seed": 9, "learning_rate": 0.1})
         assert (recipe.settings.epochs, recipe.settings.seed, recipe.settings.learning_rate) == (3, 9, 0.1)
-        assert recipe.settings.held_out == len(split.held_out) == 4
+        assert recipe.settings.held_out == len(split.validation) == 4
         assert recipe.samples == 40
         assert recipe.dataset_sha256 == split.sha256()
 
     def test_a_recipe_is_a_function_of_data_and_wishes(self) -> None:
         first, same, other = (plan(Memory(rows(40, seed)))[0] for seed in (0, 0, 1))
         assert first == same != other
-        assert Recipe.model_validate_json(first.model_dump_json()) == first
+        assert TrainingConfig.model_validate_json(first.model_dump_json()) == first
 
     @pytest.mark.parametrize(
         ("wishes", "key"),
@@ -301,5 +209,5 @@ def test_bytes_of_zero_and_one_are_not_taken_for_black() -> None:
     bits = np.random.default_rng(0).integers(0, 2, (40, 1, 8, 8), np.uint8)
     wishes: dict[str, Any] = {"network": {}, "likelihood": {"name": "bernoulli"}, "latent": 2, "settings": {}}
     with pytest.raises(DataError, match="multiply these by 255"):
-        Recipe.plan(Memory(bits), **wishes)
-    assert Recipe.plan(Memory(bits * 255), **wishes)[0].config.likelihood.name == "bernoulli"
+        TrainingConfig.resolve(Memory(bits), **wishes)
+    assert TrainingConfig.resolve(Memory(bits * 255), **wishes)[0].config.likelihood.name == "bernoulli"

@@ -18,8 +18,9 @@ from model.likelihoods import Gaussian
 from model.likelihoods.discretized import AutoregressiveLogistic
 from model.record import EpochRecord
 from model.scoring.batches import estimate
-from model.training.config import Recipe, Split
+from model.training.config import TrainingConfig
 from model.training.loop import Training, TrainingSettings
+from model.training.splits import Split
 from model.vae import VAE, to_tensor
 from tests.conftest import CONFIGS
 from tests.model.conftest import Memory, rows, stripes
@@ -27,7 +28,7 @@ from tests.model.conftest import Memory, rows, stripes
 
 def split_of(config: ModelConfig, count: int) -> Split:
     data = Memory(rows(count)) if config.data.kind == "vector" else Memory(stripes(count, config.data.shape))
-    return Split.of(data, count // 5, 0, 0)
+    return Split.from_dataset(data, count // 5, 0, 0)
 
 
 def training(name: str = "table-mlp-gaussian", **settings: Any) -> Training:
@@ -51,13 +52,13 @@ def without_time(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
 def test_free_energy_falls(name: str) -> None:
     split = split_of(CONFIGS[name], 150)
     one = training(name, epochs=20, batch_size=20, learning_rate=5e-3)
-    records = list(one.epochs(split.fit, split.held_out))
+    records = list(one.epochs(split.train, split.validation))
     first, last = records[0], records[-1]
     assert [record.epoch for record in records] == list(range(1, 21))
     assert last.free_energy < first.free_energy
     assert last.train_free_energy < first.train_free_energy
     # The structure of the data is in the latent.
-    assert one.average.encode(to_tensor(split.held_out)).rate().sum(1).mean() > 0.1
+    assert one.average.encode(to_tensor(split.validation)).rate().sum(1).mean() > 0.1
     dims = CONFIGS[name].data.dims
     assert (last.bits_per_dim is None) == (VAE(CONFIGS[name]).levels is None)
     if last.bits_per_dim is not None:
@@ -70,8 +71,8 @@ def test_an_auxiliary_loss_puts_into_the_latent_what_neighbours_could_tell() -> 
     gains = []
     for auxiliary in (0.0, 3.0):
         one = training(name, epochs=15, batch_size=20, learning_rate=5e-3, auxiliary=auxiliary)
-        last = list(one.epochs(split.fit, split.held_out))[-1]
-        x = to_tensor(split.held_out)
+        last = list(one.epochs(split.train, split.validation))[-1]
+        x = to_tensor(split.validation)
         with torch.no_grad():
             mean = one.average.encode(x).mean
             own, others = (one.average.decode(z) for z in (mean, mean.roll(1, dims=0)))
@@ -88,7 +89,7 @@ def test_an_auxiliary_loss_puts_into_the_latent_what_neighbours_could_tell() -> 
 def test_the_same_seed_gives_the_same_weights(name: str) -> None:
     split = split_of(CONFIGS[name], 60)
     first, same, other = (training(name, seed=seed, epochs=2) for seed in (1, 1, 2))
-    records = [without_time(list(one.epochs(split.fit, split.held_out))) for one in (first, same, other)]
+    records = [without_time(list(one.epochs(split.train, split.validation))) for one in (first, same, other)]
     assert same_state(first, same)
     assert records[0] == records[1] != records[2]
 
@@ -98,12 +99,12 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
 def test_a_training_restored_after_any_epoch_ends_as_the_unbroken_one(name: str, stop: int) -> None:
     split = split_of(CONFIGS[name], 60)
     unbroken, broken, resumed = training(name), training(name), training(name)
-    whole = without_time(list(unbroken.epochs(split.fit, split.held_out)))
-    steps = broken.epochs(split.fit, split.held_out)
+    whole = without_time(list(unbroken.epochs(split.train, split.validation)))
+    steps = broken.epochs(split.train, split.validation)
     part = [next(steps) for _ in range(stop)]
     resumed.restore(broken.state())
     assert same_state(resumed, broken)
-    part += resumed.epochs(split.fit, split.held_out)
+    part += resumed.epochs(split.train, split.validation)
     assert same_state(resumed, unbroken)
     assert without_time(part) == whole
 
@@ -122,7 +123,7 @@ def test_a_training_restored_after_any_epoch_ends_as_the_unbroken_one(name: str,
 def test_a_state_of_another_training_is_refused(spoil: Callable[[dict[str, Tensor]], object]) -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 60)
     one = training()
-    next(one.epochs(split.fit, split.held_out))
+    next(one.epochs(split.train, split.validation))
     state = one.state()
     spoil(state)
     with pytest.raises(TrainingError, match="--out"):
@@ -132,20 +133,20 @@ def test_a_state_of_another_training_is_refused(spoil: Callable[[dict[str, Tenso
 def test_a_finished_training_has_nothing_left_to_do() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 60)
     done = training(epochs=1)
-    assert len(list(done.epochs(split.fit, split.held_out))) == 1
-    assert list(done.epochs(split.fit, split.held_out)) == []
+    assert len(list(done.epochs(split.train, split.validation))) == 1
+    assert list(done.epochs(split.train, split.validation)) == []
 
 
 def test_the_state_is_plain_tensors_that_later_steps_leave_alone() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 60)
     one = training()
-    steps = one.epochs(split.fit, split.held_out)
+    steps = one.epochs(split.train, split.validation)
     next(steps)
     kept = one.state()
     before = {name: tensor.clone() for name, tensor in kept.items()}
     other = training()
     other.restore(kept)
-    list(other.epochs(split.fit, split.held_out))
+    list(other.epochs(split.train, split.validation))
     assert all(torch.equal(kept[name], before[name]) for name in kept)
 
 
@@ -156,7 +157,7 @@ def test_no_draw_is_taken_from_the_global_generators() -> None:
     before = torch.get_rng_state()
     one = training()
     assert torch.equal(torch.get_rng_state(), before)
-    list(one.epochs(split.fit, split.held_out))
+    list(one.epochs(split.train, split.validation))
     assert torch.equal(torch.get_rng_state(), before)
     assert str(np.random.get_state()) == str(numpy_before)  # noqa: NPY002
 
@@ -175,7 +176,7 @@ class TestDivergence:
         with torch.no_grad():
             next(one.vae.parameters()).fill_(float("nan"))
         with pytest.raises(TrainingError, match=r"epoch 1 .*--learning-rate"):
-            list(one.epochs(split.fit, split.held_out))
+            list(one.epochs(split.train, split.validation))
 
     def test_weights_stay_as_they_were_before_the_step_that_diverged(self) -> None:
         split = split_of(CONFIGS["table-mlp-gaussian"], 60)
@@ -185,18 +186,18 @@ class TestDivergence:
         def poison(done: int, total: int) -> None:
             if done == 2:
                 kept.append({name: weight.clone() for name, weight in one.vae.state_dict().items()})
-                split.fit[:] = np.inf
+                split.train[:] = np.inf
 
         with pytest.raises(TrainingError):
-            list(one.epochs(split.fit, split.held_out, poison))
+            list(one.epochs(split.train, split.validation, poison))
         assert all(torch.equal(weight, kept[0][name]) for name, weight in one.vae.state_dict().items())
 
     @pytest.mark.filterwarnings("ignore::RuntimeWarning")
     def test_held_out_samples_beyond_all_measure_are_an_error_not_a_score(self) -> None:
         split = split_of(CONFIGS["table-mlp-gaussian"], 60)
-        split.held_out[0, 0] = 1e30
+        split.validation[0, 0] = 1e30
         with pytest.raises(TrainingError, match="held"):
-            list(training().epochs(split.fit, split.held_out))
+            list(training().epochs(split.train, split.validation))
 
 
 def test_the_loss_is_the_free_energy() -> None:
@@ -205,8 +206,8 @@ def test_the_loss_is_the_free_energy() -> None:
     # Weights that make the rate large: a loss without it, or with another, would be far off.
     bias = [weight for weight in still.vae.encoder.parameters() if weight.ndim == 1][-1]
     bias.data = torch.tensor([4.0, 4.0, 4.0, -1.0, -1.0, -1.0])
-    said = next(still.epochs(split.fit, split.held_out)).train_free_energy
-    x = to_tensor(split.fit)
+    said = next(still.epochs(split.train, split.validation)).train_free_energy
+    x = to_tensor(split.train)
     draws = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     scores = estimate(still.vae, x, still.vae.encode(x), draws)
     assert scores.rate_analytic.mean() > 10
@@ -217,9 +218,9 @@ def test_the_loss_is_the_free_energy() -> None:
 
 def test_each_epoch_has_draws_of_its_own() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 60)
-    split.fit[:] = split.fit[0]
+    split.train[:] = split.train[0]
     still = training(epochs=3, learning_rate=1e-12, batch_size=100)
-    records = list(still.epochs(split.fit, split.held_out))
+    records = list(still.epochs(split.train, split.validation))
     assert len({round(record.train_free_energy, 3) for record in records}) == 3
     assert len({round(record.free_energy, 3) for record in records}) == 1
 
@@ -227,7 +228,7 @@ def test_each_epoch_has_draws_of_its_own() -> None:
 def test_batches_are_counted() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 50)
     seen: list[tuple[int, int]] = []
-    list(training(epochs=2).epochs(split.fit, split.held_out, lambda done, total: seen.append((done, total))))
+    list(training(epochs=2).epochs(split.train, split.validation, lambda done, total: seen.append((done, total))))
     assert seen == [(1, 3), (2, 3), (3, 3)] * 2
 
 
@@ -246,10 +247,10 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 def test_what_is_judged_is_the_running_average() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 60)
     one = training(average=0.9)
-    record = list(one.epochs(split.fit, split.held_out))[-1]
+    record = list(one.epochs(split.train, split.validation))[-1]
     assert not torch.equal(next(one.average.parameters()), next(one.vae.parameters()))
     assert not any(weight.requires_grad for weight in one.average.parameters())
-    x = to_tensor(split.held_out)
+    x = to_tensor(split.validation)
     draws = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
     scores = estimate(one.average, x, one.average.encode(x), draws)
     assert scores.standard_error is not None
@@ -261,7 +262,7 @@ def test_what_is_judged_is_the_running_average() -> None:
 def test_without_an_average_the_weights_themselves_are_kept() -> None:
     split = split_of(CONFIGS["table-mlp-gaussian"], 60)
     one = training(average=0.0)
-    list(one.epochs(split.fit, split.held_out))
+    list(one.epochs(split.train, split.validation))
     for average, weight in zip(one.average.parameters(), one.vae.parameters(), strict=True):
         assert torch.allclose(average, weight, atol=1e-6)
 
@@ -269,7 +270,7 @@ def test_without_an_average_the_weights_themselves_are_kept() -> None:
 def test_low_precision_trains_nearly_as_well() -> None:
     split = split_of(CONFIGS["grey-conv-gaussian"], 100)
     ends = [
-        list(training("grey-conv-gaussian", precision=precision, epochs=4).epochs(split.fit, split.held_out))[-1]
+        list(training("grey-conv-gaussian", precision=precision, epochs=4).epochs(split.train, split.validation))[-1]
         for precision in ("float32", "bfloat16")
     ]
     assert ends[0].free_energy != ends[1].free_energy
@@ -277,10 +278,10 @@ def test_low_precision_trains_nearly_as_well() -> None:
 
 
 def test_each_held_out_sample_is_judged_by_a_draw_of_its_own() -> None:
-    split = Split.of(Memory(rows(620)), 600, 0, 0)
+    split = Split.from_dataset(Memory(rows(620)), 600, 0, 0)
     one = training(epochs=1)
-    (record,) = one.epochs(split.fit, split.held_out)
-    x = to_tensor(split.held_out)
+    (record,) = one.epochs(split.train, split.validation)
+    x = to_tensor(split.validation)
     draws = torch.from_numpy(random.normal(0, (600, one.average.config.latent)))
     with torch.inference_mode():
         q = one.average.encode(x)
@@ -294,13 +295,13 @@ def test_each_held_out_sample_is_judged_by_a_draw_of_its_own() -> None:
 
 
 def test_a_recipe_says_how_to_repeat_its_training(tmp_path: Path) -> None:
-    recipe, split = Recipe.plan(
+    recipe, split = TrainingConfig.resolve(
         Memory(rows(60)), network={"hidden": (8,)}, likelihood={}, latent=None, settings={"epochs": 2}
     )
-    again = Recipe.model_validate(json.loads(recipe.model_dump_json()))
+    again = TrainingConfig.model_validate(json.loads(recipe.model_dump_json()))
     first, second = (Training(r.config, r.settings) for r in (recipe, again))
     for one in (first, second):
-        list(one.epochs(split.fit, split.held_out))
+        list(one.epochs(split.train, split.validation))
     assert same_state(first, second)
 
 
@@ -313,7 +314,7 @@ def moved(one: Training, split: Split) -> list[dict[str, bool]]:
         return {name: torch.cat(values).clone() for name, values in flat.items() if values}
 
     steps: list[dict[str, Tensor]] = [weights()]
-    list(one.epochs(split.fit, split.held_out, lambda done, total: steps.append(weights())))
+    list(one.epochs(split.train, split.validation, lambda done, total: steps.append(weights())))
     return [{name: not torch.equal(a[name], b[name]) for name in a} for a, b in itertools.pairwise(steps)]
 
 
@@ -340,8 +341,8 @@ class TestInferenceSteps:
     ) -> None:
         split = split_of(CONFIGS[name], 60)
         unbroken, broken, resumed = (training(name, inference_steps=every, optimizer=optimizer) for _ in range(3))
-        whole = without_time(list(unbroken.epochs(split.fit, split.held_out)))
-        steps = broken.epochs(split.fit, split.held_out)
+        whole = without_time(list(unbroken.epochs(split.train, split.validation)))
+        steps = broken.epochs(split.train, split.validation)
         part = [next(steps) for _ in range(stop)]
         state = broken.state()
         # Three steps an epoch: after the first of them no fifth step has moved the decoder.
@@ -349,12 +350,12 @@ class TestInferenceSteps:
         assert stepped == (3 * stop >= every)
         resumed.restore(state)
         assert same_state(resumed, broken)
-        part += resumed.epochs(split.fit, split.held_out)
+        part += resumed.epochs(split.train, split.validation)
         assert same_state(resumed, unbroken)
         assert without_time(part) == whole
 
     def test_free_energy_falls(self, optimizer: str) -> None:
         split = split_of(CONFIGS["grey-mlp-bernoulli"], 150)
         one = training("grey-mlp-bernoulli", epochs=20, batch_size=20, inference_steps=3, optimizer=optimizer)
-        records = list(one.epochs(split.fit, split.held_out))
+        records = list(one.epochs(split.train, split.validation))
         assert records[-1].free_energy < records[0].free_energy

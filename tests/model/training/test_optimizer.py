@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.training.loop import Training, TrainingSettings
-from model.training.optimizer import JOINTS, Optimizer
+from model.training.optimizer import ADAMW_ONLY, Optimizer
 from model.vae import VAE
 from tests.conftest import CONFIGS
 
@@ -217,15 +217,18 @@ def test_muon_steps_the_matrices_of_networks_alone(name: str) -> None:
     training = Training(CONFIGS[name], TrainingSettings(epochs=1, held_out=1, optimizer="muon"))
     matrices, all_weights = training.optimizer.matrices, dict(training.vae.named_parameters())
     for key, weight in all_weights.items():
-        inside = weight.ndim >= 2 and key not in JOINTS and not key.startswith("head.")
+        inside = weight.ndim >= 2 and key not in ADAMW_ONLY and not key.startswith("head.")
         assert (key in matrices) == inside, key
         if inside:
             assert matrices[key].ndim == 2 and matrices[key].data_ptr() == weight.data_ptr()
     convolutional = CONFIGS[name].network.name == "conv"
-    assert sum(key in all_weights for key in JOINTS) == (2 if convolutional else 0)
+    assert sum(key in all_weights for key in ADAMW_ONLY) == (2 if convolutional else 0)
     # Every weight has one optimizer.
     stepped = [
-        id(weight) for part in training.optimizer.parts for group in part.param_groups for weight in group["params"]
+        id(weight)
+        for part in training.optimizer.optimizers
+        for group in part.param_groups
+        for weight in group["params"]
     ]
     assert len(stepped) == len(set(stepped)) == len(all_weights)
 

@@ -19,8 +19,9 @@ from model import files
 from model.checkpoint import Card, load
 from model.errors import CheckpointError, TrainingError
 from model.training import run
-from model.training.config import Recipe, Split
+from model.training.config import TrainingConfig
 from model.training.run import Run
+from model.training.splits import Split
 from model.vae import to_tensor
 from tests.model.conftest import Memory, flipped, refusal, rows, saved_array, stripes
 
@@ -31,19 +32,19 @@ class Killed(BaseException):
     """Stands for the end of a process: nothing in the model may catch it."""
 
 
-def plan(kind: str = "table", **settings: Any) -> tuple[Recipe, Split]:
+def plan(kind: str = "table", **settings: Any) -> tuple[TrainingConfig, Split]:
     """Slow enough a training that every epoch is the best so far, and writes a checkpoint."""
     data = Memory(rows(60)) if kind == "table" else Memory(stripes(40, (3, 9, 10)))
     network = {"hidden": (8,)} if kind == "table" else {"name": "conv", "channels": (4, 4), "blocks": (1, 1)}
     chosen = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 1e-3, "average": 0.5} | settings
-    return Recipe.plan(data, network=network, likelihood={}, latent=2, settings=chosen)
+    return TrainingConfig.resolve(data, network=network, likelihood={}, latent=2, settings=chosen)
 
 
 def go_on(folder: Path, kind: str = "table", until: int = EPOCHS) -> Run:
     """What `vae train` does, up to an epoch."""
     recipe, split = plan(kind)
     one = Run.open(folder, recipe)
-    for record in one.training.epochs(split.fit, split.held_out):
+    for record in one.training.epochs(split.train, split.validation):
         one.add(record, Card(name="test", created="2024-01-01"))
         if record.epoch == until:
             break
@@ -147,7 +148,7 @@ def test_the_checkpoint_is_the_best_epoch_on_held_out_samples(tmp_path: Path) ->
     recipe, split = plan(learning_rate=0.3, average=0.0)
     one = Run.open(tmp_path / "run", recipe)
     assert one.best is None
-    for record in one.training.epochs(split.fit, split.held_out):
+    for record in one.training.epochs(split.train, split.validation):
         one.add(record, Card(name=str(record.epoch), created="2024-01-01"))
         assert one.best is not None
         assert one.best.free_energy == min(r.free_energy for r in one.records)

@@ -160,8 +160,8 @@ class Training:
         if not np.isfinite(free_energy).all():
             worst = int(np.argmin(np.isfinite(free_energy)))
             raise TrainingError(
-                f"held-out sample {worst} has a free energy that is not finite after epoch {self.epoch}; check the data "
-                "for extreme values, or start again in a new folder with a smaller --learning-rate"
+                f"held-out sample {worst} has a free energy that is not finite after epoch {self.epoch}; check the "
+                "data for extreme values, or start again in a new folder with a smaller --learning-rate"
             )
         mean = float(free_energy.mean())
         return EpochRecord(

@@ -151,7 +151,7 @@ def test_too_few_samples_are_refused_and_change_nothing(
 ) -> None:
     found = (calibrated if which == "calibrated" else loaded)(NAME)
     model = copied(found)
-    with pytest.raises(DataError, match=r"rows.npy: 99 samples are too few to calibrate on; give 100 at least"):
+    with pytest.raises(DataError, match=r"rows.npy: 99 samples are too few to calibrate on; give at least 100"):
         vae("calibrate", model, rows(99))
     assert checkpoint.load(Path(model)).digest == found.digest
 

@@ -24,7 +24,7 @@ from tests.app.cli.conftest import SMALL, Invoke, squares, table
 def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> None:
     np.save("squares.npy", squares())
     said = vae("train", "squares.npy", "--out", "run", *SMALL)
-    assert "72 samples, judged on 8 held out, 0 set aside; 3 epochs" in said
+    assert "72 samples, 8 held out, 0 set aside; 3 epochs" in said
     assert "3/3" in said
     rows = table("run/metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]

@@ -130,14 +130,14 @@ def test_the_costliest_samples_are_named_with_what_they_cost(vae: Invoke, loaded
 
 def test_its_pictures_are_drawn_into_a_new_folder(vae: Invoke, loaded: Load, data: str) -> None:
     command = ("evaluate", str(loaded(GREY).folder), data, "--samples", "2", "--detection", "0")
-    assert "Drew some/where" in vae(*command, "--plots", "some/where")
+    assert "Wrote plots into some/where" in vae(*command, "--plots", "some/where")
     drawn = sorted(path.name for path in Path("some/where").iterdir())
     assert drawn == ["free_energy.png", "rate_per_dimension.png"]
     for name in drawn:
         with Image.open(Path("some/where", name)) as picture:
             assert min(picture.size) > 100
     Path("taken").write_text("")
-    with pytest.raises(DataError, match="taken: cannot be drawn into"):
+    with pytest.raises(DataError, match="taken: cannot be written"):
         vae(*command, "--plots", "taken")
 
 
@@ -152,7 +152,7 @@ def test_pictures_without_matplotlib_are_refused_before_the_work(
 
 def test_a_report_is_one_page_with_its_pictures_beside_it(vae: Invoke, shown: Load, data: str) -> None:
     said = vae("evaluate", str(shown(GREY).folder), data, *QUICK, "--report", "page.html", "--out", "report.json")
-    assert "Wrote page.html, and its pictures into page_files" in said
+    assert "Wrote page.html, and its images into page_files" in said
     page = Path("page.html").read_text()
     assert f"{report()['free_energy']:,.2f}" in page and "Telling outliers" in page
     # The epochs are known from the gallery.
@@ -167,7 +167,7 @@ def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
     page = Path("page.html").read_text()
     assert "Free energy by epoch; held out, it is lowest after epoch" in page
     # So few samples that none was set aside.
-    assert "squares.npy is what the model was trained on. Judged are the 6 samples of it that were held out" in said
+    assert "squares.npy is what the model was trained on. Only its 6 samples that were held out are evaluated" in said
     assert "The evaluated samples also chose the best epoch" in page
     assert "chose the epoch, and are those of this report" in page
 
@@ -175,7 +175,7 @@ def test_a_report_knows_the_run_that_it_is_of(vae: Invoke, data: str) -> None:
 def test_of_the_data_of_the_training_only_what_was_set_aside_is_judged(vae: Invoke, data: str) -> None:
     vae("train", data, "--out", "run", "--set-aside", "20", *SMALL)
     said = vae("evaluate", "run", data, "--samples", "2", "--detection", "0", "--out", "report.json", "--save")
-    assert "Judged are the 20 samples of it that were set aside" in said
+    assert "Only its 20 samples that were set aside are evaluated" in said
     split = Split.from_dataset(open_dataset(data), 6, 20, 0)
     run = checkpoint.load(Path("run"))
     (part,) = batches.score(run.vae, [split.calibration], ScoringConfig(2, 0, 0))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -136,7 +137,7 @@ def sweep(disk: Disk, run: Path, command: tuple[object, ...], vae: Callable[...,
         assert not leftovers(run)
         if said is None:
             return places
-        assert "No space left on device" in said and "make room" in said and "repeat the command" in said
+        assert "No space left on device" in said and "make room" in said and re.search("(run|repeat) the command", said)
         places.add(Path(said.split(": ")[1]).name)
         if places - {run.name, "checkpoint"} or (run / "checkpoint").exists():
             checkpoint.load(run)

@@ -58,7 +58,7 @@ def assert_same(one: Reference, other: Reference) -> None:
 
 def test_training_ends_with_a_calibration_of_the_best_model(finished: tuple[Path, str]) -> None:
     folder, said = finished
-    assert "170 samples, judged on 30 held out, 100 set aside; 3 epochs" in said
+    assert "170 samples, 30 held out, 100 set aside; 3 epochs" in said
     assert CALIBRATED in said
     assert said.index("3/3") < said.index(CALIBRATED) < said.index("Best on held-out samples")
     found = calibration(folder)
@@ -74,7 +74,7 @@ def test_training_ends_with_a_calibration_of_the_best_model(finished: tuple[Path
 
 def test_the_reference_is_what_the_samples_set_aside_score(finished: tuple[Path, str], data: Path) -> None:
     folder, _ = finished
-    aside = Split.from_dataset(open_dataset(str(data)), None, 100, 0).set_aside
+    aside = Split.from_dataset(open_dataset(str(data)), None, 100, 0).calibration
     (batch,) = batches.score(checkpoint.load(folder).vae, [aside], ScoringConfig(16, 20, 0))
     scores = batch.scores
     reference = calibration(folder).references[ScoringConfig(16, 20, 0)]
@@ -104,14 +104,14 @@ def test_a_finished_run_that_lost_its_calibration_is_given_it_again(vae: Invoke,
 
 def test_without_samples_set_aside_there_is_no_calibration(vae: Invoke, data: Path) -> None:
     said = vae("train", str(data), "--out", "run", "--set-aside", "0", *SMALL)
-    assert "270 samples, judged on 30 held out, 0 set aside" in said
+    assert "270 samples, 30 held out, 0 set aside" in said
     assert "Calibrat" not in said
     assert checkpoint.load(Path("run")).calibration is None
 
 
 def test_a_tenth_is_set_aside_and_too_few_for_typicality_still_give_p_values(vae: Invoke, data: Path) -> None:
     said = vae("train", str(data), "--out", "run", *SMALL)
-    assert "240 samples, judged on 30 held out, 30 set aside" in said
+    assert "240 samples, 30 held out, 30 set aside" in said
     assert "Calibrated on 30 samples that were set aside" in said
     found = calibration(Path("run"))
     assert found.latents is None

@@ -7,6 +7,7 @@ import pytest
 
 from model.checkpoint import Provenance
 from model.errors import DataError
+from model.training.config import TrainingConfig
 from model.training.splits import Split, evaluation_subset, require_unseen
 from tests.model.conftest import Memory, provenance, rows
 
@@ -54,12 +55,14 @@ class TestJudges:
     """Which samples may judge a model that was trained on some."""
 
     def trained(self, data: Memory, **settings: Any) -> Provenance:
-        recipe, _ = plan(data, settings={"epochs": 1, **settings})
+        config, _ = TrainingConfig.resolve(
+            data, network={}, likelihood={}, latent=None, settings={"epochs": 1, **settings}
+        )
         return provenance(
-            dataset_sha256=recipe.dataset_sha256,
-            samples=recipe.samples,
-            held_out=recipe.settings.held_out,
-            settings=recipe.settings.model_dump(),
+            dataset_sha256=config.dataset_sha256,
+            samples=config.samples,
+            held_out=config.settings.held_out,
+            settings=config.settings.model_dump(),
         )
 
     def test_of_the_data_of_the_training_what_was_set_aside(self) -> None:
@@ -82,7 +85,7 @@ class TestJudges:
         training = self.trained(data, held_out=7)
         found, portion = evaluation_subset(data, training)
         assert (len(found), portion) == (7, "held_out")
-        np.testing.assert_array_equal(found.load(), Split.from_dataset(data, 7, 0, 0).held_out)
+        np.testing.assert_array_equal(found.load(), Split.from_dataset(data, 7, 0, 0).validation)
         with pytest.raises(DataError, match="none of it was set aside"):
             require_unseen(data, training)
 

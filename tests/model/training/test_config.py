@@ -1,4 +1,4 @@
-"""What is chosen when nothing is wished for, what a wish changes, and which wishes are refused."""
+"""Training configurations: defaults for each kind of data, overrides, and refused overrides."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ from model.training.splits import Split
 from tests.model.conftest import Memory, refusal, rows, stripes
 
 
-def plan(dataset: Memory, **wishes: Any) -> tuple[TrainingConfig, Split]:
+def resolve(dataset: Memory, **overrides: Any) -> tuple[TrainingConfig, Split]:
     given: dict[str, Any] = {"network": {}, "likelihood": {}, "latent": None, "settings": {}}
-    return TrainingConfig.resolve(dataset, **given | wishes)
+    return TrainingConfig.resolve(dataset, **given | overrides)
 
 
 def floats(count: int) -> Memory:
@@ -42,30 +42,30 @@ class TestDefaults:
         ],
     )
     def test_follow_the_data(self, dataset: Memory, network: str, likelihood: str) -> None:
-        config = plan(dataset)[0].config
+        config = resolve(dataset)[0].config
         assert (config.network.name, config.likelihood.name) == (network, likelihood)
         assert config.data.shape == dataset.shape
 
     def test_pixels_share_a_scale_and_columns_have_their_own(self) -> None:
         scales = [
-            plan(dataset)[0].config.likelihood.model_dump()["scale"] for dataset in (floats(20), Memory(rows(20)))
+            resolve(dataset)[0].config.likelihood.model_dump()["scale"] for dataset in (floats(20), Memory(rows(20)))
         ]
         assert scales == ["shared", "per_dimension"]
 
     @pytest.mark.parametrize("side", [16, 28, 32, 64, 128, 1024])
-    def test_stages_halve_pictures_to_a_few_pixels(self, side: int) -> None:
+    def test_stages_halve_images_to_a_few_pixels(self, side: int) -> None:
         network = default_network(ImageData(height=side, width=side), 100).model_dump()
         assert len(network["channels"]) == len(network["blocks"])
         assert 4 <= side / 2 ** len(network["channels"]) <= 12
 
     @pytest.mark.parametrize(("samples", "expected"), [(999, [2, 2, 2, 10, 32]), (1000, [2, 2, 5, 32, 32])])
     def test_latents_are_smaller_than_the_data(self, samples: int, expected: list[int]) -> None:
-        def of(columns: int) -> int:
+        def latent(columns: int) -> int:
             return default_latent(
                 VectorData(columns=("x",) * columns, mean=(0,) * columns, std=(1,) * columns), samples
             )
 
-        assert [of(n) for n in (1, 4, 10, 64, 1000)] == expected
+        assert [latent(n) for n in (1, 4, 10, 64, 1000)] == expected
         assert default_latent(ImageData(height=28, width=28), 100) == 64
 
     def test_few_rows_get_a_linear_model(self) -> None:
@@ -86,9 +86,9 @@ class TestDefaults:
 
 
 class TestStandardization:
-    def test_is_measured_on_the_fit_part_alone(self) -> None:
-        recipe, split = plan(Memory(rows(60)), settings={"held_out": 20})
-        data = recipe.config.data
+    def test_uses_the_training_samples_only(self) -> None:
+        config, split = resolve(Memory(rows(60)), settings={"held_out": 20})
+        data = config.config.data
         assert isinstance(data, VectorData)
         assert np.allclose(data.mean, split.train.mean(0, dtype=np.float64), rtol=1e-9)
         assert np.allclose(data.std, split.train.std(0, dtype=np.float64), rtol=1e-9)
@@ -97,7 +97,7 @@ class TestStandardization:
         )
 
     @pytest.mark.parametrize("value", [0.0, 1e-20, 3.3, -1e30])
-    def test_a_constant_column_is_left_in_its_units(self, value: float) -> None:
+    def test_a_constant_column_keeps_its_units(self, value: float) -> None:
         samples = np.hstack([rows(200), np.full((200, 1), value, np.float32)])
         data = default_data(Memory(samples), samples)
         assert isinstance(data, VectorData)
@@ -112,9 +112,11 @@ class TestStandardization:
         assert np.allclose(data.std, samples.std(0, dtype=np.float64), rtol=1e-6)
 
 
-class TestWishes:
-    def test_complete_the_default_of_their_kind(self) -> None:
-        config = plan(Memory(stripes(20)), likelihood={"components": 5}, network={"hidden": (9,)}, latent=3)[0].config
+class TestOverrides:
+    def test_an_override_keeps_the_other_defaults(self) -> None:
+        config = resolve(Memory(stripes(20)), likelihood={"components": 5}, network={"hidden": (9,)}, latent=3)[
+            0
+        ].config
         assert config.likelihood.model_dump() == {
             "name": "discretized",
             "components": 5,
@@ -124,24 +126,24 @@ class TestWishes:
         }
         assert (config.network.model_dump()["hidden"], config.latent) == ((9,), 3)
 
-    def test_another_kind_starts_from_its_own_defaults(self) -> None:
-        config = plan(Memory(stripes(20)), likelihood={"name": "gaussian"}, network={"name": "conv"})[0].config
+    def test_another_name_uses_its_own_defaults(self) -> None:
+        config = resolve(Memory(stripes(20)), likelihood={"name": "gaussian"}, network={"name": "conv"})[0].config
         assert (config.likelihood.name, config.network.name) == ("gaussian", "conv")
 
-    def test_settings_are_kept_and_the_number_held_out_is_written_down(self) -> None:
-        recipe, split = plan(Memory(rows(40)), settings={"epochs": 3, "seed": 9, "learning_rate": 0.1})
-        assert (recipe.settings.epochs, recipe.settings.seed, recipe.settings.learning_rate) == (3, 9, 0.1)
-        assert recipe.settings.held_out == len(split.validation) == 4
-        assert recipe.samples == 40
-        assert recipe.dataset_sha256 == split.sha256()
+    def test_settings_include_the_size_of_the_validation_split(self) -> None:
+        config, split = resolve(Memory(rows(40)), settings={"epochs": 3, "seed": 9, "learning_rate": 0.1})
+        assert (config.settings.epochs, config.settings.seed, config.settings.learning_rate) == (3, 9, 0.1)
+        assert config.settings.held_out == len(split.validation) == 4
+        assert config.samples == 40
+        assert config.dataset_sha256 == split.sha256()
 
-    def test_a_recipe_is_a_function_of_data_and_wishes(self) -> None:
-        first, same, other = (plan(Memory(rows(40, seed)))[0] for seed in (0, 0, 1))
+    def test_a_configuration_depends_only_on_data_and_overrides(self) -> None:
+        first, same, other = (resolve(Memory(rows(40, seed)))[0] for seed in (0, 0, 1))
         assert first == same != other
         assert TrainingConfig.model_validate_json(first.model_dump_json()) == first
 
     @pytest.mark.parametrize(
-        ("wishes", "key"),
+        ("overrides", "key"),
         [
             ({"network": {"name": "conv"}}, "conv"),
             ({"network": {"channels": (8, 8)}}, "channels"),
@@ -163,20 +165,20 @@ class TestWishes:
             ({"settings": {"lerning_rate": 0.1}}, "lerning_rate"),
         ],
     )
-    def test_one_that_does_not_fit_is_refused_by_its_key(self, wishes: dict[str, Any], key: str) -> None:
+    def test_an_invalid_override_is_refused_by_its_key(self, overrides: dict[str, Any], key: str) -> None:
         with pytest.raises(ConfigError) as error:
-            plan(Memory(rows(40)), **wishes)
+            resolve(Memory(rows(40)), **overrides)
         assert key in refusal(error)
 
-    def test_bits_are_required_of_columns(self) -> None:
+    def test_bernoulli_columns_must_be_bits(self) -> None:
         bits = (rows(40) > 30).astype(np.float32)
-        assert plan(Memory(bits), likelihood={"name": "bernoulli"})[0].config.likelihood.name == "bernoulli"
+        assert resolve(Memory(bits), likelihood={"name": "bernoulli"})[0].config.likelihood.name == "bernoulli"
         bits[17, 1] = 0.5
         with pytest.raises(DataError, match="0 and 1 only; use 'gaussian'"):
-            plan(Memory(bits), likelihood={"name": "bernoulli"})
+            resolve(Memory(bits), likelihood={"name": "bernoulli"})
 
-    def test_pictures_are_rounded_to_bits(self) -> None:
-        assert plan(Memory(stripes(20)), likelihood={"name": "bernoulli"})[0].config.likelihood.name == "bernoulli"
+    def test_images_are_rounded_to_bits(self) -> None:
+        assert resolve(Memory(stripes(20)), likelihood={"name": "bernoulli"})[0].config.likelihood.name == "bernoulli"
 
 
 @pytest.mark.parametrize(
@@ -188,26 +190,26 @@ class TestWishes:
         (stripes(20), {"name": "gaussian"}, 0),
     ],
 )
-def test_the_auxiliary_loss_is_there_where_bytes_lean_on_their_neighbours(
+def test_autoregressive_likelihoods_have_an_auxiliary_loss(
     data: Any, likelihood: dict[str, Any], expected: float
 ) -> None:
-    assert plan(Memory(data), likelihood=likelihood)[0].settings.auxiliary == expected
+    assert resolve(Memory(data), likelihood=likelihood)[0].settings.auxiliary == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8), (1, 2000, 8)])
-def test_pictures_of_a_size_that_no_model_takes_are_refused(shape: tuple[int, ...]) -> None:
+def test_images_of_an_unsupported_size_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="memory: height"):
-        plan(Memory(np.zeros((4, *shape), np.uint8)))
+        resolve(Memory(np.zeros((4, *shape), np.uint8)))
 
 
-def test_more_columns_than_a_model_takes_are_refused() -> None:
+def test_too_many_columns_are_refused() -> None:
     with pytest.raises(DataError, match="memory: columns"):
-        plan(Memory(np.zeros((3, 70_000), np.float32)))
+        resolve(Memory(np.zeros((3, 70_000), np.float32)))
 
 
-def test_bytes_of_zero_and_one_are_not_taken_for_black() -> None:
+def test_images_of_bytes_zero_and_one_are_refused_as_bits() -> None:
     bits = np.random.default_rng(0).integers(0, 2, (40, 1, 8, 8), np.uint8)
-    wishes: dict[str, Any] = {"network": {}, "likelihood": {"name": "bernoulli"}, "latent": 2, "settings": {}}
+    overrides: dict[str, Any] = {"network": {}, "likelihood": {"name": "bernoulli"}, "latent": 2, "settings": {}}
     with pytest.raises(DataError, match="multiply these by 255"):
-        TrainingConfig.resolve(Memory(bits), **wishes)
-    assert TrainingConfig.resolve(Memory(bits * 255), **wishes)[0].config.likelihood.name == "bernoulli"
+        TrainingConfig.resolve(Memory(bits), **overrides)
+    assert TrainingConfig.resolve(Memory(bits * 255), **overrides)[0].config.likelihood.name == "bernoulli"

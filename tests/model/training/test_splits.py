@@ -14,7 +14,7 @@ from tests.model.conftest import Memory, provenance, rows
 
 class TestSplit:
     @pytest.mark.parametrize("count", [2, 7, 100, 333])
-    def test_every_sample_is_on_one_side(self, count: int) -> None:
+    def test_every_sample_is_in_exactly_one_part(self, count: int) -> None:
         data = Memory(np.arange(count * 3, dtype=np.float32).reshape(count, 3), labels=range(count))
         split = Split.from_dataset(data, None, None, seed=0)
         parts = np.concatenate([split.train, split.validation, split.calibration])
@@ -24,7 +24,7 @@ class TestSplit:
         assert split.validation_labels is not None
         assert np.array_equal(split.validation_labels, split.validation[:, 0] / 3)
 
-    def test_a_tenth_is_held_out_and_as_many_set_aside_but_no_more_than_5000(self) -> None:
+    def test_validation_and_calibration_get_a_tenth_each_and_at_most_5000(self) -> None:
         split = Split.from_dataset(Memory(np.zeros((60_000, 1), np.float32)), None, None, 0)
         assert (len(split.validation), len(split.calibration), len(split.train)) == (5000, 5000, 50_000)
 
@@ -33,7 +33,7 @@ class TestSplit:
         digests = [Split.from_dataset(data, 9, 0, seed).sha256() for seed in (3, 3, 4)]
         assert digests[0] == digests[1] != digests[2]
 
-    def test_the_digest_is_that_of_values_shape_and_type(self) -> None:
+    def test_the_digest_depends_on_values_shape_and_type(self) -> None:
         values = np.arange(24, dtype=np.float32)
         parts = [
             values.reshape(8, 3),
@@ -51,8 +51,8 @@ class TestSplit:
             Split.from_dataset(Memory(rows(count)), held_out, aside, 0)
 
 
-class TestJudges:
-    """Which samples may judge a model that was trained on some."""
+class TestEvaluationSubset:
+    """The samples that may evaluate a trained model."""
 
     def trained(self, data: Memory, **settings: Any) -> Provenance:
         config, _ = TrainingConfig.resolve(
@@ -65,32 +65,32 @@ class TestJudges:
             settings=config.settings.model_dump(),
         )
 
-    def test_of_the_data_of_the_training_what_was_set_aside(self) -> None:
+    def test_training_data_gives_its_calibration_split(self) -> None:
         data = Memory(rows(300), labels=range(300))
-        found, portion = evaluation_subset(data, self.trained(data, seed=4))
-        assert portion == "set_aside"
+        subset, name = evaluation_subset(data, self.trained(data, seed=4))
+        assert name == "set_aside"
         split = Split.from_dataset(data, None, None, 4)
-        np.testing.assert_array_equal(found.load(), split.calibration)
-        labels = found.labels()
+        np.testing.assert_array_equal(subset.load(), split.calibration)
+        labels = subset.labels()
         assert labels is not None and split.calibration_labels is not None
         np.testing.assert_array_equal(labels, split.calibration_labels)
-        # They go by the names that they have in the whole.
-        assert [found.name_of(i) for i in range(len(found))] == [str(label) for label in labels]
-        assert [len(batch) for batch in found.batches(20)] == [20, 10]
-        assert found.source == f"{data.source} (set aside)"
+        # Samples keep their names in the whole dataset.
+        assert [subset.name_of(i) for i in range(len(subset))] == [str(label) for label in labels]
+        assert [len(batch) for batch in subset.batches(20)] == [20, 10]
+        assert subset.source == f"{data.source} (set aside)"
         assert require_unseen(data, self.trained(data)).shape == data.shape
 
-    def test_what_was_held_out_where_nothing_was_set_aside(self) -> None:
+    def test_training_data_without_calibration_gives_its_validation_split(self) -> None:
         data = Memory(rows(50))
         training = self.trained(data, held_out=7)
-        found, portion = evaluation_subset(data, training)
-        assert (len(found), portion) == (7, "held_out")
-        np.testing.assert_array_equal(found.load(), Split.from_dataset(data, 7, 0, 0).validation)
+        subset, name = evaluation_subset(data, training)
+        assert (len(subset), name) == (7, "held_out")
+        np.testing.assert_array_equal(subset.load(), Split.from_dataset(data, 7, 0, 0).validation)
         with pytest.raises(DataError, match="none of it was set aside"):
             require_unseen(data, training)
 
     @pytest.mark.parametrize("change", ["a value", "a sample more", "no training"])
-    def test_all_of_other_data(self, change: str) -> None:
+    def test_other_data_is_used_completely(self, change: str) -> None:
         data = Memory(rows(300))
         training = None if change == "no training" else self.trained(data)
         other = data.samples.copy()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 #: Layers between feature maps and latents. Muon would spend as much time on these large matrices as on all others.
+#: Parameters of the likelihood (`head.`) use AdamW too.
 ADAMW_ONLY = ("encoder.out.weight", "decoder.inner.weight")
 
 
@@ -25,11 +26,11 @@ class Optimizer:
     ) -> None:
         self.weights = dict(module.named_parameters())
         # Matrices share memory with the weights, so that a step on a matrix is a step on its weight.
-        self.matrices = (
-            {key: _matrix(weight.detach()) for key, weight in self.weights.items() if _is_matrix(key, weight)}
-            if name == "muon"
-            else {}
-        )
+        self.matrices = {
+            key: _matrix(weight.detach())
+            for key, weight in self.weights.items()
+            if name == "muon" and weight.ndim >= 2 and key not in ADAMW_ONLY and not key.startswith("head.")
+        }
         others = [weight for key, weight in self.weights.items() if key not in self.matrices]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
@@ -93,11 +94,6 @@ class Optimizer:
             name: (self.optimizers[1], self.matrices[name]) if name in self.matrices else (self.optimizers[0], weight)
             for name, weight in self.weights.items()
         }
-
-
-def _is_matrix(key: str, weight: Tensor) -> bool:
-    """True if Muon steps this weight: a matrix of a network that is not in `ADAMW_ONLY`."""
-    return weight.ndim >= 2 and key not in ADAMW_ONLY and not key.startswith("head.")
 
 
 def _matrix(weight: Float[Tensor, "out *seen"]) -> Float[Tensor, "out all"]:

@@ -27,9 +27,7 @@ OptimizerName = Literal["adamw", "muon"]
 PrecisionName = Literal["float32", "bfloat16"]
 GalleryName = Literal["auto", "none"]
 
-_data, _model, _training = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "What the model is", "How it is trained")
-)
+_data, _model, _training = (partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Model", "Training"))
 #: Seconds between two drawings of the plots. An epoch of a small table takes less time than its plots.
 PLOT_INTERVAL_S = 60.0
 
@@ -67,7 +65,9 @@ def train(
             "the service can see them."
         ),
     ] = "auto",
-    network: Annotated[NetworkName | None, _model(help="(default: conv for images, mlp for vectors)")] = None,
+    network: Annotated[
+        NetworkName | None, _model(help="Architecture.  (default: conv for images, mlp for vectors)")
+    ] = None,
     hidden: Annotated[
         str | None,
         _model(

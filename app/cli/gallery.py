@@ -41,7 +41,7 @@ def gallery_command(
     dataset = require_unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
     samples = dataset.load()
     with progress(console, f"Scoring {data}", len(samples)) as advance:
-        made = gallery.make(
+        stored = gallery.make(
             loaded.vae,
             samples,
             labels=dataset.labels(),
@@ -50,8 +50,8 @@ def gallery_command(
             learning=_learning(run, loaded),
             on_sample=advance,
         )
-    checkpoint.save_gallery(run, made)
-    console.print(f"Gallery of {loaded.folder}: {len(made):,} of {len(samples):,} samples of {dataset.source}")
+    checkpoint.save_gallery(run, stored)
+    console.print(f"Gallery of {loaded.folder}: {len(stored):,} of {len(samples):,} samples of {dataset.source}")
 
 
 def _learning(run: Path, loaded: "Checkpoint") -> "tuple[EpochRecord, ...]":

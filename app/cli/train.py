@@ -316,7 +316,7 @@ def _save_gallery(
     if saved.gallery is not None or not len(split.calibration):
         return
     with progress(console, "Making the gallery", len(split.calibration)) as advance:
-        made = gallery.make(
+        stored = gallery.make(
             saved.vae,
             split.calibration,
             labels=split.calibration_labels,
@@ -325,8 +325,8 @@ def _save_gallery(
             learning=run.records,
             on_sample=advance,
         )
-    checkpoint.save_gallery(run.folder, made)
-    console.print(f"Gallery of {len(made):,} of them: --gallery none would leave it out")
+    checkpoint.save_gallery(run.folder, stored)
+    console.print(f"Gallery of {len(stored):,} of them: --gallery none would leave it out")
 
 
 _HEADER = (

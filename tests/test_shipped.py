@@ -11,7 +11,7 @@ from model.errors import DataError
 from model.report.evaluation import evaluate
 from model.scoring.batches import score
 from model.scoring.calibration import ScoringConfig
-from model.training.config import Split
+from model.training.splits import Split
 
 MODELS = ("fashion-mnist", "fashion-mnist-mlp")
 every = pytest.mark.parametrize("name", MODELS)
@@ -76,12 +76,12 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
         dataset = open_dataset("fashion-mnist")
     except DataError as error:
         pytest.skip(str(error))
-    split = Split.of(dataset, training.held_out, training.settings["set_aside"], training.settings["seed"])
+    split = Split.from_dataset(dataset, training.held_out, training.settings["set_aside"], training.settings["seed"])
     assert split.sha256() == training.dataset_sha256
     picks = np.arange(2000) * 5 // 2
-    np.testing.assert_array_equal(gallery.inputs, split.set_aside[picks])
-    assert split.set_aside_labels is not None
-    np.testing.assert_array_equal(gallery.labels, split.set_aside_labels[picks])
+    np.testing.assert_array_equal(gallery.inputs, split.calibration[picks])
+    assert split.calibration_labels is not None
+    np.testing.assert_array_equal(gallery.labels, split.calibration_labels[picks])
 
 
 @every

@@ -1,4 +1,4 @@
-"""`vae evaluate`: the held-out report, as a table and as JSON."""
+"""`vae evaluate`: a report on unseen data as tables, JSON, plots and an HTML page."""
 
 import json
 from dataclasses import replace
@@ -12,161 +12,132 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.progress import plain_console, progress
+from app.cli.progress import plain_console, progress, write_errors
 from model.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from model.checkpoint import Checkpoint
     from model.datasets import Dataset
-    from model.record import EpochRecord
     from model.report.evaluation import Evaluation, Report
     from model.scoring.detection import Detection
 
-#: What is judged of the data of the training itself.
-ONLY = {
-    "set_aside": "Judged are the {:,} samples of it that were set aside: they neither fitted it nor chose its epoch.",
-    "held_out": "Judged are the {:,} samples of it that were held out: they chose its epoch, which flatters it.",
+#: Which samples are evaluated if the data is the training data.
+SPLIT_MESSAGES = {
+    "set_aside": "Only its {:,} samples that were set aside are evaluated: training did not use them.",
+    "held_out": "Only its {:,} samples that were held out are evaluated: they chose the epoch, so scores are too good.",
 }
 
 
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a shipped model's name.")],
-    data: Annotated[str, typer.Argument(help="Data the model was not fitted to, as for `vae train`.")],
-    samples: Annotated[int, typer.Option(min=1, max=5000, help="K, draws of z per input.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the draws.")] = 0,
+    data: Annotated[str, typer.Argument(help="Data that the model was not fitted to, as for `vae train`.")],
+    samples: Annotated[int, typer.Option(min=1, max=5000, help="K, number of draws of z per input.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Seed of the draws.")] = 0,
     detection: Annotated[
-        int, typer.Option(min=0, help="Inputs of each set that scores are to tell apart; 0 leaves this away.")
+        int, typer.Option(min=0, help="Number of inputs of each set for outlier detection; 0 skips it.")
     ] = 10_000,
     refine: Annotated[
-        int, typer.Option(min=0, max=1000, help="Steps for the regret of a tenth of these; 0 leaves it away.")
+        int, typer.Option(min=0, max=1000, help="Refinement steps for the regret of a tenth of these; 0 skips it.")
     ] = 20,
-    against: Annotated[list[str] | None, typer.Option(help="More outliers, as for `vae train`; repeat.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Draw its pictures into this folder.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write it as one HTML page, with its pictures in a folder beside it.")
+    against: Annotated[
+        list[str] | None, typer.Option(help="More outliers, as for `vae train`; repeat for more.")
     ] = None,
-    save: Annotated[bool, typer.Option("--save", help="Keep the report in the model's card.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write plots into this folder.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report as one HTML page, with its images in a folder beside it.")
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Store the report in the model's card.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="(default: the cores it may use)")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  (default: available cores)")] = None,
 ) -> None:
-    """Judge a model honestly, on data that it was not fitted to.
+    """Evaluate a model on data that it was not fitted to.
 
-    Where DATA is the very data of the training, only what was set aside is judged, or held out where nothing was.
+    If DATA is the training data, only the samples that were set aside are evaluated; without these, those held out.
 
-    Free energy is what a sample costs under the model: an upper bound on nlog P(x), in nats. Where x is discrete it
-    is a code length, given in bits per dimension too, beside what PNG and others make of the same images.
+    Free energy is an upper bound on -log P(x), in nats. For discrete data it is a code length, and the report also has
+    bits per dimension, and for images the code lengths of PNG and other codecs.
 
-    Then what the scores are good for: the probability that an outlier of a named set scores higher than an input of
-    this data (AUROC), for every score, from one draw each; and for regret from 16 draws of a tenth of the inputs.
+    The detection tables have the AUROC of every score: the probability that an outlier of a named set scores higher
+    than an input of this data. They use one draw each; for regret, 16 draws of a tenth of the inputs.
 
-    --report out.html writes all of it as one page that needs neither a server nor a network: learning curves,
-    reconstructions, samples, a map of the latents, rates, scores, and the most and least surprising inputs; out_files/
-    gets the pictures.
+    --report out.html writes one page that works offline: learning curves, reconstructions, samples, a map of the
+    latents, rates, scores, and the inputs with the highest and lowest scores. out_files/ gets its images.
 
     Example: vae evaluate runs/fashion fashion-mnist:test --against photos/ --save
     """
     from app.inference.devices import choose_device, set_threads
     from model import checkpoint
     from model.datasets import open_dataset
+    from model.files import write_atomic
     from model.report.evaluation import evaluate
     from model.scoring.calibration import ScoringConfig
     from model.scoring.detection import detect
-    from model.training.config import judges
+    from model.training.splits import evaluation_subset
 
     console = plain_console()
-    _refuse(out, plots, report)
+    _require_writable(out, plots, report)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
-    dataset, portion = judges(open_dataset(data, loaded.vae.config.data), loaded.card.training)
-    if portion is not None:
-        console.print(f"{data} is what the model was trained on. {ONLY[portion].format(len(dataset))}")
+    dataset, split = evaluation_subset(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    if split is not None:
+        console.print(f"{data} is what the model was trained on. {SPLIT_MESSAGES[split].format(len(dataset))}")
     others = [open_dataset(name, loaded.vae.config.data) for name in against or ()]
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
-        found = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
-    made = replace(found.report, portion=portion)
-    protocols = [
+        evaluation = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
+    result = replace(evaluation.report, portion=split)
+    for scoring, inputs in (
         (ScoringConfig(1, 0, seed), detection),
         (ScoringConfig(16, refine, seed), detection // 10 if refine else 0),
-    ]
-    for protocol, most in protocols:
-        if most:
-            with console.status(f"Telling outliers apart ({protocol})"):
-                compared = detect(loaded.vae, dataset, others, protocol, loaded.calibration, most)
-            made = replace(made, detection=[*made.detection, compared])
-    console.print(_table(made, loaded.card.name))
-    for compared in made.detection:
-        table = _areas(compared)
-        # Where there are many sets, rather a line that is too long than numbers that are cut off.
-        least = Measurement.get(console, console.options.update(width=1000), table).minimum
-        console.print(table, width=max(console.width, least), crop=False)
+    ):
+        if inputs:
+            with console.status(f"Detecting outliers ({scoring})"):
+                areas = detect(loaded.vae, dataset, others, scoring, loaded.calibration, inputs)
+            result = replace(result, detection=[*result.detection, areas])
+    console.print(_table(result, loaded.card.name))
+    for areas in result.detection:
+        table = _areas(areas)
+        # With many sets, lines that are too long are better than numbers that are cut off.
+        width = Measurement.get(console, console.options.update(width=1000), table).minimum
+        console.print(table, width=max(console.width, width), crop=False)
     if plots is not None:
-        _draw(made, found.free_energy, plots)
-        console.print(f"Drew {plots}")
+        from model.report.plots import draw_report
+
+        with write_errors(plots):
+            plots.mkdir(parents=True, exist_ok=True)
+            draw_report(result, evaluation.free_energy, plots)
+        console.print(f"Wrote plots into {plots}")
     if save:
-        checkpoint.save_card(run, loaded.card.model_copy(update={"evaluation": made.plain()}))
-        console.print(f"Kept in the card of {loaded.folder}")
+        checkpoint.save_card(run, loaded.card.model_copy(update={"evaluation": result.plain()}))
+        console.print(f"Stored in the card of {loaded.folder}")
     if out is not None:
-        _write_json(out, made)
+        with write_errors(out):
+            write_atomic(out, (json.dumps(result.plain(), indent=2) + "\n").encode())
         console.print(f"Wrote {out}")
     if report is not None:
         with console.status(f"Drawing {report}"):
-            folder = _write(report, loaded, replace(found, report=made), dataset)
-        console.print(f"Wrote {report}, and its pictures into {folder}")
+            folder = _write(report, loaded, replace(evaluation, report=result), dataset)
+        console.print(f"Wrote {report}, and its images into {folder}")
 
 
-def _refuse(out: Path | None, plots: Path | None, report: Path | None) -> None:
-    """What cannot be written, before there is work for nothing."""
+def _require_writable(out: Path | None, plots: Path | None, report: Path | None) -> None:
+    """Report outputs that cannot be written before the work starts."""
     for file in (out, report):
         if file is not None and not file.absolute().parent.is_dir():
             raise DataError(f"{file}: there is no such folder to write to; make it first")
     if report is not None and report.is_dir():
         raise DataError(f"{report}: is a folder; name a file in it, as in {report / 'report.html'}")
-    for option, wish in (("--plots", plots), ("--report", report)):
-        if wish is not None and find_spec("matplotlib") is None:
+    for option, path in (("--plots", plots), ("--report", report)):
+        if path is not None and find_spec("matplotlib") is None:
             raise DataError(f"{option} needs matplotlib: pip install 'vae-server[train]'")
 
 
 def _write(path: Path, loaded: "Checkpoint", evaluation: "Evaluation", dataset: "Dataset") -> Path:
     from model.report import page
-
-    return page.write(path, page.ReportInput(loaded, evaluation, dataset, _records(loaded)))
-
-
-def _write_json(path: Path, report: "Report") -> None:
-    from model import files
-
-    try:
-        files.write_atomic(path, (json.dumps(report.plain(), indent=2) + "\n").encode())
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); make room, or name a file in another folder"
-        ) from error
-
-
-def _records(loaded: "Checkpoint") -> "list[EpochRecord]":
-    """How the training went, from the run's table or from the gallery."""
     from model.training.run import read_records
 
-    records = read_records(loaded.folder)
-    if records or loaded.gallery is None:
-        return records
-    return list(loaded.gallery.learning)
-
-
-def _draw(report: "Report", free_energy: "NDArray[np.float64]", folder: Path) -> None:
-    from model.report import plots
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        plots.draw_report(report, free_energy, folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be drawn into ({error.strerror}); make room, or name another folder"
-        ) from error
+    records = read_records(loaded.folder) or list(loaded.gallery.learning if loaded.gallery else ())
+    return page.write(path, page.ReportInput(loaded, evaluation, dataset, records))
 
 
 def _table(report: "Report", name: str) -> Table:
@@ -208,16 +179,15 @@ def _areas(detection: "Detection") -> Table:
         title=Text(
             f"AUROC against {detection.inliers:,} inputs (samples={detection.samples}, refine={detection.refine})"
         ),
-        box=box.SIMPLE_HEAD,  # narrow enough for 80 columns with all the sets that there are for images
+        box=box.SIMPLE_HEAD,  # narrow: all sets of outliers for images fit into 80 columns
         collapse_padding=True,
         pad_edge=False,
     )
     table.add_column("score", no_wrap=True, min_width=max(len(name) for name in SCORES))
     for name, count in detection.outliers.items():
-        words = f"{name} ({count:,})"
-        # Whole words as far as there is room: a path has none to break at.
-        table.add_column(words, justify="right", overflow="fold", min_width=min(10, max(map(len, words.split()))))
-    scores = list(dict.fromkeys(score for areas in detection.auroc.values() for score in areas))
-    for score in scores:
+        title = f"{name} ({count:,})"
+        # Titles break at spaces if words are short; long words such as paths are folded.
+        table.add_column(title, justify="right", overflow="fold", min_width=min(10, max(map(len, title.split()))))
+    for score in dict.fromkeys(score for areas in detection.auroc.values() for score in areas):
         table.add_row(score, *(f"{areas[score]:.4f}" for areas in detection.auroc.values()))
     return table

@@ -1,4 +1,4 @@
-"""`vae gallery`: what people look at, made for a model that has none, replaced, or taken away."""
+"""`vae gallery`: add, replace or remove the gallery of a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 def gallery_command(
     run: Annotated[Path, typer.Argument(help="A run or a checkpoint.")],
-    data: Annotated[str, typer.Argument(help="Data, as for `vae train`; or none, which takes the gallery away.")],
+    data: Annotated[str, typer.Argument(help="Data, as for `vae train`; or none, to remove the gallery.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="(default: the cores it may use)")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  (default: available cores)")] = None,
 ) -> None:
-    """Keep some inputs with a model, where everybody who may call the service can look at them.
+    """Store some samples with a model, where everyone who can call the service can see them.
 
-    DATA must not have fitted the model. Where it is the very data of the training, only the samples that were set aside
-    are taken. `vae train` makes a gallery of its own accord.
+    The model must not have been fitted to DATA. If DATA is the training data, only the samples that were set aside are
+    used. `vae train` makes a gallery by itself.
 
     Example: vae gallery runs/photos held-out-photos/
     """
     from app.inference.devices import choose_device, set_threads
     from model import checkpoint, gallery
     from model.datasets import open_dataset
-    from model.training.config import unseen
+    from model.training.splits import require_unseen
 
     console = plain_console()
     if data == "none":
@@ -38,10 +38,10 @@ def gallery_command(
         return
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device), shown=False)
-    dataset = unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    dataset = require_unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
     samples = dataset.load()
     with progress(console, f"Scoring {data}", len(samples)) as advance:
-        made = gallery.make(
+        stored = gallery.make(
             loaded.vae,
             samples,
             labels=dataset.labels(),
@@ -50,12 +50,12 @@ def gallery_command(
             learning=_learning(run, loaded),
             on_sample=advance,
         )
-    checkpoint.save_gallery(run, made)
-    console.print(f"Gallery of {loaded.folder}: {len(made):,} of {len(samples):,} samples of {dataset.source}")
+    checkpoint.save_gallery(run, stored)
+    console.print(f"Gallery of {loaded.folder}: {len(stored):,} of {len(samples):,} samples of {dataset.source}")
 
 
 def _learning(run: Path, loaded: "Checkpoint") -> "tuple[EpochRecord, ...]":
-    """How the training went: from the run's own table, else from the gallery that is to be replaced."""
+    """Records of the training: from the run's metrics.csv, or else from the gallery that will be replaced."""
     from model import checkpoint
     from model.training.run import read_records
 
@@ -64,6 +64,6 @@ def _learning(run: Path, loaded: "Checkpoint") -> "tuple[EpochRecord, ...]":
         return tuple(records)
     try:
         old = checkpoint.load(run).gallery
-    except CheckpointError:  # it cannot be read, and is about to be replaced
+    except CheckpointError:  # the gallery cannot be read, and will be replaced
         return ()
     return old.learning if old else ()

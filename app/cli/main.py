@@ -1,7 +1,6 @@
 """The command line: `vae serve | train | calibrate | gallery | evaluate | score`."""
 
 import sys
-from typing import NoReturn
 
 import typer
 
@@ -15,7 +14,7 @@ from app.cli.train import train
 
 cli = typer.Typer(
     name="vae",
-    help="Train a variational autoencoder, judge it, serve it, score data with it.",
+    help="Train, evaluate and serve a variational autoencoder, and score data with it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,21 +28,16 @@ cli.command("score")(score_command)
 
 
 def main() -> None:
-    """Run the command; what it raises on purpose, or what the machine refuses, becomes one line on standard error and
-    exit code 1.
-    """
+    """Run the command. Errors of the model and of the system become one line on standard error and exit code 1."""
     from model.errors import VAEError
 
     try:
-        cli()
+        sys.exit(cli())
     except VAEError as error:
-        _end(str(error))
+        message = str(error)
     except OSError as error:
-        # Most of all of standard output, on a full disk: what is still to be written there must not be tried again.
+        # If standard output is on a full disk, Python must not try to flush it again at exit.
         sys.stdout = None
-        _end(f"{error.filename or 'standard output'}: {error.strerror}; mend that and repeat the command")
-
-
-def _end(said: str) -> NoReturn:
-    plain_console(stderr=True).print(f"vae: {said}", style="red")
+        message = f"{error.filename or 'standard output'}: {error.strerror}; fix this and run the command again"
+    plain_console(stderr=True).print(f"vae: {message}", style="red")
     sys.exit(1)

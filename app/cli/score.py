@@ -2,13 +2,13 @@
 
 import csv
 import os
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from app.cli.progress import Advance, plain_console, progress
+from app.cli.progress import ProgressCallback, plain_console, progress, write_errors
 from model.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def score_command(
         ScoreName | None, typer.Option(help="Score whose p-values decide.  (default: typicality, else free_energy)")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads.  (default: the available cores)")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  (default: available cores)")] = None,
 ) -> None:
     """Score each sample by its variational free energy: the higher, the more anomalous.
 
@@ -63,31 +61,21 @@ def score_command(
     scoring = ScoringConfig(samples, refine, seed)
     if flag is not None:
         _require_p_values(loaded, scoring, by)
-    try:
-        with atomic_write(out) as temporary:
-            with temporary.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
-                written = _write(file, loaded, dataset, scoring, advance)
-            flagged = None if flag is None else _flag(temporary, by, flag)
-    except OSError as error:
-        raise DataError(
-            f"{out}: cannot be written ({error.strerror}); make room, or name a file in another existing folder"
-        ) from error
+    with write_errors(out), atomic_write(out) as temporary:
+        with temporary.open("w", newline="") as file, progress(console, "Scoring", len(dataset)) as advance:
+            count, reason = _write(file, loaded, dataset, scoring, advance)
+        flagged = None if flag is None else _flag(temporary, by, flag)
     if flagged is not None:
         console.print(flagged)
-    elif written.reason is not None:
-        console.print(f"No p-values: {written.reason}", style="yellow")
-    console.print(f"Wrote the scores of {written.count:,} samples to {out}")
-
-
-@dataclass(frozen=True)
-class _Written:
-    count: int
-    reason: str | None
+    elif reason is not None:
+        console.print(f"No p-values: {reason}", style="yellow")
+    console.print(f"Wrote the scores of {count:,} samples to {out}")
 
 
 def _write(
-    file: IO[str], loaded: "Checkpoint", dataset: "Dataset", scoring: "ScoringConfig", advance: Advance
-) -> _Written:
+    file: IO[str], loaded: "Checkpoint", dataset: "Dataset", scoring: "ScoringConfig", advance: ProgressCallback
+) -> tuple[int, str | None]:
+    """Write all scores; return the number of samples, and the reason if they have no p-values."""
     from model.scoring.batches import BATCH_ROWS, score
     from model.scoring.free_energy import FreeEnergy
 
@@ -105,7 +93,7 @@ def _write(
             writer.writerow([dataset.name_of(batch.first + row), *cells])
         count += len(batch)
         advance(count)
-    return _Written(count, reason)
+    return count, reason
 
 
 def _require_p_values(loaded: "Checkpoint", scoring: "ScoringConfig", by: str | None) -> None:

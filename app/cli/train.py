@@ -1,17 +1,16 @@
-"""`vae train`: from a name or path of data to a run, with a progress bar and a line an epoch."""
+"""`vae train`: train a model on a dataset, into a run folder, with a progress bar and one line per epoch."""
 
 import math
 import shlex
 import sys
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.cli.progress import plain_console, progress
 from model.errors import TrainingError
@@ -19,143 +18,118 @@ from model.errors import TrainingError
 if TYPE_CHECKING:
     from model.checkpoint import Card
     from model.record import EpochRecord
-    from model.training.config import Split
     from model.training.run import Run
+    from model.training.splits import Split
 
 NetworkName = Literal["mlp", "conv"]
-LikelihoodName = Literal["gaussian", "discretized", "bernoulli"]
 ScaleName = Literal["shared", "per_dimension"]
 OptimizerName = Literal["adamw", "muon"]
 PrecisionName = Literal["float32", "bfloat16"]
 GalleryName = Literal["auto", "none"]
 
-MODEL, TRAINING, DATA_PANEL = "What the model is", "How it is trained", "Data"
-#: Seconds between two drawings of the plots: an epoch of a small table takes less time than its pictures.
-PLOT_EVERY = 60.0
+_data, _model, _training = (partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Model", "Training"))
+#: Seconds between two drawings of the plots. An epoch of a small table takes less time than its plots.
+PLOT_INTERVAL_S = 60.0
+
+
+def _likelihood_name(name: str | None) -> str | None:
+    """Check the name when the command runs, since the table of likelihoods imports torch."""
+    if name is not None:
+        from model.likelihoods import LIKELIHOODS
+
+        if name not in LIKELIHOODS:
+            raise typer.BadParameter(f"'{name}' is none of {', '.join(LIKELIHOODS)}")
+    return name
 
 
 def train(
     data: Annotated[str, typer.Argument(help="fashion-mnist, or a path: idx(.gz), .npy, .npz, .csv, image folder.")],
-    out: Annotated[Path, typer.Option(help="The run's folder. Repeat the same command to resume it.")],
-    name: Annotated[str | None, typer.Option(help="What the model calls itself.  (default: the name of OUT)")] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="A csv column to leave out; repeat for more.", rich_help_panel=DATA_PANEL)
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run. Repeat the command to resume it.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model.  (default: the name of OUT)")] = None,
+    exclude: Annotated[list[str] | None, _data(help="A csv column to leave out; repeat for more.")] = None,
     held_out: Annotated[
         int | None,
-        typer.Option(help="Samples that only judge.  (default: a tenth, 5,000 at most)", rich_help_panel=DATA_PANEL),
+        _data(help="Number of validation samples, which choose the best epoch.  (default: a tenth, at most 5,000)"),
     ] = None,
     set_aside: Annotated[
         int | None,
-        typer.Option(
-            help="Samples that neither fit nor judge: the reference of p-values.  (default: a tenth, 5,000 at most)",
-            rich_help_panel=DATA_PANEL,
+        _data(
+            help="Number of calibration samples: not used in training, they are the reference of p-values.  (default: "
+            "a tenth, at most 5,000)"
         ),
     ] = None,
     gallery: Annotated[
         GalleryName,
-        typer.Option(
-            help="none: keep no samples with the model. auto: keep some of those set aside, where everybody who may "
-            "call the service can look at them.",
-            rich_help_panel=DATA_PANEL,
+        _data(
+            help="none: store no samples with the model. auto: store some of those set aside; everyone who can call "
+            "the service can see them."
         ),
     ] = "auto",
     network: Annotated[
-        NetworkName | None, typer.Option(help="(default: conv for images, mlp for vectors)", rich_help_panel=MODEL)
+        NetworkName | None, _model(help="Architecture.  (default: conv for images, mlp for vectors)")
     ] = None,
     hidden: Annotated[
         str | None,
-        typer.Option(
-            help="mlp: widths from the data inwards, as in 512,256, or ''.  (default: 512,256 for images; for vectors "
-            "64,64 or 256,256, and linear, '', below 1,000 rows)",
-            rich_help_panel=MODEL,
+        _model(
+            help="mlp: layer widths from the data inwards, as in 512,256; '' for a linear model.  (default: 512,256 "
+            "for images; for vectors 64,64 or 256,256, and '' below 1,000 rows)"
         ),
     ] = None,
-    channels: Annotated[
-        str | None, typer.Option(help="conv: channels of each stage, as in 32,64.", rich_help_panel=MODEL)
-    ] = None,
-    blocks: Annotated[
-        str | None, typer.Option(help="conv: residual blocks of each stage, as in 1,2.", rich_help_panel=MODEL)
-    ] = None,
+    channels: Annotated[str | None, _model(help="conv: number of channels of each stage, as in 32,64.")] = None,
+    blocks: Annotated[str | None, _model(help="conv: number of residual blocks of each stage, as in 1,2.")] = None,
     latent: Annotated[
         int | None,
-        typer.Option(
-            help="Numbers in a latent.  (default: 64 for images; for vectors half the columns, or a sixth of few rows)",
-            rich_help_panel=MODEL,
+        _model(
+            help="Size of the latent.  (default: 64 for images; for vectors half the columns, a sixth below 1,000 rows)"
         ),
     ] = None,
     likelihood: Annotated[
-        LikelihoodName | None,
-        typer.Option(
-            help="discretized: bytes, scores in bits. gaussian: real numbers, scores of a density. bernoulli: bits.  "
-            "(default: discretized for bytes, else gaussian)",
-            rich_help_panel=MODEL,
+        str | None,
+        _model(
+            callback=_likelihood_name,
+            help="Distribution of the data given the latent, such as discretized (bytes, scores in bits), gaussian "
+            "(real numbers, scores of a density) or bernoulli (bits).  (default: discretized for bytes, else gaussian)",
         ),
     ] = None,
-    components: Annotated[
-        int | None, typer.Option(help="discretized: logistics per pixel.  (default: 3)", rich_help_panel=MODEL)
-    ] = None,
+    components: Annotated[int | None, _model(help="discretized: number of logistics per pixel.  (default: 3)")] = None,
     autoregressive: Annotated[
-        bool | None,
-        typer.Option(help="discretized: each byte leans on its neighbours.  (default: it does)", rich_help_panel=MODEL),
+        bool | None, _model(help="discretized: condition each byte on its neighbours.  (default: true)")
     ] = None,
     scale: Annotated[
         ScaleName | None,
-        typer.Option(
-            help="gaussian: how many noise scales are learned.  (default: shared for images, else per_dimension)",
-            rich_help_panel=MODEL,
-        ),
+        _model(help="gaussian: number of learned noise scales.  (default: shared for images, else per_dimension)"),
     ] = None,
     min_scale: Annotated[
-        float | None,
-        typer.Option(help="Floor of the noise scale.  (default: 0.01, discretized 0.1 bytes)", rich_help_panel=MODEL),
+        float | None, _model(help="Minimum of the noise scale.  (default: 0.01, discretized 0.1 bytes)")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="(default: some 8,000 steps, at least 20)", rich_help_panel=TRAINING)
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Samples a step.  (default: 128, fewer for small data)", rich_help_panel=TRAINING),
-    ] = None,
-    optimizer: Annotated[
-        OptimizerName | None, typer.Option(help="(default: muon for conv, adamw for mlp)", rich_help_panel=TRAINING)
-    ] = None,
-    learning_rate: Annotated[
-        float, typer.Option(help="At its highest; cosine to zero.", rich_help_panel=TRAINING)
-    ] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.", rich_help_panel=TRAINING)] = 0.01,
-    average: Annotated[
-        float, typer.Option(help="Decay of the running average of the weights.", rich_help_panel=TRAINING)
-    ] = 0.999,
-    inference_steps: Annotated[
-        int, typer.Option(help="The encoder's steps for one of the decoder's.", rich_help_panel=TRAINING)
-    ] = 1,
+    epochs: Annotated[int | None, _training(help="(default: about 8,000 steps, at least 20 epochs)")] = None,
+    batch_size: Annotated[int | None, _training(help="Samples per step.  (default: 128, fewer for small data)")] = None,
+    optimizer: Annotated[OptimizerName | None, _training(help="(default: muon for conv, adamw for mlp)")] = None,
+    learning_rate: Annotated[float, _training(help="Peak learning rate; it falls to zero as a cosine.")] = 2e-3,
+    weight_decay: Annotated[float, _training(help="Weight decay of the optimizer.")] = 0.01,
+    average: Annotated[float, _training(help="Decay of the running average of the weights.")] = 0.999,
+    inference_steps: Annotated[int, _training(help="Number of encoder steps per decoder step.")] = 1,
     auxiliary: Annotated[
         float | None,
-        typer.Option(
-            help="autoregressive: weight of an added loss, of bytes without their neighbours. It fills the latent, "
-            "and keeps decoded means true: with 0 they may mean nothing.  (default: 0.3)",
-            rich_help_panel=TRAINING,
+        _training(
+            help="autoregressive: weight of an extra loss, the distortion of bytes without their neighbours. It makes "
+            "the latent informative; with 0 decoded means may be meaningless.  (default: 0.3)"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides all chance.", rich_help_panel=TRAINING)] = 0,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="bfloat16 is faster where the hardware has it.", rich_help_panel=TRAINING)
-    ] = "float32",
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda; auto takes cuda where there is one.", rich_help_panel=TRAINING)
-    ] = "auto",
+    seed: Annotated[int, _training(help="Seed of all random numbers.")] = 0,
+    precision: Annotated[PrecisionName, _training(help="bfloat16 is faster on hardware that supports it.")] = "float32",
+    device: Annotated[str, _training(help="auto, cpu or cuda; auto takes cuda if available.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="(default: the cores it may use; 1 for tables)", rich_help_panel=TRAINING)
+        int | None, _training(min=1, help="Number of CPU threads.  (default: the available cores; 1 for tables)")
     ] = None,
 ) -> None:
-    """Train a VAE on your data. Every setting has a default; killed at any moment, the same command resumes.
+    """Train a VAE on your data. Every setting has a default. A killed training resumes when you repeat its command.
 
-    The run's folder holds the best model so far (checkpoint/), metrics.csv, plots/, and the state to resume from. When
-    it has ended, samples that were set aside calibrate the scores of the best model, and some go into its gallery.
+    The run folder holds the best model so far (checkpoint/), metrics.csv, plots/ and the state to resume from. At the
+    end, the samples that were set aside calibrate the scores of the best model, and some go into its gallery.
 
-    Scores are on held-out samples, in nats per sample: free energy = distortion + rate, lower is better, and never
-    below the true cost of a sample. For bytes the same in bits per dimension: PNG's cost is the one to beat.
+    Scores are means over the held-out samples, in nats per sample: free energy = distortion + rate, an upper bound on
+    the code length of a sample; lower is better. For bytes they are also in bits per dimension, to compare with PNG.
 
     Example: vae train fashion-mnist --out runs/fashion --epochs 30
     """
@@ -163,65 +137,72 @@ def train(
 
     from app.inference.devices import choose_device, set_threads
     from model.datasets import open_dataset
-    from model.training.config import Recipe
+    from model.training.config import TrainingConfig
     from model.training.run import Run
 
     console = plain_console()
     dataset = open_dataset(data, exclude=exclude or ())
-    # The layers of a table's model are so small that threads would wait for each other most of the time.
+    # The layers of a table's model are too small for threads, which would mostly wait for each other.
     set_threads(threads or (1 if dataset.columns else None))
     console.print(f"Reading {dataset.describe()}")
-    wishes: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "optimizer": optimizer,
-        "average": average,
-        "inference_steps": inference_steps,
-        "auxiliary": auxiliary,
-        "held_out": held_out,
-        "set_aside": set_aside,
-        "seed": seed,
-        "precision": precision,
-        "device": choose_device(device),
-    }
-    shape = _given(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks))
-    observed = _given(
-        name=likelihood, components=components, autoregressive=autoregressive, scale=scale, min_scale=min_scale
+    settings = _overrides(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        optimizer=optimizer,
+        average=average,
+        inference_steps=inference_steps,
+        auxiliary=auxiliary,
+        held_out=held_out,
+        set_aside=set_aside,
+        seed=seed,
+        precision=precision,
+        device=choose_device(device),
     )
     with console.status("Reading the samples ..."):
-        recipe, split = Recipe.plan(
-            dataset, network=shape, likelihood=observed, latent=latent, settings=_given(**wishes)
+        config, split = TrainingConfig.resolve(
+            dataset,
+            network=_overrides(name=network, hidden=_sizes(hidden), channels=_sizes(channels), blocks=_sizes(blocks)),
+            likelihood=_overrides(
+                name=likelihood, components=components, autoregressive=autoregressive, scale=scale, min_scale=min_scale
+            ),
+            latent=latent,
+            settings=settings,
         )
-    run = Run.open(out, recipe)
+    run = Run.open(out, config)
     _introduce(console, run, torch.get_num_threads())
-    _Loop(console, run, split, name or out.name, _Shown(gallery == "auto", dataset.label_names())).go()
+    _Loop(console, run, split, name or out.name).run_epochs()
+    _calibrate(console, run, split)
+    _save_gallery(console, run, split, dataset.label_names(), wanted=gallery == "auto")
+    best = run.best
+    assert best is not None
+    bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
+    console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}")
+    console.print(f"Serve it: vae serve {run.folder}    Evaluate it: vae evaluate {run.folder} DATA")
 
 
-def _given(**wishes: Any) -> dict[str, Any]:
-    """What was asked for, without what was not."""
-    return {key: value for key, value in wishes.items() if value is not None}
+def _overrides(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
     try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
+        return None if text is None else tuple(int(part) for part in text.split(",") if text)
     except ValueError:
         raise typer.BadParameter(f"'{text}' is not a list of whole numbers; write them as in 32,64") from None
 
 
 def _introduce(console: Console, run: "Run", threads: int) -> None:
-    config, settings = run.recipe.config, run.recipe.settings
+    config, settings = run.config.config, run.config.settings
     weights = sum(p.numel() for p in run.training.vae.parameters())
     console.print(
         f"Model: {config.network.name}, latent {config.latent}, {config.likelihood.name} likelihood, "
         f"{weights:,} weights; {config.data.describe()}"
     )
     console.print(
-        f"Training on {run.recipe.samples - settings.held_out - settings.set_aside:,} samples, judged on "
+        f"Training on {run.config.samples - settings.held_out - settings.set_aside:,} samples, "
         f"{settings.held_out:,} held out, {settings.set_aside:,} set aside; "
         f"{settings.epochs} epochs on {settings.device} with {threads} threads"
     )
@@ -229,156 +210,123 @@ def _introduce(console: Console, run: "Run", threads: int) -> None:
         console.print(f"Resuming {run.folder} after epoch {run.records[-1].epoch}")
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Whether the model gets a gallery, and what its labels are called."""
-
-    wanted: bool
-    label_names: tuple[str, ...] | None
-
-
 class _Loop:
-    """Epochs, with what is shown and saved between them."""
+    """Epochs, each saved and printed, with plots in between."""
 
-    def __init__(self, console: Console, run: "Run", split: "Split", name: str, shown: _Shown) -> None:
-        self.console, self.run, self.split, self.name, self.shown = console, run, split, name, shown
-        self.total = run.recipe.settings.epochs
+    def __init__(self, console: Console, run: "Run", split: "Split", name: str) -> None:
+        self.console, self.run, self.split, self.name = console, run, split, name
+        self.epochs = run.config.settings.epochs
         self.drawn_at = time.monotonic()
-        self.busy = sum(record.seconds for record in run.records)
+        self.seconds = sum(record.seconds for record in run.records)
 
-    def go(self) -> None:
+    def run_epochs(self) -> None:
+        training, train, validation = self.run.training, self.split.train, self.split.validation
         self.console.print(_HEADER, style="bold")
         for record in self.run.records[-3:]:
             self.console.print(self._line(record))
-        with Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} batches"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        ) as progress:
-            batches = math.ceil(len(self.split.fit) / self.run.recipe.settings.batch_size)
-            bar = progress.add_task("", epoch=self.run.training.epoch + 1, total=batches)
-
-            def on_batch(done: int, total: int) -> None:
-                progress.update(bar, completed=done, total=total, epoch=self.run.training.epoch + 1)
-
-            for record in self.run.training.epochs(self.split.fit, self.split.held_out, on_batch):
-                self.busy += record.seconds
+        batches = math.ceil(len(train) / self.run.config.settings.batch_size)
+        with progress(self.console, "Training", batches * self.epochs) as advance:
+            for record in training.epochs(
+                train, validation, lambda done, total: advance(training.epoch * total + done)
+            ):
+                self.seconds += record.seconds
                 self.run.add(record, self._card(record))
-                progress.console.print(self._line(record))
-                if time.monotonic() - self.drawn_at > PLOT_EVERY and record.epoch < self.total:
+                self.console.print(self._line(record))
+                if time.monotonic() - self.drawn_at > PLOT_INTERVAL_S and record.epoch < self.epochs:
                     self._draw()
-        self._finish()
-
-    def _finish(self) -> None:
         self._draw()
-        self._calibrate()
-        self._show()
-        best = self.run.best
-        assert best is not None
-        bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
-        self.console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}")
-        self.console.print(f"Serve it: vae serve {self.run.folder}    Judge it: vae evaluate {self.run.folder} DATA")
-
-    def _calibrate(self) -> None:
-        """Of the best epoch, once; a run that was killed before is calibrated when its command is repeated."""
-        from model import checkpoint
-        from model.scoring import batches
-        from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration
-
-        saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device)
-        if saved.calibration is not None or not len(self.split.set_aside):
-            return
-        enough = len(self.split.set_aside) >= MIN_TYPICALITY_INPUTS
-        density = batches.latent_density(saved.vae, self.split.fit) if enough else None
-        total = len(self.split.set_aside) * len(batches.DEFAULT_SCORINGS)
-        with progress(self.console, "Calibrating", total) as advance:
-            made = batches.calibrate(
-                saved.vae, self.split.set_aside, calibration=Calibration(density, {}), on_sample=advance
-            )
-        checkpoint.save_calibration(self.run.folder, made)
-        self.console.print(f"Calibrated on {len(self.split.set_aside):,} samples that were set aside")
-
-    def _show(self) -> None:
-        """Make the gallery of the best epoch, once; or take it away."""
-        from model import checkpoint, gallery
-
-        saved = checkpoint.load(self.run.folder, self.run.recipe.settings.device, shown=self.shown.wanted)
-        if not self.shown.wanted:
-            if (saved.folder / checkpoint.GALLERY).exists():
-                checkpoint.save_gallery(self.run.folder, None)
-            return
-        if saved.gallery is not None or not len(self.split.set_aside):
-            return
-        with progress(self.console, "Making the gallery", len(self.split.set_aside)) as advance:
-            made = gallery.make(
-                saved.vae,
-                self.split.set_aside,
-                labels=self.split.set_aside_labels,
-                label_names=self.shown.label_names,
-                calibration=saved.calibration,
-                learning=self.run.records,
-                on_sample=advance,
-            )
-        checkpoint.save_gallery(self.run.folder, made)
-        self.console.print(f"Gallery of {len(made):,} of them: --gallery none would leave it out")
 
     def _draw(self) -> None:
         try:
             from model.report import plots
+
+            plots.draw_run(self.run, self.split)
         except ImportError:
             self.console.print(
                 "No plots: matplotlib is not installed (pip install 'vae-server[train]')", style="yellow"
             )
-            return
-        try:
-            plots.draw_run(self.run, self.split)
         except OSError as error:
             raise TrainingError(
-                f"{self.run.folder / 'plots'}: cannot be drawn into ({error.strerror}); make room and repeat the "
-                "command, it goes on from the last epoch"
+                f"{self.run.folder / 'plots'}: cannot be written ({error.strerror}); make room and run the command "
+                "again, it resumes from the last epoch"
             ) from error
         self.drawn_at = time.monotonic()
 
     def _line(self, record: "EpochRecord") -> str:
-        mean = self.busy / max(1, record.epoch)
-        left = int(mean * (self.total - record.epoch))
+        left = timedelta(seconds=int(self.seconds / record.epoch * (self.epochs - record.epoch)))
         bits = "" if record.bits_per_dim is None else f"{record.bits_per_dim:.4f}"
         return (
-            f"{f'{record.epoch}/{self.total}':>9} {record.free_energy:12.2f} {record.distortion:11.2f} "
-            f"{record.rate:8.2f} {bits:>9} {record.train_free_energy:12.2f} {record.samples_per_second:9.0f} "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+            f"{f'{record.epoch}/{self.epochs}':>9} {record.free_energy:12.2f} {record.distortion:11.2f} "
+            f"{record.rate:8.2f} {bits:>9} {record.train_free_energy:12.2f} {record.samples_per_second:9.0f} {left}"
         )
 
     def _card(self, record: "EpochRecord") -> "Card":
         from model import machine
         from model.checkpoint import Card, Provenance
 
-        recipe = self.run.recipe
+        config = self.run.config
         return Card(
             name=self.name,
             created=datetime.now(UTC).date().isoformat(),
             training=Provenance(
-                dataset=recipe.dataset,
-                dataset_sha256=recipe.dataset_sha256,
-                samples=recipe.samples,
-                held_out=recipe.settings.held_out,
+                dataset=config.dataset,
+                dataset_sha256=config.dataset_sha256,
+                samples=config.samples,
+                held_out=config.settings.held_out,
                 command=shlex.join(["vae", *sys.argv[1:]]),
-                settings=recipe.settings.model_dump(mode="json"),
+                settings=config.settings.model_dump(mode="json"),
                 epoch=record.epoch,
-                seconds=round(self.busy, 1),
-                machine=machine.describe(recipe.settings.device),
+                seconds=round(self.seconds, 1),
+                machine=machine.describe(config.settings.device),
                 versions=machine.versions(),
-                held_out_scores={
-                    key: value
-                    for key, value in record.model_dump().items()
-                    if key in {"free_energy", "distortion", "rate", "bits_per_dim"}
-                },
+                held_out_scores=record.model_dump(include={"free_energy", "distortion", "rate", "bits_per_dim"}),
             ),
         )
+
+
+def _calibrate(console: Console, run: "Run", split: "Split") -> None:
+    """Calibrate the best model if it is not; a run that was killed before is calibrated when it resumes."""
+    from model import checkpoint
+    from model.scoring import batches
+    from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration
+
+    saved, count = checkpoint.load(run.folder, run.config.settings.device), len(split.calibration)
+    if saved.calibration is not None or not count:
+        return
+    density = batches.latent_density(saved.vae, split.train) if count >= MIN_TYPICALITY_INPUTS else None
+    with progress(console, "Calibrating", count * len(batches.DEFAULT_SCORINGS)) as advance:
+        calibration = batches.calibrate(
+            saved.vae, split.calibration, calibration=Calibration(density, {}), on_sample=advance
+        )
+    checkpoint.save_calibration(run.folder, calibration)
+    console.print(f"Calibrated on {count:,} samples that were set aside")
+
+
+def _save_gallery(
+    console: Console, run: "Run", split: "Split", label_names: tuple[str, ...] | None, *, wanted: bool
+) -> None:
+    """Add a gallery to the best model if it has none; remove its gallery if none is wanted."""
+    from model import checkpoint, gallery
+
+    saved = checkpoint.load(run.folder, run.config.settings.device, shown=wanted)
+    if not wanted:
+        if (saved.folder / checkpoint.GALLERY).exists():
+            checkpoint.save_gallery(run.folder, None)
+        return
+    if saved.gallery is not None or not len(split.calibration):
+        return
+    with progress(console, "Making the gallery", len(split.calibration)) as advance:
+        stored = gallery.make(
+            saved.vae,
+            split.calibration,
+            labels=split.calibration_labels,
+            label_names=label_names,
+            calibration=saved.calibration,
+            learning=run.records,
+            on_sample=advance,
+        )
+    checkpoint.save_gallery(run.folder, stored)
+    console.print(f"Gallery of {len(stored):,} of them: --gallery none would leave it out")
 
 
 _HEADER = (

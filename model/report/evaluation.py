@@ -23,7 +23,7 @@ from model.images import to_pil
 from model.scoring.batches import BATCH_ROWS, active_units, score
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import Detection
-from model.training.config import Portion
+from model.training.splits import SplitName
 from model.vae import VAE, to_tensor
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ class Report:
     scales_at_floor: float | None
     codecs_bits_per_dim: dict[str, float] = field(default_factory=dict)
     detection: list[Detection] = field(default_factory=list)
-    portion: Portion | None = None
+    portion: SplitName | None = None
 
     def plain(self) -> dict[str, Any]:
         """The report as a dictionary for JSON."""

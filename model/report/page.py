@@ -24,7 +24,7 @@ from model.report.evaluation import Evaluation, Report
 from model.report.text import number
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.detection import Detection
-from model.training.config import Portion
+from model.training.splits import SplitName
 from model.vae import to_tensor
 from model.warnings import model_warnings, unlearned_columns
 
@@ -35,7 +35,7 @@ MIN_JUDGING_SAMPLES = 100
 #: Pictures that a page may lack; an older page may have left them in the folder.
 OPTIONAL_PICTURES = ("learning_curves.png", "latents_free_energy.png")
 #: How training used the samples.
-PORTION_NOTES: dict[Portion | None, str] = {
+PORTION_NOTES: dict[SplitName | None, str] = {
     None: "The figures are unbiased only if training neither fitted the model to them nor chose it by them.",
     "set_aside": "Training set them aside: they neither fitted the model nor chose its epoch.",
     "held_out": "Training held them out: they did not fit the model, but chose its epoch.",

@@ -23,8 +23,8 @@ from model.config import VectorData
 from model.projection import PCAProjection
 from model.record import EpochRecord
 from model.report.evaluation import Report
-from model.training.config import Split
 from model.training.run import Run
+from model.training.splits import Split
 from model.vae import VAE, to_tensor
 
 Array = NDArray[Any]
@@ -51,12 +51,12 @@ def draw_run(run: Run, split: Split) -> None:
     vae = run.training.average
     with mpl.rc_context(STYLE), torch.inference_mode():
         _save(learning_curves(run.records), folder / "learning_curves.png")
-        shown = to_tensor(split.held_out[:MAX_SHOWN], run.recipe.settings.device)
+        shown = to_tensor(split.validation[:MAX_SHOWN], run.config.settings.device)
         _save(reconstructions(vae, shown), folder / "reconstructions.png")
         _save(samples(vae), folder / "samples.png")
-        few = to_tensor(split.held_out[:4000], run.recipe.settings.device)
+        few = to_tensor(split.validation[:4000], run.config.settings.device)
         means = torch.cat([vae.encode(part).mean for part in torch.split(few, 256)]).cpu().numpy()
-        labels = None if split.held_out_labels is None else split.held_out_labels[:4000]
+        labels = None if split.validation_labels is None else split.validation_labels[:4000]
         _save(latent_map(means, labels), folder / "latents.png")
 
 

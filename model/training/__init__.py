@@ -1,1 +1,1 @@
-"""The training loop, its settings, its optimizers and resumable runs."""
+"""Training: its configuration, data splits, loop and optimizers, and runs that resume."""

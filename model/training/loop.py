@@ -1,14 +1,17 @@
-"""Training by stochastic gradient descent on the free energy, one reparameterized draw per sample.
+"""Training by stochastic gradient descent on the free energy, with one reparameterized draw per sample.
 
-    loss = mean over the batch of [nlog P(x|z) + KL(Q(z|x), P(z))],  z = mean + scale * noise
+    loss = mean over the batch of [-log P(x|z) + KL(Q(z|x), P(z))],  z = mean + scale * noise
 
-(Doersch 2016; Kingma & Welling 2014.) An autoregressive likelihood could learn to do without z; `auxiliary` times the
-distortion of its bytes as they are without their neighbours is added, so that z goes on to say what the picture shows
-(Lucas & Verbeek 2018, arXiv 1711.11479). Every step moves the encoder, which fits Q; with `inference_steps` of N only
-every N-th moves the decoder too, so that Q keeps up with the P that it is to invert (He et al. 2019, arXiv 1901.05534).
-`Training.epochs` is a generator of one record an epoch; the caller logs, plots
-and saves. All noise and order come from (seed, epoch), so that a training restored from its state goes on as if it
-had never stopped.
+(Doersch 2016; Kingma & Welling 2014.)
+
+An autoregressive likelihood can learn to ignore z. The weight `auxiliary` adds the distortion of each byte without its
+neighbours to the loss, so that z keeps describing the image (Lucas & Verbeek 2018, arXiv 1711.11479).
+
+Every step moves the encoder, which fits Q. With `inference_steps` of N only every N-th step also moves the decoder, so
+that Q keeps up with the posterior of P (He et al. 2019, arXiv 1901.05534).
+
+All noise and the order of samples follow from (seed, epoch), so that a restored training gives the same results as an
+uninterrupted one.
 """
 
 import math
@@ -34,13 +37,12 @@ Array = NDArray[Any]
 
 
 class TrainingSettings(Frozen):
-    """How to train.
+    """Settings of a training.
 
-    `warmup` is in steps; `clip` bounds the norm of the gradient of nats per dimension; `average` is the decay of the
-    running average of the weights; `inference_steps` counts the encoder's steps for one of the decoder's; `auxiliary`
-    is the weight of an added loss, of autoregressive likelihoods alone; `held_out` samples never fit a weight, they
-    choose the best epoch; those `set_aside` do neither, they calibrate scores; `precision` is that of the networks,
-    while likelihoods are always float32.
+    `warmup` is a number of steps. `clip` limits the norm of the gradient of nats per dimension. `average` is the decay
+    of the running average of the weights. `inference_steps` is the number of encoder steps per decoder step.
+    `auxiliary` is the weight of the extra loss of autoregressive likelihoods. `held_out` and `set_aside` are the sizes
+    of the validation and calibration splits. `precision` applies to the networks; likelihoods are always float32.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
@@ -61,70 +63,62 @@ class TrainingSettings(Frozen):
 
 
 class Training:
-    """One training: the weights, their running average (which is what is judged and saved), the optimizer.
-
-    `state` and `restore` carry all of it through plain tensors.
-    """
+    """One training: the weights, their running average (which is validated and saved), and the optimizer."""
 
     def __init__(self, config: ModelConfig, settings: TrainingSettings) -> None:
         self.settings = settings
-        # Weights are initialized from torch's global generator; fork it, so that the caller's is left alone.
+        # Weights are initialized from torch's global generator; the fork leaves the caller's state unchanged.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.vae = _placed(VAE(config), settings.device)
-            self.average = _placed(VAE(config), settings.device)
+            self.vae = _to_device(VAE(config), settings.device)
+            self.average = _to_device(VAE(config), settings.device)
         self.average.load_state_dict(self.vae.state_dict())
         self.average.eval().requires_grad_(False)
         self.optimizer = Optimizer(
-            self.vae,
-            name=settings.optimizer,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            self.vae, settings.optimizer, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.rate = 0.0
-        self.epoch = 0
-        self.step = 0
+        self.current_lr, self.epoch, self.step = 0.0, 0, 0
 
     def epochs(
-        self, fit: Array, held_out: Array, on_batch: Callable[[int, int], None] = lambda done, total: None
+        self, train: Array, validation: Array, on_batch: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[EpochRecord]:
-        """Train to the last epoch, yielding one record after each.
+        """Train to the last epoch and yield one record per epoch.
 
         Args:
-            fit, held_out: samples as a dataset gives them.
-            on_batch: called with the number of batches done and to do in this epoch.
+            train, validation: samples as a dataset gives them.
+            on_batch: called with the number of finished batches and of all batches of this epoch.
 
         Raises:
-            TrainingError: the loss is no longer finite.
+            TrainingError: the loss or the free energy of a validation sample is not finite.
         """
         while self.epoch < self.settings.epochs:
             started = time.perf_counter()
-            loss = self._fit(fit, on_batch)
+            loss = self._train_epoch(train, on_batch)
             self.epoch += 1
             seconds = time.perf_counter() - started
-            yield self._judge(held_out, loss, seconds, len(fit) / seconds)
+            yield self._validate(validation, loss, seconds, len(train) / seconds)
 
-    def _fit(self, fit: Array, on_batch: Callable[[int, int], None]) -> float:
+    def _train_epoch(self, train: Array, on_batch: Callable[[int, int], None]) -> float:
+        """Train for one epoch and return the mean free energy, nats per sample."""
         s = self.settings
-        order = random.generator(s.seed, random.SHUFFLE, self.epoch + 1).permutation(len(fit))
+        order = random.generator(s.seed, random.SHUFFLE, self.epoch + 1).permutation(len(train))
         draws = torch.Generator(s.device)
         draws.manual_seed(int(random.generator(s.seed, random.LATENT, self.epoch + 1).integers(1 << 62)))
-        batches = math.ceil(len(fit) / s.batch_size)
+        batches = math.ceil(len(train) / s.batch_size)
         total = 0.0
         for i in range(batches):
             picks = order[i * s.batch_size : (i + 1) * s.batch_size]
-            total += self._descend(to_tensor(fit[picks], s.device), draws, batches) * len(picks)
+            total += self._step(to_tensor(train[picks], s.device), draws, batches) * len(picks)
             on_batch(i + 1, batches)
-        return total / len(fit)
+        return total / len(train)
 
-    def _descend(self, x: Tensor, draws: torch.Generator, batches: int) -> float:
-        """One step of gradient descent; the batch's mean free energy, nats per sample."""
-        self.rate = self._learning_rate(batches)
-        both = (self.step + 1) % self.settings.inference_steps == 0
+    def _step(self, x: Tensor, draws: torch.Generator, batches: int) -> float:
+        """Take one step of gradient descent and return the batch's mean free energy, nats per sample."""
+        self.current_lr = self._learning_rate(batches)
         for part in (self.vae.decoder, self.vae.head):
-            part.requires_grad_(both)
+            part.requires_grad_((self.step + 1) % self.settings.inference_steps == 0)
         free_energy, loss = self._loss(x, draws)
-        # Nats per dimension keep the size of gradients, and so the clip, alike for all sizes of data.
+        # Nats per dimension make the size of gradients, and so `clip`, independent of the size of the data.
         (loss / self.vae.config.data.dims).backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip)
         if not torch.isfinite(norm):
@@ -132,18 +126,17 @@ class Training:
                 f"the loss is no longer finite in epoch {self.epoch + 1} (step {self.step}); start again in a new "
                 "folder with a smaller --learning-rate"
             )
-        self.optimizer.step(self.rate)
+        self.optimizer.step(self.current_lr)
         self.step += 1
-        keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for average, weight in zip(self.average.parameters(), self.vae.parameters(), strict=True):
-                average.lerp_(weight, 1 - keep)
+                average.lerp_(weight, 1 - decay)
         return float(free_energy.detach())
 
     def _loss(self, x: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The batch's mean free energy, and what is descended on; nats per sample."""
-        low = self.settings.precision == "bfloat16"
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
+        """Mean free energy of the batch and the loss to minimize, both in nats per sample."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             q = self.vae.encode(x)
             z = q.draw(torch.randn(q.mean.shape, generator=draws, device=x.device))
             p = self.vae.decode(z)
@@ -154,7 +147,7 @@ class Training:
         return free_energy, free_energy + self.settings.auxiliary * auxiliary.flatten(1).sum(1).mean()
 
     def _learning_rate(self, batches: int) -> float:
-        """Linear warm-up, then half a cosine down to zero at the last step."""
+        """Linear warm-up, then half a cosine to zero at the last step."""
         s = self.settings
         steps = batches * s.epochs
         warmup = min(s.warmup, steps // 10)
@@ -162,44 +155,41 @@ class Training:
             return s.learning_rate * (self.step + 1) / warmup
         return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, steps - warmup)))
 
-    def _judge(self, held_out: Array, loss: float, seconds: float, speed: float) -> EpochRecord:
-        free_energy, distortion, rate = self._score(held_out)
+    def _validate(self, validation: Array, loss: float, seconds: float, speed: float) -> EpochRecord:
+        free_energy, distortion, rate = self._score(validation)
         if not np.isfinite(free_energy).all():
             worst = int(np.argmin(np.isfinite(free_energy)))
             raise TrainingError(
-                f"held-out sample {worst} has a free energy that is not finite after epoch {self.epoch}; look for "
-                "values far out in the data, or start again in a new folder with a smaller --learning-rate"
+                f"held-out sample {worst} has a free energy that is not finite after epoch {self.epoch}; check the "
+                "data for extreme values, or start again in a new folder with a smaller --learning-rate"
             )
-        levels = self.vae.levels
         mean = float(free_energy.mean())
         return EpochRecord(
             epoch=self.epoch,
             free_energy=mean,
             distortion=float(distortion.mean()),
             rate=float(rate.mean()),
-            bits_per_dim=mean / (self.vae.config.data.dims * math.log(2)) if levels else None,
+            bits_per_dim=mean / (self.vae.config.data.dims * math.log(2)) if self.vae.levels else None,
             train_free_energy=loss,
-            learning_rate=self.rate,
+            learning_rate=self.current_lr,
             seconds=seconds,
             samples_per_second=speed,
         )
 
     @torch.inference_mode()
-    def _score(self, held_out: Array) -> NDArray[np.float64]:
-        """Free energy, distortion and rate (3 x n) of each sample from a draw of its own, the same in every epoch."""
-        draws = random.normal(self.settings.seed, (len(held_out), self.vae.config.latent))
+    def _score(self, samples: Array) -> NDArray[np.float64]:
+        """Free energy, distortion and rate (3 x n), in nats, from one draw per sample that is equal in all epochs."""
+        draws = random.normal(self.settings.seed, (len(samples), self.vae.config.latent))
         parts = []
-        for start in range(0, len(held_out), 256):
-            x = to_tensor(held_out[start : start + 256], self.settings.device)
-            t = log_weight_terms(
-                self.average, x, self.average.encode(x), to_tensor(draws[start : start + 256], str(x.device))
-            )
+        for start in range(0, len(samples), 256):
+            x, noise = (to_tensor(a[start : start + 256], self.settings.device) for a in (samples, draws))
+            t = log_weight_terms(self.average, x, self.average.encode(x), noise)
             rate = t.cross_entropy - t.nlog_q
             parts.append(torch.stack([t.distortion + rate, t.distortion, rate]).cpu().double().numpy())
         return np.concatenate(parts, axis=1)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later `restore` needs, as tensors by name."""
+        """All tensors that `restore` needs, by name; copies on the CPU."""
         tensors = {f"weights.{name}": t for name, t in self.vae.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
         tensors |= {f"optimizer.{name}": t for name, t in self.optimizer.state().items()}
@@ -208,28 +198,25 @@ class Training:
         return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state` of a training with the same configuration and settings.
+        """Continue from the `state` of a training with an equal configuration and equal settings.
 
         Raises:
             TrainingError: a tensor is missing, unknown, or of another shape.
         """
         try:
-            self._restore(state)
+            self.vae.load_state_dict(_without_prefix("weights.", state))
+            self.average.load_state_dict(_without_prefix("average.", state))
+            self.optimizer.restore(_without_prefix("optimizer.", state))
+            self.epoch, self.step = (int(n) for n in state["progress"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise TrainingError(f"the state is not that of this training ({error!s:.200}); use a new --out") from error
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self.vae.load_state_dict(_under("weights.", state))
-        self.average.load_state_dict(_under("average.", state))
-        self.optimizer.restore(_under("optimizer.", state))
-        self.epoch, self.step = (int(n) for n in state["progress"])
+            raise TrainingError(f"the state is of another training ({error!s:.200}); use a new --out") from error
 
 
-def _placed(vae: VAE, device: str) -> VAE:
-    """On its device, with the memory layout that convolutions are fastest in."""
-    placed: VAE = vae.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
+def _to_device(vae: VAE, device: str) -> VAE:
+    """Move a model to a device, in the memory layout that is fastest for convolutions."""
+    moved: VAE = vae.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

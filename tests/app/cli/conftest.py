@@ -1,4 +1,4 @@
-"""`vae` as a user runs it, and data small enough to train on in a second."""
+"""Fixtures that run `vae` like a user, and data small enough to train on in a second."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from app.cli import main as cli
 from app.inference import devices
 
 Invoke = Callable[..., str]
-#: A training that takes a second.
+#: Options for a training that takes about a second.
 SMALL = (
     "--threads",
     "1",
@@ -32,7 +32,7 @@ SMALL = (
 
 @pytest.fixture(scope="package", autouse=True)
 def one_core() -> Iterator[None]:
-    """These models are too small to share: threads that wait for each other cost more than all the arithmetic."""
+    """Use one core: for such small models, threads cost more time than they save."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "cores", lambda: 1)
         yield
@@ -40,13 +40,13 @@ def one_core() -> Iterator[None]:
 
 @pytest.fixture
 def vae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
-    """Run `vae` with these arguments in an empty folder; what it printed."""
+    """Function that runs `vae` with its arguments in an empty folder and returns the output."""
     monkeypatch.chdir(tmp_path)
     return invoke
 
 
 def invoke(*arguments: str) -> str:
-    """Run `vae` with these arguments where we are; what it printed."""
+    """Run `vae` with these arguments in the current folder and return the output."""
     result = CliRunner().invoke(cli.cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output

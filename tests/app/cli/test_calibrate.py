@@ -1,4 +1,4 @@
-"""`vae calibrate`: a protocol more for a model, from data of one's own."""
+"""`vae calibrate`: add a scoring configuration to the calibration of a model, from user data."""
 
 import hashlib
 import shutil
@@ -19,42 +19,42 @@ from tests.conftest import SCORINGS, reference
 
 NAME = "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]
-ASKED = ("--samples", "2", "--refine", "3", "--seed", "5")
+OPTIONS = ("--samples", "2", "--refine", "3", "--seed", "5")
 NEW = ScoringConfig(2, 3, 5)
 
 
-def copied(found: Checkpoint) -> str:
-    """A copy of a model where we are, and its name."""
-    shutil.copytree(found.folder, "model")
+def copied(model: Checkpoint) -> str:
+    """Copy a model into the current folder and return the name of the copy."""
+    shutil.copytree(model.folder, "model")
     return "model"
 
 
 def rows(count: int) -> str:
-    """The name of a file of so many rows that the model has not seen."""
+    """Write a file of `count` rows that the model has not seen and return its name."""
     np.save("rows.npy", reference(NAME, count, seed=3))
     return "rows.npy"
 
 
-def calibration(folder: str) -> Calibration:
-    """Of a model that has one."""
-    found = checkpoint.load(Path(folder)).calibration
-    assert found is not None
-    return found
+def calibration_of(folder: str) -> Calibration:
+    """Calibration of a model."""
+    calibration = checkpoint.load(Path(folder)).calibration
+    assert calibration is not None
+    return calibration
 
 
-def test_a_call_adds_a_protocol_and_keeps_the_others(vae: Invoke, calibrated: Load) -> None:
+def test_a_call_adds_a_configuration_and_keeps_the_others(vae: Invoke, calibrated: Load) -> None:
     before = calibrated(NAME)
     model = copied(before)
-    said = vae("calibrate", model, rows(150), *ASKED)
-    assert "for samples=2, refine=3, seed=5 on 150 samples" in said
-    found = calibration(model)
-    assert set(found.references) == {*SCORINGS, NEW}
+    output = vae("calibrate", model, rows(150), *OPTIONS)
+    assert "for samples=2, refine=3, seed=5 on 150 samples" in output
+    calibration = calibration_of(model)
+    assert set(calibration.references) == {*SCORINGS, NEW}
     assert before.calibration is not None
-    for protocol in SCORINGS:
-        old, kept = before.calibration.references[protocol], found.references[protocol]
-        np.testing.assert_array_equal(kept.free_energy, old.free_energy)
-        assert kept.typicality is not None and old.typicality is not None
-        np.testing.assert_array_equal(kept.typicality, old.typicality)
+    for scoring in SCORINGS:
+        old, new = before.calibration.references[scoring], calibration.references[scoring]
+        np.testing.assert_array_equal(new.free_energy, old.free_energy)
+        assert new.typicality is not None and old.typicality is not None
+        np.testing.assert_array_equal(new.typicality, old.typicality)
     after = checkpoint.load(Path(model))
     assert after.card == before.card
     assert after.digest != before.digest
@@ -74,74 +74,74 @@ def test_a_calibration_of_another_version_is_replaced(vae: Invoke, calibrated: L
     seal.write_text("\n".join(sorted(sums, key=lambda line: line.split()[1])) + "\n")
     with pytest.raises(CalibrationError, match="make a new one with vae calibrate"):
         checkpoint.load(Path(model))
-    assert "will be replaced" in vae("calibrate", model, rows(150), *ASKED)
-    assert set(calibration(model).references) == {NEW}
+    assert "will be replaced" in vae("calibrate", model, rows(150), *OPTIONS)
+    assert set(calibration_of(model).references) == {NEW}
     assert checkpoint.load(Path(model)).card.training == other.card.training
 
 
-def test_the_reference_is_what_the_samples_score(vae: Invoke, calibrated: Load) -> None:
+def test_the_reference_holds_the_scores_of_the_samples(vae: Invoke, calibrated: Load) -> None:
     model = copied(calibrated(NAME))
-    vae("calibrate", model, rows(150), *ASKED)
+    vae("calibrate", model, rows(150), *OPTIONS)
     (part,) = batches.score(calibrated(NAME).vae, [reference(NAME, 150, seed=3)], NEW)
-    found = calibration(model).references[NEW]
-    np.testing.assert_allclose(found.free_energy, np.sort(part.scores.estimates.free_energy), rtol=1e-4)
-    assert found.regret is not None and part.scores.regret is not None
-    np.testing.assert_allclose(found.regret, np.sort(part.scores.regret), rtol=1e-3, atol=1e-3)
-    assert found.typicality is not None and len(found.typicality) == 75
+    result = calibration_of(model).references[NEW]
+    np.testing.assert_allclose(result.free_energy, np.sort(part.scores.estimates.free_energy), rtol=1e-4)
+    assert result.regret is not None and part.scores.regret is not None
+    np.testing.assert_allclose(result.regret, np.sort(part.scores.regret), rtol=1e-3, atol=1e-3)
+    assert result.typicality is not None and len(result.typicality) == 75
 
 
-def test_scores_made_alike_have_p_values_from_then_on(vae: Invoke, calibrated: Load) -> None:
+def test_scores_with_an_equal_configuration_have_p_values_afterwards(vae: Invoke, calibrated: Load) -> None:
     model, data = copied(calibrated(NAME)), rows(150)
-    assert "No p-values" in vae("score", model, data, "--out", "scores.csv", *ASKED)
-    vae("calibrate", model, data, *ASKED)
-    assert "No p-values" not in vae("score", model, data, "--out", "scores.csv", *ASKED)
-    # The reference itself: each is as rare as its rank says.
+    assert "No p-values" in vae("score", model, data, "--out", "scores.csv", *OPTIONS)
+    vae("calibrate", model, data, *OPTIONS)
+    assert "No p-values" not in vae("score", model, data, "--out", "scores.csv", *OPTIONS)
+    # For the reference itself, p-values follow from ranks.
     p = np.array([float(row["p_free_energy"]) for row in table("scores.csv")])
     np.testing.assert_allclose(np.sort(p), np.arange(2, 152) / 151)
 
 
-def test_a_known_protocol_is_calibrated_anew(vae: Invoke, calibrated: Load) -> None:
+def test_a_calibrated_configuration_is_replaced(vae: Invoke, calibrated: Load) -> None:
     model = copied(calibrated(NAME))
     vae("calibrate", model, rows(150), "--samples", "4")
-    found = calibration(model)
-    assert set(found.references) == set(SCORINGS)
-    assert len(found.references[ScoringConfig(4, 0, 0)].free_energy) == 150
-    assert len(found.references[ScoringConfig(1, 0, 0)].free_energy) == 120
+    calibration = calibration_of(model)
+    assert set(calibration.references) == set(SCORINGS)
+    assert len(calibration.references[ScoringConfig(4, 0, 0)].free_energy) == 150
+    assert len(calibration.references[ScoringConfig(1, 0, 0)].free_energy) == 120
 
 
-def test_a_model_that_has_none_spends_half_on_where_latents_lie(vae: Invoke, loaded: Load) -> None:
+def test_without_a_density_of_latents_half_of_the_samples_fit_it(vae: Invoke, loaded: Load) -> None:
     model = copied(loaded(NAME))
-    said = vae("calibrate", model, rows(240))
-    assert "for samples=1, refine=0, seed=0 on 120 samples" in said
-    found = calibration(model)
-    assert found.latents is not None
-    assert len(found.references[ScoringConfig(1, 0, 0)].free_energy) == 120
-    assert found.references[ScoringConfig(1, 0, 0)].typicality is not None
+    output = vae("calibrate", model, rows(240))
+    assert "for samples=1, refine=0, seed=0 on 120 samples" in output
+    calibration = calibration_of(model)
+    assert calibration.latents is not None
+    assert len(calibration.references[ScoringConfig(1, 0, 0)].free_energy) == 120
+    assert calibration.references[ScoringConfig(1, 0, 0)].typicality is not None
     assert checkpoint.load(Path(model)).card.anomaly_score == "typicality"
-    # The next call needs no density any more.
-    assert "on 240 samples" in vae("calibrate", model, rows(240), *ASKED)
-    assert calibration(model).references.keys() == {ScoringConfig(1, 0, 0), NEW}
+    # The next call uses the density that is there.
+    assert "on 240 samples" in vae("calibrate", model, rows(240), *OPTIONS)
+    assert calibration_of(model).references.keys() == {ScoringConfig(1, 0, 0), NEW}
 
 
-def test_nothing_is_spent_on_a_density_that_is_not_used(vae: Invoke, loaded: Load) -> None:
+def test_all_samples_are_scored_if_they_are_too_few_for_a_density(vae: Invoke, loaded: Load) -> None:
     model = copied(loaded(NAME))
     vae("calibrate", model, rows(120))
-    found = calibration(model).references[ScoringConfig(1, 0, 0)]
-    assert found.typicality is not None or len(found.free_energy) == 120
+    result = calibration_of(model).references[ScoringConfig(1, 0, 0)]
+    assert result.typicality is not None or len(result.free_energy) == 120
     score = checkpoint.load(Path(model)).card.anomaly_score
-    assert score == ("free_energy" if found.typicality is None else "typicality")
+    assert score == ("free_energy" if result.typicality is None else "typicality")
 
 
-def test_protocols_without_typicality_are_kept_when_others_get_it(vae: Invoke, loaded: Load) -> None:
+def test_configurations_without_typicality_are_kept_when_others_get_it(vae: Invoke, loaded: Load) -> None:
     model = copied(loaded(NAME))
     few = batches.calibrate(loaded(NAME).vae, reference(NAME, 40), SCORINGS)
     checkpoint.save_calibration(Path(model), few)
-    vae("calibrate", model, rows(240), *ASKED)
-    found = calibration(model)
-    assert set(found.references) == {*SCORINGS, NEW}
-    assert found.references[NEW].typicality is not None
+    vae("calibrate", model, rows(240), *OPTIONS)
+    calibration = calibration_of(model)
+    assert set(calibration.references) == {*SCORINGS, NEW}
+    assert calibration.references[NEW].typicality is not None
     np.testing.assert_array_equal(
-        found.references[ScoringConfig(4, 5, 0)].free_energy, few.references[ScoringConfig(4, 5, 0)].free_energy
+        calibration.references[ScoringConfig(4, 5, 0)].free_energy, few.references[ScoringConfig(4, 5, 0)].free_energy
     )
 
 
@@ -149,19 +149,19 @@ def test_protocols_without_typicality_are_kept_when_others_get_it(vae: Invoke, l
 def test_too_few_samples_are_refused_and_change_nothing(
     vae: Invoke, calibrated: Load, loaded: Load, which: str
 ) -> None:
-    found = (calibrated if which == "calibrated" else loaded)(NAME)
-    model = copied(found)
-    with pytest.raises(DataError, match=r"rows.npy: 99 samples are too few to calibrate on; give 100 at least"):
+    original = (calibrated if which == "calibrated" else loaded)(NAME)
+    model = copied(original)
+    with pytest.raises(DataError, match=r"rows.npy: 99 samples are too few to calibrate on; give at least 100"):
         vae("calibrate", model, rows(99))
-    assert checkpoint.load(Path(model)).digest == found.digest
+    assert checkpoint.load(Path(model)).digest == original.digest
 
 
-def test_of_the_data_of_the_training_only_what_was_set_aside_is_taken(vae: Invoke) -> None:
+def test_training_data_is_reduced_to_its_calibration_split(vae: Invoke) -> None:
     np.save("squares.npy", squares(300))
     vae("train", "squares.npy", "--out", "aside", "--set-aside", "120", *SMALL)
-    said = vae("calibrate", "aside", "squares.npy", *ASKED)
-    assert "on 120 samples of squares.npy (set aside)" in said
-    assert calibration("aside").references[NEW].free_energy.shape == (120,)
+    output = vae("calibrate", "aside", "squares.npy", *OPTIONS)
+    assert "on 120 samples of squares.npy (set aside)" in output
+    assert calibration_of("aside").references[NEW].free_energy.shape == (120,)
     vae("train", "squares.npy", "--out", "none", "--set-aside", "0", *SMALL)
     with pytest.raises(DataError, match=r"squares\.npy: the model was trained on it, and none of it was set aside"):
         vae("calibrate", "none", "squares.npy")

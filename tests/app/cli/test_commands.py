@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, score, and what goes wrong with them."""
+"""The commands together, and their errors."""
 
 import csv
 import io
@@ -23,18 +23,18 @@ from tests.app.cli.conftest import SMALL, Invoke, squares, table
 
 def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> None:
     np.save("squares.npy", squares())
-    said = vae("train", "squares.npy", "--out", "run", *SMALL)
-    assert "72 samples, judged on 8 held out, 0 set aside; 3 epochs" in said
-    assert "3/3" in said
+    output = vae("train", "squares.npy", "--out", "run", *SMALL)
+    assert "72 samples, 8 held out, 0 set aside; 3 epochs" in output
+    assert "3/3" in output
     rows = table("run/metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert len(list((tmp_path / "run/plots").glob("*.png"))) == 4
 
-    said = vae(
+    output = vae(
         "evaluate", "run", "squares.npy", "--samples", "4", "--detection", "100", "--out", "report.json", "--save"
     )
     report = json.loads((tmp_path / "report.json").read_text())
-    assert f"{report['bits_per_dim']:.4f}" in said
+    assert f"{report['bits_per_dim']:.4f}" in output
     assert report["codecs_bits_per_dim"].keys() == {"png", "webp", "gzip", "bz2", "xz"}
     assert checkpoint.load(tmp_path / "run").card.evaluation == report
 
@@ -45,8 +45,8 @@ def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> No
     assert abs(mean - report["free_energy"]) < 0.2 * abs(report["free_energy"])
 
     with TestClient(create_app(Settings(model=str(tmp_path / "run"), threads=1))) as client:
-        answer = client.post("/free-energy?samples=4&seed=2", **npy(squares())).json()
-        np.testing.assert_allclose(answer["free_energy"], [float(row["free_energy"]) for row in scores], rtol=1e-5)
+        response = client.post("/free-energy?samples=4&seed=2", **npy(squares())).json()
+        np.testing.assert_allclose(response["free_energy"], [float(row["free_energy"]) for row in scores], rtol=1e-5)
         card = client.get("/model").json()
     assert card["evaluation"] == report
     assert card["training"]["command"].startswith("vae ")
@@ -84,7 +84,7 @@ def test_scores_appear_only_when_they_are_complete(vae: Invoke, tmp_path: Path) 
 
 def test_an_error_is_one_line_and_exit_code_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for command, said in (
+    for command, message in (
         (["serve", "nothing"], "nothing: no model is there"),
         (["train", "nothing.npy", "--out", "run"], "nothing.npy: there is no such file"),
         (["score", "nothing", "x.npy", "--out", "s.csv"], "no model is there"),
@@ -99,10 +99,10 @@ def test_an_error_is_one_line_and_exit_code_one(monkeypatch: pytest.MonkeyPatch,
             cli.main()
         assert ended.value.code == 1
         assert stderr.getvalue().startswith("vae: ")
-        assert said in stderr.getvalue().replace("\n", "")
+        assert message in stderr.getvalue().replace("\n", "")
 
 
-def test_wishes_that_are_no_numbers_are_refused_with_an_example(vae: Invoke) -> None:
+def test_sizes_that_are_not_numbers_are_refused_with_an_example(vae: Invoke) -> None:
     np.save("squares.npy", squares())
     result = CliRunner().invoke(cli.cli, ["train", "squares.npy", "--out", "run", "--hidden", "wide"])
     assert result.exit_code == 2
@@ -111,13 +111,13 @@ def test_wishes_that_are_no_numbers_are_refused_with_an_example(vae: Invoke) -> 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(vae: Invoke) -> None:
     np.savez("x.npz", x=squares())
-    said = vae("train", "x.npz", "--out", "a[red]b", "--name", "n[/b]", *SMALL)
-    assert "Reading x.npz:x: 80 samples" in said
-    assert "vae serve a[red]b" in said
-    assert "n[/b] on 8 samples" in vae("evaluate", "a[red]b", "x.npz", "--detection", "0")  # what was held out of it
+    output = vae("train", "x.npz", "--out", "a[red]b", "--name", "n[/b]", *SMALL)
+    assert "Reading x.npz:x: 80 samples" in output
+    assert "vae serve a[red]b" in output
+    assert "n[/b] on 8 samples" in vae("evaluate", "a[red]b", "x.npz", "--detection", "0")  # the validation split
 
 
-def test_a_report_that_cannot_be_written_is_said_before_the_work(vae: Invoke) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(vae: Invoke) -> None:
     from model.errors import DataError
 
     with pytest.raises(DataError, match="no such folder"):
@@ -130,7 +130,7 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(vae: Invoke) ->
 
 
 @pytest.mark.parametrize("host", ["a..b", "nowhere.invalid"])
-def test_a_host_that_is_none_is_said_so(host: str) -> None:
+def test_an_invalid_host_is_refused(host: str) -> None:
     from app.server.serve import listen
     from model.errors import ConfigError
 
@@ -138,7 +138,7 @@ def test_a_host_that_is_none_is_said_so(host: str) -> None:
         listen(host, 0)
 
 
-def test_a_port_in_use_is_said_so(saved: Callable[[str], Path]) -> None:
+def test_a_port_in_use_is_refused_with_the_remedy(saved: Callable[[str], Path]) -> None:
     from app.server.serve import listen
     from model.errors import ConfigError
 
@@ -153,7 +153,7 @@ def test_help_teaches_with_an_example(vae: Invoke, command: str) -> None:
     assert f"Example: vae {command}" in " ".join(vae(command, "--help").split())
 
 
-def test_without_matplotlib_training_says_so_and_goes_on(tmp_path: Path) -> None:
+def test_training_continues_without_matplotlib(tmp_path: Path) -> None:
     np.save(tmp_path / "squares.npy", squares())
     code = "import sys; sys.modules['matplotlib'] = None; from app.cli.main import main; main()"
     command = [sys.executable, "-c", code, "train", "squares.npy", "--out", "run", *SMALL]

@@ -1,7 +1,8 @@
-"""A disk that is full: one line that names the place and the remedy, nothing lost, and the same command goes on."""
+"""A full disk: one line names the file and the remedy, nothing is lost, and the repeated command resumes."""
 
 import io
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ TABLE = "table-mlp-gaussian"
 
 
 class Disk:
-    """A small disk of its own, and what takes its room away."""
+    """A small disk, and a file that fills it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,12 +34,12 @@ class Disk:
 
     @property
     def pages(self) -> int:
-        """How many are free."""
+        """Number of free pages."""
         about = os.statvfs(self.root)
         return about.f_bavail * about.f_frsize // PAGE
 
     def leave(self, pages: int) -> None:
-        """Have so many pages free, and no more."""
+        """Fill the disk until exactly this number of pages is free."""
         self.ballast.write_bytes(b"")
         with self.ballast.open("wb") as file:
             for _ in range(self.pages - pages):
@@ -48,14 +49,14 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A tmpfs, where this machine lets us mount one."""
+    """A mounted tmpfs; skip the test if mounting is not allowed."""
     root = tmp_path / "disk"
     root.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(root)], capture_output=True, text=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
     try:
         yield Disk(root)
     finally:
@@ -64,32 +65,32 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def vae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str | None]:
-    """Run the command as its process does: None where it ended well, and else the one line that it said."""
+    """Function that runs a command like its process: None on success, else the error line."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> str | None:
-        said = io.StringIO()
+        message = io.StringIO()
         with monkeypatch.context() as patched:
             patched.setattr(sys, "argv", ["vae", *map(str, arguments)])
             patched.setattr(sys, "stdout", io.StringIO())
-            patched.setattr(sys, "stderr", said)
+            patched.setattr(sys, "stderr", message)
             with pytest.raises(SystemExit) as ended:
                 cli.main()
         assert ended.value.code in {None, 0, 1}
-        return line(said.getvalue()) if ended.value.code else None
+        return line(message.getvalue()) if ended.value.code else None
 
     return run
 
 
-def line(said: str) -> str:
-    """What a command says when it fails: one line."""
-    assert said.startswith("vae: ") and len(said.splitlines()) == 1, said
-    return said.rstrip()
+def line(message: str) -> str:
+    """The error message of a command, which must be one line."""
+    assert message.startswith("vae: ") and len(message.splitlines()) == 1, message
+    return message.rstrip()
 
 
 @pytest.fixture
 def limit() -> Iterator[Callable[[int | None], None]]:
-    """Refuse to write files of more bytes than this, as a quota does; works wherever there is no disk to mount."""
+    """Function that limits the size of files in bytes, like a quota; needs no mounted disk."""
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def to(most: int | None) -> None:
@@ -104,19 +105,19 @@ def train(data: Path, out: Path) -> tuple[object, ...]:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a training ends with: its weights, those of its state, and the calibration."""
+    """Digest of the model and tensors of the state."""
     with safetensors.safe_open(run / "state.safetensors", framework="pt") as file:
         state = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
     return {"digest": checkpoint.load(run).digest, "state": state}
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files that were begun and not ended."""
+    """Files that were not written completely."""
     return [str(path) for path in folder.rglob(".*")]
 
 
-def held(folder: Path) -> dict[str, bytes]:
-    """All files of a folder."""
+def contents(folder: Path) -> dict[str, bytes]:
+    """Contents of all files of a folder by path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -128,32 +129,32 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sweep(disk: Disk, run: Path, command: tuple[object, ...], vae: Callable[..., str | None]) -> set[str]:
-    """Repeat a training with no room at first and a little more each time, until it ends well; where it failed."""
-    places, room = set[str](), 0
-    while room < 400:
-        disk.leave(room)
-        said = vae(*command)
+    """Repeat a training with a little more free space each time, until it succeeds; names of the files that failed."""
+    places, space = set[str](), 0
+    while space < 400:
+        disk.leave(space)
+        message = vae(*command)
         assert not leftovers(run)
-        if said is None:
+        if message is None:
             return places
-        assert "No space left on device" in said and "make room" in said and "repeat the command" in said
-        places.add(Path(said.split(": ")[1]).name)
+        assert re.search("No space left on device.*make room.*(run|repeat) the command", message)
+        places.add(Path(message.split(": ")[1]).name)
         if places - {run.name, "checkpoint"} or (run / "checkpoint").exists():
             checkpoint.load(run)
         for picture in run.glob("plots/*"):
             assert picture.read_bytes().endswith(b"IEND\xaeB\x60\x82")
-        room = disk.pages + 6
-    raise AssertionError("it never ends")
+        space = disk.pages + 6
+    raise AssertionError("the training never ended")
 
 
-def test_training_goes_on_however_often_the_disk_was_full(
+def test_training_resumes_after_any_number_of_full_disks(
     disk: Disk, data: Path, tmp_path: Path, vae: Callable[..., str | None]
 ) -> None:
     assert vae(*train(data, tmp_path / "whole")) is None
     run = disk.root / "run"
     assert sweep(disk, run, train(data, run), vae) >= {"checkpoint", "state.safetensors"}
     assert outcome(run) == outcome(tmp_path / "whole")
-    # What an ended run writes anew when its command is repeated: with no room the table fails, and then the pictures.
+    # A finished run writes table and plots again when its command is repeated.
     shutil.rmtree(run / "plots")
     assert sweep(disk, run, train(data, run), vae) >= {"metrics.csv", "plots"}
     assert outcome(run) == outcome(tmp_path / "whole")
@@ -161,7 +162,7 @@ def test_training_goes_on_however_often_the_disk_was_full(
 
 
 @pytest.mark.parametrize("command", ["calibrate", "evaluate", "report", "pictures", "score", "flag"])
-def test_what_is_there_stays_and_what_is_new_comes_when_there_is_room(
+def test_a_failed_command_changes_nothing_and_succeeds_with_more_space(
     command: str, disk: Disk, tmp_path: Path, calibrated: Callable[[str], Checkpoint], vae: Callable[..., str | None]
 ) -> None:
     model, out = disk.root / "model", disk.root / "out"
@@ -180,30 +181,30 @@ def test_what_is_there_stays_and_what_is_new_comes_when_there_is_room(
     out.mkdir()
     for name in ("file", "free_energy.png"):
         (out / name).write_bytes(b"what was there before")
-    before = {folder: held(folder) for folder in (model, out)}
+    before = {folder: contents(folder) for folder in (model, out)}
     failures = 0
-    for room in (*range(40), 400):
-        disk.leave(room)
-        said = vae(*commands[command])
+    for space in (*range(40), 400):
+        disk.leave(space)
+        message = vae(*commands[command])
         assert not leftovers(disk.root)
-        if said is None:
+        if message is None:
             break
         failures += 1
         place = model if command in {"calibrate", "evaluate"} else out
-        assert "No space left on device" in said and "make room" in said and str(place) in said
-        now = {folder: held(folder) for folder in (model, out)}
-        if command == "pictures":  # there are two: the first may have been drawn
+        assert "No space left on device" in message and "make room" in message and str(place) in message
+        now = {folder: contents(folder) for folder in (model, out)}
+        if command == "pictures":  # one of the two plots may have been written
             assert {name: whole for name, whole in now[out].items() if not whole.startswith(b"\x89PNG")}.items() <= (
                 before[out].items()
             )
         else:
             assert now == before
-    assert failures > 0 and said is None
+    assert failures > 0 and message is None
     checkpoint.load(model)
-    assert {folder: held(folder) for folder in (model, out)} != before
+    assert {folder: contents(folder) for folder in (model, out)} != before
 
 
-def test_a_limit_on_files_is_told_alike(
+def test_a_file_size_limit_is_reported_like_a_full_disk(
     data: Path,
     tmp_path: Path,
     vae: Callable[..., str | None],
@@ -216,14 +217,14 @@ def test_a_limit_on_files_is_told_alike(
     )
     for most, place in ((weights - 1, "checkpoint"), (state // 2, "state.safetensors")):
         limit(most)
-        said = vae(*train(data, run))
+        message = vae(*train(data, run))
         limit(None)
-        assert said is not None and "File too large" in said and str(run / place) in said
+        assert message is not None and "File too large" in message and str(run / place) in message
         assert not leftovers(run)
     assert vae(*train(data, run)) is None
     assert outcome(run) == outcome(tmp_path / "whole")
 
-    before = held(run)
+    before = contents(run)
     limit(256)
     commands = {
         "calibrate": ("calibrate", run, data, "--samples", "2"),
@@ -231,23 +232,23 @@ def test_a_limit_on_files_is_told_alike(
         "score": ("score", run, data, "--out", tmp_path / "scores.csv"),
     }
     for command in commands.values():
-        said = vae(*command)
-        assert said is not None and "File too large" in said and "make room" in said
+        message = vae(*command)
+        assert message is not None and "File too large" in message and "make room" in message
     limit(None)
-    assert held(run) == before
+    assert contents(run) == before
     assert not (tmp_path / "scores.csv").exists()
     assert not leftovers(tmp_path)
 
 
-def test_a_process_says_it_so_too(data: Path, tmp_path: Path) -> None:
+def test_the_process_reports_a_file_size_limit(data: Path, tmp_path: Path) -> None:
     first = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
     ended = process(first, *train(data, tmp_path / "run"), stdout=subprocess.PIPE)
     assert ended.returncode == 1
     assert f"{tmp_path / 'run' / 'checkpoint'}: cannot be saved (File too large)" in line(ended.stderr)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_under_what_is_printed_is_one_line(data: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
+def test_a_full_disk_under_standard_output_is_one_line(data: Path, tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         ended = process("", *train(data, tmp_path / "run"), stdout=full)
     assert ended.returncode == 1

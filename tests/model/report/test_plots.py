@@ -12,8 +12,9 @@ from PIL import Image
 from model.checkpoint import Card
 from model.report import plots
 from model.report.evaluation import PERCENTILES, Evaluation, evaluate
-from model.training.config import Recipe, Split
+from model.training.config import TrainingConfig
 from model.training.run import Run
+from model.training.splits import Split
 from tests.conftest import build, epoch_record
 from tests.model.conftest import Array, Memory, rows, stripes
 
@@ -27,11 +28,11 @@ RECORD = epoch_record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
 
 
 def run(folder: Path, data: Memory) -> tuple[Run, Split]:
-    recipe, split = Recipe.plan(
+    recipe, split = TrainingConfig.resolve(
         data, network={"name": "mlp", "hidden": (8,)}, likelihood={}, latent=3, settings={"epochs": 2}
     )
     trained = Run.open(folder, recipe)
-    for record in trained.training.epochs(split.fit, split.held_out):
+    for record in trained.training.epochs(split.train, split.validation):
         trained.add(record, Card(name="x", created="2024-01-01"))
     return trained, split
 

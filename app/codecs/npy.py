@@ -22,6 +22,7 @@ class _Header(NamedTuple):
     order: Literal["C", "F"]
     dtype: np.dtype[np.generic]
     start: int  # of the values in the body, in bytes
+    nbytes: int  # of the values
 
 
 def decode_npy(body: bytes, spec: InputSpec) -> Floats:
@@ -34,14 +35,14 @@ def decode_npy(body: bytes, spec: InputSpec) -> Floats:
     """
     length = 10 + int.from_bytes(body[8:10], "little")
     if body[6:8] == b"\1\0" and length <= min(MAX_CACHED_HEADER_BYTES, len(body)):
-        shape, order, dtype, start = _read_cached_header(body[:length], spec)
+        shape, order, dtype, start, nbytes = _read_cached_header(body[:length], spec)
     else:
-        shape, order, dtype, start = _read_header(body, spec)
+        shape, order, dtype, start, nbytes = _read_header(body, spec)
     # Checked before any allocation, because a header may claim any size.
-    actual, announced = len(body) - start, math.prod(shape) * dtype.itemsize
-    if actual != announced:
+    actual = len(body) - start
+    if actual != nbytes:
         raise Malformed(
-            f"the npy file has {actual:,} bytes of values, but its header announces {announced:,}; send all of it"
+            f"the npy file has {actual:,} bytes of values, but its header announces {nbytes:,}; send all of it"
         )
     values = np.frombuffer(body, dtype, offset=start).reshape(shape, order=order)
     return spec.check(values, integers_are_bytes=dtype.kind in "iu")
@@ -63,7 +64,7 @@ def _read_header(body: bytes, spec: InputSpec) -> _Header:
         actual = " x ".join(str(size) for size in shape) or "a single number"
         raise Invalid.at(spec.name, f"expected {spec.describe()}, got {actual}")
     spec.check_count(shape[0])
-    return _Header(shape, "F" if fortran else "C", dtype, file.tell())
+    return _Header(shape, "F" if fortran else "C", dtype, file.tell(), math.prod(shape) * dtype.itemsize)
 
 
 _read_cached_header = functools.lru_cache(maxsize=256)(_read_header)

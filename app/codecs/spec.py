@@ -61,21 +61,23 @@ class InputSpec:
             Invalid: a value is out of range or not finite; the error names its place.
         """
         if integers_are_bytes and self.image is not None:
-            self._check_range(values, values, np.asarray(0), np.asarray(255))
+            self._check_range(values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
-            with np.errstate(over="ignore"):
-                floats = values.astype(np.float32, copy=False)  # rounding may bring a value into range
-            self._check_range(values, floats, self.low, self.high)
+            self._check_range(values, self.low, self.high)
+            floats = values if values.dtype == np.float32 else values.astype(np.float32)
         return floats if self.image is None else self.image.to_model(floats.reshape(-1, *self.shape))
 
-    def _check_range(self, given: NDArray[Any], values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
+    def _check_range(self, values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
         bad = _out_of_range(values, low, high)
+        if bad is not None:
+            with np.errstate(over="ignore"):
+                bad = _out_of_range(values.astype(np.float32), low, high)  # rounding may bring a value into range
         if bad is not None:
             index = tuple(np.argwhere(bad)[0])
             lowest, highest = (float(np.broadcast_to(bound, values.shape)[index]) for bound in (low, high))
             place = self.name + "".join(f"[{i}]" for i in index)
-            raise Invalid.at(place, f"{given[index]:g} is out of range; send a number from {lowest:g} to {highest:g}")
+            raise Invalid.at(place, f"{values[index]:g} is out of range; send a number from {lowest:g} to {highest:g}")
 
 
 def _out_of_range(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_] | None:

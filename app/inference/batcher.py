@@ -131,7 +131,14 @@ class Batcher:
             BatcherStopped: the worker is stopping or dead.
         """
         arguments = ArrayJob(arrays)
-        await self.stream(call, arguments.rows, take=arguments.take, put=arguments.put, context=context)
+        job = Job(call, arguments.rows, arguments.take, arguments.put, context or RequestContext())
+        try:
+            await self._submit(job)
+        except asyncio.CancelledError:
+            self._drop(job)
+            raise
+        finally:
+            del job  # the traceback of an error holds this frame, and the job holds the error
         return arguments.result()
 
     async def stream(
@@ -156,11 +163,10 @@ class Batcher:
         try:
             await self._submit(job)
         except asyncio.CancelledError:
-            with self._lock:
-                self._queue.drop(job)
+            self._drop(job)
             raise
         finally:
-            del job  # the traceback of an error holds this frame, and the job holds the error
+            del job  # see `run`
 
     def _submit(self, job: Job) -> "asyncio.Future[None]":
         """Queue a job; return the future that is resolved when the job is done."""
@@ -180,6 +186,10 @@ class Batcher:
             if self._idle:
                 self._collect()
         return job.future
+
+    def _drop(self, job: Job) -> None:
+        with self._lock:
+            self._queue.drop(job)
 
     # Methods of the event loop: when the worker starts, and who is done.
 

@@ -22,6 +22,7 @@ Seed = Annotated[
 Strict = Annotated[
     bool, Field(description="Refuse an image of another size or mode instead of converting it as the card says.")
 ]
+Noise = Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")]
 
 
 class Params(BaseModel):
@@ -46,7 +47,7 @@ class ReconstructParams(Params):
 
 
 class DecodeParams(Params):
-    noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
+    noise: Noise = False
     seed: Seed = 0
     format: Format = None
 
@@ -55,7 +56,7 @@ class SampleParams(Params):
     n: Annotated[int, Field(ge=1, description="Number of samples.")] = 16
     seed: Seed = 0
     temperature: Annotated[float, Field(ge=0, le=10, description="Standard deviation of the latents drawn.")] = 1.0
-    noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
+    noise: Noise = False
     format: Format = None
 
 

@@ -48,10 +48,9 @@ class InputSpec:
             raise TooLarge(f"{self.name}: {rows:,} rows exceed the limit of {self.max_rows:,} per request; send fewer")
 
     def check(self, values: NDArray[Any], integers_are_bytes: bool) -> Floats:
-        """Check the range of an array and convert it to the model's layout.
+        """Check the range of an array, rows x one of `shapes`, and convert it to the model's layout.
 
         Args:
-            values: any numeric type, rows x one of `shapes`.
             integers_are_bytes: for images, `values` are integers from 0 to 255 instead of numbers from 0 to 1.
 
         Returns:

@@ -150,10 +150,7 @@ class Batcher:
         put: Callable[[int, int, Arrays], None],
         context: RequestContext | None = None,
     ) -> None:
-        """Compute a call on rows that are made on demand and consumed at once, slice by slice and in order.
-
-        Args:
-            take, put: see `Job`.
+        """Compute a call on rows that are made on demand and consumed at once, by `take` and `put` of a `Job`.
 
         Raises:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see `run`. An error of `take` or `put` is the cause

@@ -25,18 +25,13 @@ OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|[Ff]ailed to al
 
 
 class FunctionSpec(NamedTuple):
-    """How to build one model function.
-
-    `arguments` name columns of `probe_inputs`, by which the function is compiled and warmed up. `model` is the one for
-    encoding and decoding ("fast"), the one for scores ("precise"), or the float32 one. A function with an `alias` is
-    replaced by that other function where both have the same model, so that their rows share batches.
-    """
+    """How to build one model function."""
 
     function: Function
-    arguments: tuple[str, ...]
-    model: Literal["fast", "precise", "float32"]
-    compiled: bool = False  # True where ONNX Runtime may compute it
-    alias: str | None = None
+    arguments: tuple[str, ...]  # columns of `probe_inputs`, by which the function is compiled and warmed up
+    model: Literal["fast", "precise", "float32"]  # fast: for encoding and decoding; precise: for scores
+    compiled: bool = False  # True if ONNX Runtime may compute it
+    alias: str | None = None  # function that replaces it if both have the same model, so that their rows share batches
     mode: Mode = torch.inference_mode
 
 

@@ -22,6 +22,7 @@ Seed = Annotated[
 Strict = Annotated[
     bool, Field(description="Refuse an image of another size or mode instead of converting it as the card says.")
 ]
+Noise = Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")]
 
 
 class Params(BaseModel):
@@ -41,49 +42,46 @@ class EncodeParams(Params):
 
 class ReconstructParams(Params):
     strict: Strict = False
-    inputs: Annotated[bool, Field(description="Add the inputs as the model sees them, after conversion.")] = False
+    inputs: bool = Field(default=False, description="Add the inputs as the model sees them, after conversion.")
     format: Format = None
 
 
 class DecodeParams(Params):
-    noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
+    noise: Noise = False
     seed: Seed = 0
     format: Format = None
 
 
 class SampleParams(Params):
-    n: Annotated[int, Field(ge=1, description="Number of samples.")] = 16
+    n: int = Field(default=16, ge=1, description="Number of samples.")
     seed: Seed = 0
-    temperature: Annotated[float, Field(ge=0, le=10, description="Standard deviation of the latents drawn.")] = 1.0
-    noise: Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")] = False
+    temperature: float = Field(default=1.0, ge=0, le=10, description="Standard deviation of the latents drawn.")
+    noise: Noise = False
     format: Format = None
 
 
 class FreeEnergyParams(Params):
-    samples: Annotated[int, Field(ge=1, description="K, the number of draws of z per input.")] = 1
-    refine: Annotated[
-        int, Field(ge=0, le=1000, description="S, gradient steps that fit Q to each input before it is scored.")
-    ] = 0
+    samples: int = Field(default=1, ge=1, description="K, the number of draws of z per input.")
+    refine: int = Field(
+        default=0, ge=0, le=1000, description="S, gradient steps that fit Q to each input before it is scored."
+    )
     seed: Seed = 0
-    per_dimension: Annotated[
-        bool,
-        Field(
-            description="Add nlog P(x_i given z), in autoregressive models also given preceding bytes; as png, a map."
-        ),
-    ] = False
+    per_dimension: bool = Field(
+        default=False,
+        description="Add nlog P(x_i given z), in autoregressive models also given preceding bytes; as png, a map.",
+    )
     strict: Strict = False
     format: Format = None
 
 
 class GalleryParams(Params):
-    format: Annotated[
-        Literal["json", "png"] | None,
-        Field(description="json, or png for the thumbnails; overrules the Accept header."),
-    ] = None
+    format: Literal["json", "png"] | None = Field(
+        default=None, description="json, or png for the thumbnails; overrules the Accept header."
+    )
 
 
 class GalleryInputParams(Params):
-    index: Annotated[int, Field(ge=0, description="Index of an input of the gallery, from 0.")] = 0
+    index: int = Field(default=0, ge=0, description="Index of an input of the gallery, from 0.")
     format: Format = None
 
 
@@ -103,8 +101,8 @@ class Encoded(Answer):
 
     model_config = example(mean=[[0.81, -1.32]], variance=[[0.04, 0.09]])
 
-    mean: Annotated[Matrix, Field(description="n x latent.")]
-    variance: Annotated[Matrix, Field(description="n x latent; the square of the standard deviation.")]
+    mean: Matrix = Field(description="n x latent.")
+    variance: Matrix = Field(description="n x latent; the square of the standard deviation.")
 
 
 class Decoded(Answer):
@@ -112,18 +110,15 @@ class Decoded(Answer):
 
     model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]])
 
-    outputs: Annotated[
-        list[Any], Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")
-    ]
+    outputs: list[Any] = Field(description="n x height x width (x 3), clipped to [0, 1]; for vectors n x columns.")
 
 
 class Reconstructed(Decoded):
     """The mean of P(x|z) at the mean of Q(z|x)."""
 
-    inputs: Annotated[
-        list[Any] | None,
-        Field(description="The inputs as the model sees them, shaped like outputs; if requested."),
-    ] = None
+    inputs: list[Any] | None = Field(
+        default=None, description="The inputs as the model sees them, shaped like outputs; if requested."
+    )
 
 
 class Sampled(Decoded):
@@ -131,7 +126,7 @@ class Sampled(Decoded):
 
     model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
 
-    latents: Annotated[Matrix, Field(description="n x latent.")]
+    latents: Matrix = Field(description="n x latent.")
 
 
 class FreeEnergies(Answer):
@@ -158,52 +153,43 @@ class FreeEnergies(Answer):
         p_values_reason=None,
     )
 
-    samples: Annotated[int, Field(description="K, the number of draws per input.")]
-    refine: Annotated[int, Field(description="S, the number of steps that fitted Q to each input before scoring.")]
+    samples: int = Field(description="K, the number of draws per input.")
+    refine: int = Field(description="S, the number of steps that fitted Q to each input before scoring.")
     seed: int
-    free_energy: Annotated[list[float], Field(description="Mean over the draws of minus the log-weight.")]
-    standard_error: Annotated[
-        list[float] | None, Field(description="Standard error of free_energy over the draws; null at K = 1.")
-    ]
-    distortion: Annotated[list[float], Field(description="E_Q[nlog P(x|z)].")]
-    cross_entropy: Annotated[list[float], Field(description="E_Q[nlog P(z)].")]
-    entropy: Annotated[list[float], Field(description="H(Q), estimated from the same draws.")]
-    rate: Annotated[list[float], Field(description="cross_entropy - entropy: KL(Q(z|x), P(z)) from the same draws.")]
-    rate_analytic: Annotated[list[float], Field(description="KL(Q(z|x), P(z)) in closed form.")]
-    bits_per_dim: Annotated[
-        list[float] | None,
-        Field(description="free_energy / (D ln 2); null where x is real and free_energy a density's."),
-    ]
-    nlog_p_x: Annotated[
-        list[float], Field(description="Importance-weighted estimate of nlog P(x): an upper bound in expectation.")
-    ]
-    inference_gap: Annotated[list[float], Field(description="free_energy - nlog_p_x: KL(Q, P(z|x)) from below.")]
-    effective_sample_size: Annotated[
-        list[float], Field(description="Effective number of the K draws, by their weights: 1 to K.")
-    ]
-    regret: Annotated[
-        list[float] | None,
-        Field(description="Free energy of the encoder's Q minus that of the refined Q; null at S = 0."),
-    ]
-    typicality: Annotated[
-        list[float] | None,
-        Field(description="Distance from typical inputs, by latent and scores; no unit, about 0 for typical inputs."),
-    ]
-    p_values: Annotated[
-        dict[Literal["free_energy", "free_energy_two_sided", "regret", "typicality"], list[float]] | None,
-        Field(
-            description="By score: (1 + #{reference >= score}) / (n + 1), over n inputs that neither fitted nor chose "
-            "the model; in npz as p_values.free_energy and so on."
-        ),
-    ]
-    p_values_reason: Annotated[
-        str | None,
-        Field(description="Why p_values is null: samples, refine or seed differ from those of the calibration."),
-    ]
-    per_dimension: Annotated[
-        list[Any] | None,
-        Field(description="The terms of distortion, shaped like an input, averaged over the draws; only if requested."),
-    ] = None
+    free_energy: list[float] = Field(description="Mean over the draws of minus the log-weight.")
+    standard_error: list[float] | None = Field(
+        description="Standard error of free_energy over the draws; null at K = 1."
+    )
+    distortion: list[float] = Field(description="E_Q[nlog P(x|z)].")
+    cross_entropy: list[float] = Field(description="E_Q[nlog P(z)].")
+    entropy: list[float] = Field(description="H(Q), estimated from the same draws.")
+    rate: list[float] = Field(description="cross_entropy - entropy: KL(Q(z|x), P(z)) from the same draws.")
+    rate_analytic: list[float] = Field(description="KL(Q(z|x), P(z)) in closed form.")
+    bits_per_dim: list[float] | None = Field(
+        description="free_energy / (D ln 2); null where x is real and free_energy a density's."
+    )
+    nlog_p_x: list[float] = Field(
+        description="Importance-weighted estimate of nlog P(x): an upper bound in expectation."
+    )
+    inference_gap: list[float] = Field(description="free_energy - nlog_p_x: KL(Q, P(z|x)) from below.")
+    effective_sample_size: list[float] = Field(description="Effective number of the K draws, by their weights: 1 to K.")
+    regret: list[float] | None = Field(
+        description="Free energy of the encoder's Q minus that of the refined Q; null at S = 0."
+    )
+    typicality: list[float] | None = Field(
+        description="Distance from typical inputs, by latent and scores; no unit, about 0 for typical inputs."
+    )
+    p_values: dict[Literal["free_energy", "free_energy_two_sided", "regret", "typicality"], list[float]] | None = Field(
+        description="By score: (1 + #{reference >= score}) / (n + 1), over n inputs that neither fitted nor chose "
+        "the model; in npz as p_values.free_energy and so on."
+    )
+    p_values_reason: str | None = Field(
+        description="Why p_values is null: samples, refine or seed differ from those of the calibration."
+    )
+    per_dimension: list[Any] | None = Field(
+        default=None,
+        description="The terms of distortion, shaped like an input, averaged over the draws; only if requested.",
+    )
 
 
 LIMITS = {
@@ -224,9 +210,9 @@ class Limits(Answer):
     max_body_bytes: int
     max_rows: int
     max_samples: int
-    max_work: Annotated[int, Field(description="Rows x samples x (1 + refine) of a free energy.")]
-    max_pixels: Annotated[int, Field(description="Pixels of all images of a request, before they are resized.")]
-    deadline: Annotated[float, Field(description="Seconds.")]
+    max_work: int = Field(description="Rows x samples x (1 + refine) of a free energy.")
+    max_pixels: int = Field(description="Pixels of all images of a request, before they are resized.")
+    deadline: float = Field(description="Seconds.")
 
 
 class CalibratedFor(Answer):
@@ -237,10 +223,10 @@ class CalibratedFor(Answer):
     samples: int
     refine: int
     seed: int
-    inputs: Annotated[int, Field(description="Number of calibration inputs that scores are compared with.")]
-    typicality_inputs: Annotated[
-        int | None, Field(description="Number of them that typicality is compared with; the others fitted typicality.")
-    ]
+    inputs: int = Field(description="Number of calibration inputs that scores are compared with.")
+    typicality_inputs: int | None = Field(
+        description="Number of them that typicality is compared with; the others fitted typicality."
+    )
 
 
 COMPUTED = {"engine": "onnxruntime 1.32.0", "precision": "float32", "error": 7.4e-7}
@@ -251,12 +237,11 @@ class Computed(Answer):
 
     model_config = example(**COMPUTED)
 
-    engine: Annotated[str, Field(description="Runtime and version.")]
+    engine: str = Field(description="Runtime and version.")
     precision: str
-    error: Annotated[
-        float,
-        Field(description="Largest difference from torch in float32 at startup, divided by the largest magnitude."),
-    ]
+    error: float = Field(
+        description="Largest difference from torch in float32 at startup, divided by the largest magnitude."
+    )
 
 
 WARNING = {
@@ -271,7 +256,7 @@ class CardWarning(Answer):
 
     model_config = example(**WARNING)
 
-    code: Annotated[str, Field(description="Stable name of the rule.")]
+    code: str = Field(description="Stable name of the rule.")
     title: str
     text: str
 
@@ -303,43 +288,41 @@ class ModelCard(Answer):
     )
 
     name: str
-    digest: Annotated[str, Field(description="SHA-256 of configuration and weights; also X-Model-Digest.")]
+    digest: str = Field(description="SHA-256 of configuration and weights; also X-Model-Digest.")
     created: str
-    data: Annotated[dict[str, Any], Field(description="Kind and sizes; for vectors also columns and standardization.")]
-    conversion: Annotated[str | None, Field(description="How an image of another size or mode is converted.")]
+    data: dict[str, Any] = Field(description="Kind and sizes; for vectors also columns and standardization.")
+    conversion: str | None = Field(description="How an image of another size or mode is converted.")
     latent: int
     network: dict[str, Any]
     likelihood: dict[str, Any]
-    weights: Annotated[int, Field(description="Number of learned parameters.")]
-    discrete: Annotated[bool, Field(description="True if free energy is a code length, with bits per dimension.")]
-    anomaly_score: Annotated[
-        Literal["free_energy", "typicality"], Field(description="The score that detects outliers best.")
-    ]
-    calibrations: Annotated[list[CalibratedFor], Field(description="Settings of free energies that have p-values.")]
+    weights: int = Field(description="Number of learned parameters.")
+    discrete: bool = Field(description="True if free energy is a code length, with bits per dimension.")
+    anomaly_score: Literal["free_energy", "typicality"] = Field(description="The score that detects outliers best.")
+    calibrations: list[CalibratedFor] = Field(description="Settings of free energies that have p-values.")
     training: dict[str, Any] | None
-    evaluation: Annotated[dict[str, Any] | None, Field(description="The report of `vae evaluate`.")]
-    warnings: Annotated[list[CardWarning], Field(description="Likely faults of the model; empty if there are none.")]
+    evaluation: dict[str, Any] | None = Field(description="The report of `vae evaluate`.")
+    warnings: list[CardWarning] = Field(description="Likely faults of the model; empty if there are none.")
     device: str
     threads: int
-    computed: Annotated[dict[str, Computed], Field(description="What computes each model function.")]
+    computed: dict[str, Computed] = Field(description="What computes each model function.")
     limits: Limits
-    version: Annotated[str, Field(description="Version of the service.")]
+    version: str = Field(description="Version of the service.")
 
 
 class Projection(Answer):
     """Projection of the means of Q to a plane: coordinates = (mean - origin) @ axes.T."""
 
     method: Literal["pca"]
-    explained: Annotated[list[float], Field(description="Share of the variance that each axis explains.")]
-    coordinates: Annotated[Matrix, Field(description="Coordinates of each input, n x 2.")]
-    origin: Annotated[list[float], Field(description="The mean of the means.")]
-    axes: Annotated[Matrix, Field(description="2 x latent, orthonormal.")]
+    explained: list[float] = Field(description="Share of the variance that each axis explains.")
+    coordinates: Matrix = Field(description="Coordinates of each input, n x 2.")
+    origin: list[float] = Field(description="The mean of the means.")
+    axes: Matrix = Field(description="2 x latent, orthonormal.")
 
 
 class Histogram(Answer):
     """Histogram of the free energies of all calibration inputs, nats."""
 
-    edges: Annotated[list[float], Field(description="Edges of the bins: one more than counts.")]
+    edges: list[float] = Field(description="Edges of the bins: one more than counts.")
     counts: list[int]
 
 
@@ -382,20 +365,18 @@ class Gallery(Answer):
         thumbnails={"columns": 1, "width": 2, "height": 2},
     )
 
-    inputs: Annotated[int, Field(description="n.")]
+    inputs: int = Field(description="n.")
     projection: Projection
-    labels: Annotated[list[int] | None, Field(description="Class of each input; null if the data has no labels.")]
-    label_names: Annotated[list[str] | None, Field(description="Name of each class, by label.")]
+    labels: list[int] | None = Field(description="Class of each input; null if the data has no labels.")
+    label_names: list[str] | None = Field(description="Name of each class, by label.")
     scores: GalleryScores
-    rate_per_dimension: Annotated[
-        list[float], Field(description="Mean rate of each latent dimension over the calibration set, nats.")
-    ]
-    active_units: Annotated[int, Field(description="Number of latent dimensions whose mean has a variance above 0.01.")]
+    rate_per_dimension: list[float] = Field(
+        description="Mean rate of each latent dimension over the calibration set, nats."
+    )
+    active_units: int = Field(description="Number of latent dimensions whose mean has a variance above 0.01.")
     histogram: Histogram
-    learning: Annotated[
-        list[EpochRecord], Field(description="Learning curves; empty if the training records are unknown.")
-    ]
-    thumbnails: Annotated[Thumbnails | None, Field(description="Null for models of vectors.")]
+    learning: list[EpochRecord] = Field(description="Learning curves; empty if the training records are unknown.")
+    thumbnails: Thumbnails | None = Field(description="Null for models of vectors.")
 
 
 class GalleryInput(Answer):
@@ -410,11 +391,9 @@ class GalleryInput(Answer):
         scores={"free_energy": [11.75], "distortion": [7.5], "rate": [4.25]},
     )
 
-    inputs: Annotated[
-        list[Any], Field(description="The input as a request sends it: 1 x height x width (x 3), or 1 x columns.")
-    ]
-    mean: Annotated[Matrix, Field(description="1 x latent.")]
-    variance: Annotated[Matrix, Field(description="1 x latent.")]
+    inputs: list[Any] = Field(description="The input as a request sends it: 1 x height x width (x 3), or 1 x columns.")
+    mean: Matrix = Field(description="1 x latent.")
+    variance: Matrix = Field(description="1 x latent.")
     label: int | None
     label_name: str | None
     scores: GalleryScores
@@ -427,7 +406,7 @@ class Reloaded(Answer):
 
     name: str
     digest: str
-    before: Annotated[str, Field(description="Digest of the previous model.")]
+    before: str = Field(description="Digest of the previous model.")
 
 
 class Health(Answer):
@@ -439,7 +418,7 @@ class Health(Answer):
 
 
 class ProblemPlace(BaseModel):
-    place: Annotated[str, Field(description="Location, as in inputs[3][0][7] or query.samples.")]
+    place: str = Field(description="Location, as in inputs[3][0][7] or query.samples.")
     detail: str
 
 
@@ -449,5 +428,5 @@ class Problem(BaseModel):
     type: str
     title: str
     status: int
-    detail: Annotated[str, Field(description="What is wrong, and the remedy.")]
+    detail: str = Field(description="What is wrong, and the remedy.")
     errors: list[ProblemPlace] | None = None

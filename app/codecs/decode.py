@@ -9,19 +9,11 @@ from app.codecs.multipart import decode_multipart
 from app.codecs.npy import decode_npy
 from app.codecs.spec import Floats, InputSpec
 
-#: Content-Type headers that are looked up before any parsing, because most requests send exactly these.
-COMMON_CONTENT_TYPES = frozenset({"application/json", "application/x-npy"})
-
 
 def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpec) -> Floats:
-    """Decode a request body to rows.
+    """Decode a request body to float32 rows in the model's layout (see `InputSpec.check`), every value in range.
 
-    Args:
-        content_type: Content-Type header, with or without parameters.
-        content_encoding: Content-Encoding header, empty if there is none.
-
-    Returns:
-        float32 array, rows first, in the model's layout (see `InputSpec.check`), every value in range.
+    The content type may have parameters; the content encoding is empty if there is none.
 
     Raises:
         UnsupportedMedia: the content type or content encoding is not supported.
@@ -30,7 +22,7 @@ def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpe
         TooLarge: too many rows, parts or pixels.
     """
     media_type = content_type
-    if media_type not in COMMON_CONTENT_TYPES:
+    if media_type not in {"application/json", "application/x-npy"}:  # most requests need no parser
         media_type = parse_options_header(content_type)[0].decode("latin-1").lower()
     if content_encoding.lower() not in {"", "identity"}:
         raise UnsupportedMedia(f"Content-Encoding '{content_encoding:.40}' is not supported; send the body unencoded")
@@ -42,7 +34,8 @@ def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpe
         return decode_image(body, media_type, spec, PixelBudget(spec.max_pixels))
     if media_type == "multipart/form-data" and spec.image is not None:
         return decode_multipart(body, content_type, spec)
-    supported = ", ".join(media_types(images=spec.image is not None))
+    images = () if spec.image is None else (*IMAGE_FORMATS, "multipart/form-data")
+    supported = ", ".join(("application/json", "application/x-npy", *images))
     raise UnsupportedMedia(f"Content-Type '{media_type:.80}' is not supported here; send one of {supported}")
 
 
@@ -51,8 +44,3 @@ def may_hold_images(body: bytes, content_type: str) -> bool:
     if content_type.startswith("application/json"):
         return body.count(b'"') > 2  # more strings than the one key: base64
     return content_type != "application/x-npy"
-
-
-def media_types(*, images: bool) -> tuple[str, ...]:
-    """List the supported content types, with or without those of images."""
-    return ("application/json", "application/x-npy", *((*IMAGE_FORMATS, "multipart/form-data") if images else ()))

@@ -12,29 +12,26 @@ from app.codecs.negotiation import MEDIA_TYPES
 from app.codecs.npz import encode_npz
 from app.codecs.spec import Floats
 
-Value = NDArray[Any] | int | float | str | None
 #: Content of a response: named arrays with rows first, plain values, and groups of named arrays.
-Fields = Mapping[str, Value | Mapping[str, NDArray[Any]]]
+Fields = Mapping[str, NDArray[Any] | int | float | str | Mapping[str, NDArray[Any]] | None]
 
 
 def encode(format: str, fields: Fields, pictures: Floats | None = None) -> tuple[bytes, str]:
-    """Encode a response.
+    """Encode a response as json, npz or png, and return it with its media type.
 
     Args:
-        format: json, npz or png.
         fields: content of json and npz. JSON writes None as null; npz leaves it out. npz joins the names of a group and
             of its array with a dot, as in `p_values.free_energy`.
         pictures: content of png, float32 in [0, 1], n x channels x height x width.
-
-    Returns:
-        The body and its media type.
     """
-    if format == "png":
+    if format == "json":
+        body = orjson.dumps(fields, default=_to_contiguous, option=orjson.OPT_SERIALIZE_NUMPY)
+    elif format == "npz":
+        body = encode_npz(_flatten(fields))
+    else:
         assert pictures is not None
-        return encode_png(pictures), MEDIA_TYPES[format]
-    if format == "npz":
-        return encode_npz(_flatten(fields)), MEDIA_TYPES[format]
-    return orjson.dumps(fields, default=_to_contiguous, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPES[format]
+        body = encode_png(pictures)
+    return body, MEDIA_TYPES[format]
 
 
 def array_bytes(fields: Fields) -> int:
@@ -58,9 +55,7 @@ def _to_contiguous(value: object) -> NDArray[Any]:
 def _flatten(fields: Fields) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in fields.items():
-        if isinstance(value, np.ndarray):
-            arrays[name] = value
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             arrays |= {f"{name}.{key}": array for key, array in value.items()}
         elif value is not None:
             arrays[name] = np.asarray(value)

@@ -21,12 +21,7 @@ class ErrorLocation:
 
 
 class CodecError(Exception):
-    """Base class of all errors of the codecs.
-
-    Attributes:
-        detail: message for the client; it names the place and the remedy.
-        locations: every place of the request that is wrong; empty if the error concerns the request as a whole.
-    """
+    """Error with a message for the client that names place and remedy, and with every place that is wrong, if any."""
 
     def __init__(self, detail: str, *locations: ErrorLocation) -> None:
         super().__init__(detail)

@@ -17,14 +17,7 @@ from model.errors import InputError
 from model.images import fit_image
 
 #: Media type -> Pillow's name of the format. No other format is ever opened.
-IMAGE_FORMATS = {
-    "image/png": "PNG",
-    "image/jpeg": "JPEG",
-    "image/webp": "WEBP",
-    "image/gif": "GIF",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-}
+IMAGE_FORMATS = {f"image/{name.lower()}": name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
 #: Longest side of an image, in pixels. Resizing an image with a side of millions of pixels takes seconds.
 MAX_SIDE_PIXELS = 1 << 15
 
@@ -37,11 +30,7 @@ class PixelBudget:
         self.remaining = max_pixels
 
     def spend(self, image: Image.Image, place: str) -> None:
-        """Subtract the pixels of an image that is about to be decoded.
-
-        Raises:
-            TooLarge: the image has a side that is too long, or more pixels than remain.
-        """
+        """Subtract the pixels of an image. Raise `TooLarge` if a side is too long or too few pixels remain."""
         size = f"{image.width} x {image.height}"
         if max(image.size) > MAX_SIDE_PIXELS:
             raise TooLarge(f"{place}: the image has {size} pixels; send one of at most {MAX_SIDE_PIXELS:,} a side")
@@ -58,7 +47,6 @@ def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBud
 
     Args:
         media_type: a key of `IMAGE_FORMATS`, which the image must match, or `image/*` for any of them.
-        budget: pixels that the request has left.
         place: name of the image in error messages.
 
     Returns:
@@ -90,7 +78,6 @@ def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBud
 
 
 def _open(body: bytes, media_type: str, place: str) -> Image.Image:
-    expected = IMAGE_FORMATS.get(media_type)
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images; PixelBudget checks their size.
@@ -103,16 +90,13 @@ def _open(body: bytes, media_type: str, place: str) -> Image.Image:
         raise Malformed(f"{place}: not an image of a supported format; send one of {supported}") from error
     # MPO is a JPEG file with further images after the first. Cameras write it as .jpg; only the first image is used.
     actual = "JPEG" if image.format == "MPO" else image.format
-    if expected is not None and actual != expected:
+    if actual != IMAGE_FORMATS.get(media_type, actual):
         raise Malformed(f"{place}: the content type is {media_type}, but the image is {actual}; send the matching type")
     return image
 
 
 def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
-    """Decode images as base64 strings, with or without the prefix of a data URL.
-
-    Returns:
-        float32 array, n x channels x height x width, in [0, 1].
+    """Decode images as base64 strings, with or without the prefix of a data URL, to n x channels x height x width.
 
     Raises:
         Invalid: an item is not a string, not base64, or not an image that the model takes.
@@ -136,12 +120,9 @@ def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
 
 
 def encode_png(images: Floats) -> bytes:
-    """Encode images as one PNG; several images form a grid.
+    """Encode images, n x channels x height x width and clipped to [0, 1], as one PNG.
 
-    The grid has ceil(sqrt(n)) columns and is filled row by row; empty cells are black.
-
-    Args:
-        images: n x channels x height x width; values are clipped to [0, 1].
+    Several images form a grid of ceil(sqrt(n)) columns, filled row by row; empty cells are black.
     """
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))

@@ -28,9 +28,6 @@ MAX_REUSED_PARSER_BYTES = 1 << 17
 def decode_json(body: bytes, spec: InputSpec) -> Floats:
     """Decode `{"inputs": [...]}`: nested arrays of numbers, or base64 images if the model takes images.
 
-    Returns:
-        float32 rows, see `InputSpec.check`.
-
     Raises:
         Malformed: the body is not JSON.
         Invalid: a key is unknown or missing, or a shape, type or value is wrong.
@@ -70,11 +67,7 @@ _thread = _ThreadParser()
 
 
 def _parse_numbers(body: bytes, spec: InputSpec) -> NDArray[np.float64] | None:
-    """Parse nested lists of numbers without a Python object for each number.
-
-    Returns:
-        float64 array, rows x `spec.shape`; None for every other body, valid or not.
-    """
+    """Parse lists of numbers, rows x `spec.shape`, without an object for each number; None for every other body."""
     if simdjson is None or body.startswith(UTF8_BOM):
         return None
     parser: Any = _thread.parser if len(body) <= MAX_REUSED_PARSER_BYTES else simdjson.Parser()
@@ -93,8 +86,7 @@ def _parse_numbers(body: bytes, spec: InputSpec) -> NDArray[np.float64] | None:
         lists = count * sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1)) + 1
         if body.count(b"[") != lists:
             return None
-        values = np.frombuffer(rows.as_buffer(of_type="d"), np.float64)
-        return values.reshape(count, *spec.shape)
+        return np.frombuffer(rows.as_buffer(of_type="d"), np.float64).reshape(count, *spec.shape)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None  # _convert_lists finds the place of the error
 
@@ -115,20 +107,13 @@ def _depth(value: Any) -> int:
 
 
 def _check_item(value: Any, shape: tuple[int, ...], place: str, spec: InputSpec) -> None:
-    if not shape:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _mismatch(place, "a number", _type_name(value), spec)
-        return
-    if not isinstance(value, list):
-        raise _mismatch(place, f"a list of length {shape[0]}", _type_name(value), spec)
-    if len(value) != shape[0]:
-        raise _mismatch(place, f"a list of length {shape[0]}", f"length {len(value)}", spec)
-    for index, item in enumerate(value):
-        _check_item(item, shape[1:], f"{place}[{index}]", spec)
-
-
-def _mismatch(place: str, expected: str, actual: str, spec: InputSpec) -> Invalid:
-    return Invalid.at(place, f"expected {expected}, got {actual}; {spec.name} are {spec.describe()}")
+    if shape and isinstance(value, list) and len(value) == shape[0]:
+        for index, item in enumerate(value):
+            _check_item(item, shape[1:], f"{place}[{index}]", spec)
+    elif shape or isinstance(value, bool) or not isinstance(value, int | float):
+        expected = f"a list of length {shape[0]}" if shape else "a number"
+        actual = f"length {len(value)}" if shape and isinstance(value, list) else _type_name(value)
+        raise Invalid.at(place, f"expected {expected}, got {actual}; {spec.name} are {spec.describe()}")
 
 
 def _type_name(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from app.codecs.errors import Invalid, Malformed, TooLarge
 from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_image
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 def decode_multipart(body: bytes, content_type: str, spec: InputSpec) -> Floats:
-    """Decode each part named `inputs` as an image, one row each, in order.
-
-    Args:
-        content_type: Content-Type header, with its `boundary` parameter.
-
-    Returns:
-        float32 array, n x channels x height x width, in [0, 1].
+    """Decode each part named `inputs` as an image: n x channels x height x width, float32 in [0, 1].
 
     Raises:
         Malformed: the body is not multipart or is truncated, or a part is not an image.
@@ -36,10 +30,9 @@ def decode_multipart(body: bytes, content_type: str, spec: InputSpec) -> Floats:
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
-        parser.finalize()
     except FormParserError as error:
         raise Malformed(f"multipart: {error!s:.200}") from error
-    if not collector.complete:
+    if parser.state != MultipartState.END:
         raise Malformed("multipart: the body ends before its last boundary; send all of it")
     spec.check_count(len(collector.parts))
     budget = PixelBudget(spec.max_pixels)
@@ -58,7 +51,6 @@ class _PartCollector:
     def __init__(self, max_parts: int) -> None:
         self.parts: list[_Part] = []
         self.max_parts = max_parts
-        self.complete = False
         self._name = bytearray()
         self._value = bytearray()
 
@@ -69,7 +61,6 @@ class _PartCollector:
             "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._end_header,
-            "on_end": self._end,
         }
 
     def _begin_part(self) -> None:
@@ -81,9 +72,6 @@ class _PartCollector:
         self.parts[-1].headers[self._name.decode("latin-1").lower()] = self._value.decode("latin-1")
         self._name.clear()
         self._value.clear()
-
-    def _end(self) -> None:
-        self.complete = True
 
 
 def _decode_part(index: int, part: _Part, spec: InputSpec, budget: PixelBudget) -> Floats:

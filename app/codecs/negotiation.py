@@ -9,12 +9,11 @@ MEDIA_TYPES = {"json": "application/json", "npz": "application/x-npz", "png": "i
 
 
 def choose(accept: str, requested: str | None, available: Sequence[str]) -> str:
-    """Choose a format.
+    """Choose one of the available formats, of which the first is the default.
 
     Args:
         accept: Accept header, empty if there is none.
         requested: `format` parameter, None if there is none. It overrides `accept`.
-        available: keys of `MEDIA_TYPES`, the default first.
 
     Raises:
         NotAcceptable: the client accepts none of the available formats.
@@ -29,12 +28,11 @@ def choose(accept: str, requested: str | None, available: Sequence[str]) -> str:
         if accept == MEDIA_TYPES[name]:
             return name
     ranges = [_parse_range(part) for part in accept.split(",")]
-    ranked = [(-_quality(MEDIA_TYPES[name], ranges), index) for index, name in enumerate(available)]
-    quality, index = min(ranked)
-    if quality == 0:
+    qualities = {name: _quality(MEDIA_TYPES[name], ranges) for name in available}
+    if not any(qualities.values()):
         media_types = ", ".join(MEDIA_TYPES[name] for name in available)
         raise NotAcceptable(f"Cannot respond with {accept:.120}; available: {media_types}")
-    return available[index]
+    return max(available, key=qualities.__getitem__)
 
 
 def _parse_range(part: str) -> tuple[str, float]:
@@ -52,7 +50,6 @@ def _parse_range(part: str) -> tuple[str, float]:
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
     """Quality of a media type, by the most specific range that matches (RFC 9110, 12.5.1)."""
     for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
-        qualities = [quality for name, quality in ranges if name == pattern]
-        if qualities:
+        if qualities := [quality for name, quality in ranges if name == pattern]:
             return max(qualities)
     return 0.0

@@ -18,19 +18,15 @@ MAX_CACHED_HEADER_BYTES = 128
 
 
 class _Header(NamedTuple):
-    """Checked header of an npy file."""
-
     shape: tuple[int, ...]
     order: Literal["C", "F"]
     dtype: np.dtype[np.generic]
+    start: int  # of the values in the body, in bytes
     nbytes: int  # of the values
 
 
 def decode_npy(body: bytes, spec: InputSpec) -> Floats:
     """Decode one array in npy format. Integers are bytes from 0 to 255 if the model takes images.
-
-    Returns:
-        float32 rows, see `InputSpec.check`.
 
     Raises:
         Malformed: the body is not an npy file, or its length does not match its header.
@@ -39,21 +35,21 @@ def decode_npy(body: bytes, spec: InputSpec) -> Floats:
     """
     length = 10 + int.from_bytes(body[8:10], "little")
     if body[6:8] == b"\1\0" and length <= min(MAX_CACHED_HEADER_BYTES, len(body)):
-        header, start = _read_cached_header(body[:length], spec), length
+        shape, order, dtype, start, nbytes = _read_cached_header(body[:length], spec)
     else:
-        file = io.BytesIO(body)
-        header, start = _read_header(file, spec), file.tell()
+        shape, order, dtype, start, nbytes = _read_header(body, spec)
     # Checked before any allocation, because a header may claim any size.
-    nbytes = len(body) - start
-    if nbytes != header.nbytes:
+    actual = len(body) - start
+    if actual != nbytes:
         raise Malformed(
-            f"the npy file has {nbytes:,} bytes of values, but its header announces {header.nbytes:,}; send all of it"
+            f"the npy file has {actual:,} bytes of values, but its header announces {nbytes:,}; send all of it"
         )
-    values = np.frombuffer(body, header.dtype, offset=start).reshape(header.shape, order=header.order)
-    return spec.check(values, integers_are_bytes=header.dtype.kind in "iu")
+    values = np.frombuffer(body, dtype, offset=start).reshape(shape, order=order)
+    return spec.check(values, integers_are_bytes=dtype.kind in "iu")
 
 
-def _read_header(file: io.BytesIO, spec: InputSpec) -> _Header:
+def _read_header(body: bytes, spec: InputSpec) -> _Header:
+    file = io.BytesIO(body)
     try:
         shape, dtype, fortran = parse_npy_header(file)
     except DataError as error:
@@ -68,9 +64,7 @@ def _read_header(file: io.BytesIO, spec: InputSpec) -> _Header:
         actual = " x ".join(str(size) for size in shape) or "a single number"
         raise Invalid.at(spec.name, f"expected {spec.describe()}, got {actual}")
     spec.check_count(shape[0])
-    return _Header(shape, "F" if fortran else "C", dtype, math.prod(shape) * dtype.itemsize)
+    return _Header(shape, "F" if fortran else "C", dtype, file.tell(), math.prod(shape) * dtype.itemsize)
 
 
-@functools.lru_cache(maxsize=256)
-def _read_cached_header(header: bytes, spec: InputSpec) -> _Header:
-    return _read_header(io.BytesIO(header), spec)
+_read_cached_header = functools.lru_cache(maxsize=256)(_read_header)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 #: Largest total size of the arrays, in bytes, that fits the 32-bit zip format along with its headers.
@@ -55,18 +56,16 @@ class _Member(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _layout(arrays: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> tuple[tuple[_Member, ...], bytes]:
-    """Build all of an archive but values and checksums. Cached, because most responses share names, types and shapes.
+    """Build the members and the end record of an archive from the name, dtype and shape of each array.
 
-    Args:
-        arrays: name, dtype and shape of each array.
-
-    Returns:
-        The members and the end record.
+    Cached, because most responses share them.
     """
     members: list[_Member] = []
     offset = directory_bytes = 0
     for name, dtype, shape in arrays:
-        path, header = f"{name}.npy".encode(), _npy_header(dtype, shape)
+        path, file = f"{name}.npy".encode(), io.BytesIO()
+        write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        header = file.getvalue()
         size = len(header) + math.prod(shape) * dtype.itemsize
         sizes = (size, size, len(path), 0)
         local = LOCAL_HEADER.pack(b"PK\3\4", *COMMON_FIELDS, 0, *sizes)
@@ -84,10 +83,3 @@ def _layout(arrays: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> t
         directory_bytes += CENTRAL_HEADER.size + len(path)
     end = END_RECORD.pack(b"PK\5\6", 0, 0, len(arrays), len(arrays), directory_bytes, offset, 0)
     return tuple(members), end
-
-
-def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Write the npy header of values in C order."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
-    return file.getvalue()

@@ -18,28 +18,16 @@ MAX_ABS_LATENT = 1e6
 
 @dataclass(frozen=True, eq=False)
 class InputSpec:
-    """Specification of the rows that a call takes.
+    """Specification of the rows that a call takes."""
 
-    Attributes:
-        name: key of the rows in JSON, name of the parts in multipart.
-        shape: shape of one row in the clients' layout.
-        low: smallest value, broadcast against `shape`.
-        high: largest value, broadcast against `shape`.
-        max_rows: largest number of rows, and of multipart parts, in one request.
-        max_pixels: largest number of pixels of all encoded images in one request, before resizing.
-        image: size and mode to which images are converted; None if the call takes no images. With images, arrays of
-            integers are bytes from 0 to 255.
-        strict: reject images of another size or mode instead of converting them.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    low: Floats
-    high: Floats
-    max_rows: int
-    max_pixels: int
-    image: ImageData | None = None
-    strict: bool = False
+    name: str  # key of the rows in JSON, name of the parts in multipart
+    shape: tuple[int, ...]  # of one row in the clients' layout
+    low: Floats  # smallest value, broadcast against `shape`
+    high: Floats  # largest value, broadcast against `shape`
+    max_rows: int  # largest number of rows, and of multipart parts, in one request
+    max_pixels: int  # largest number of pixels of all encoded images in one request, before resizing
+    image: ImageData | None = None  # size and mode that images are converted to; None: the call takes no images
+    strict: bool = False  # reject images of another size or mode instead of converting them
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -53,22 +41,16 @@ class InputSpec:
         return f"rows x {axes}" + (" (height x width)" if len(self.shape) == 2 else "")
 
     def check_count(self, rows: int) -> None:
-        """Check the number of rows.
-
-        Raises:
-            Invalid: there are none.
-            TooLarge: there are more than `max_rows`.
-        """
+        """Raise `Invalid` if there are no rows, and `TooLarge` if there are more than `max_rows`."""
         if rows == 0:
             raise Invalid.at(self.name, "empty; send at least one row")
         if rows > self.max_rows:
             raise TooLarge(f"{self.name}: {rows:,} rows exceed the limit of {self.max_rows:,} per request; send fewer")
 
     def check(self, values: NDArray[Any], integers_are_bytes: bool) -> Floats:
-        """Check the range of an array and convert it to the model's layout.
+        """Check the range of an array, rows x one of `shapes`, and convert it to the model's layout.
 
         Args:
-            values: any numeric type, rows x one of `shapes`.
             integers_are_bytes: for images, `values` are integers from 0 to 255 instead of numbers from 0 to 1.
 
         Returns:
@@ -78,29 +60,23 @@ class InputSpec:
             Invalid: a value is out of range or not finite; the error names its place.
         """
         if integers_are_bytes and self.image is not None:
-            self._check_range(values, values, np.asarray(0), np.asarray(255))
+            self._check_range(values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
-            if values.dtype == np.float32:
-                floats = values
-            elif _out_of_range(values, self.low, self.high) is None:
-                return self.to_model_layout(values.astype(np.float32))
-            else:
-                floats = _to_float32(values)  # rounding may bring a value into range
-            self._check_range(values, floats, self.low, self.high)
-        return self.to_model_layout(floats)
+            self._check_range(values, self.low, self.high)
+            floats = values if values.dtype == np.float32 else values.astype(np.float32)
+        return floats if self.image is None else self.image.to_model(floats.reshape(-1, *self.shape))
 
-    def _check_range(self, given: NDArray[Any], values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
+    def _check_range(self, values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> None:
         bad = _out_of_range(values, low, high)
+        if bad is not None:
+            with np.errstate(over="ignore"):
+                bad = _out_of_range(values.astype(np.float32), low, high)  # rounding may bring a value into range
         if bad is not None:
             index = tuple(np.argwhere(bad)[0])
             lowest, highest = (float(np.broadcast_to(bound, values.shape)[index]) for bound in (low, high))
             place = self.name + "".join(f"[{i}]" for i in index)
-            raise Invalid.at(place, f"{given[index]:g} is out of range; send a number from {lowest:g} to {highest:g}")
-
-    def to_model_layout(self, floats: Floats) -> Floats:
-        """Convert rows from the clients' axis order to the model's: for images, channels before height and width."""
-        return floats if self.image is None else self.image.to_model(floats.reshape(-1, *self.shape))
+            raise Invalid.at(place, f"{values[index]:g} is out of range; send a number from {lowest:g} to {highest:g}")
 
 
 def _out_of_range(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -115,18 +91,11 @@ def _out_of_range(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -
     return None if np.count_nonzero(good) == good.size else ~good
 
 
-def _to_float32(values: NDArray[Any]) -> Floats:
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
-
-
 def input_spec(data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False) -> InputSpec:
     """Specification of x: [0, 1] for images, a wide range around the mean of each column for vectors."""
     if isinstance(data, ImageData):
-        low, high = np.float32(0), np.float32(1)
-        return InputSpec(
-            "inputs", data.public_shape, np.asarray(low), np.asarray(high), max_rows, max_pixels, data, strict
-        )
+        low, high = np.zeros((), np.float32), np.ones((), np.float32)
+        return InputSpec("inputs", data.public_shape, low, high, max_rows, max_pixels, data, strict)
     mean, reach = np.array(data.mean), MAX_STANDARD_DEVIATIONS * np.array(data.std)
     limit = float(np.finfo(np.float32).max)
     low32, high32 = (np.clip(bound, -limit, limit).astype(np.float32) for bound in (mean - reach, mean + reach))

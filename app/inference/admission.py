@@ -36,17 +36,14 @@ class Admission:
     """Limits of a queue. All methods but `record` belong to the tasks of one event loop.
 
     Args:
-        queue: the queue that the limits apply to.
         queue_rows: maximum number of rows queued before a job, its own rows included.
         queue_seconds: maximum seconds of work queued before a job that fits into one batch. At least one batch may
             always wait. Larger jobs have no limit in seconds but their deadline.
     """
 
     def __init__(self, queue: Queue, *, queue_rows: int, queue_seconds: float) -> None:
-        #: Moving cost of each call.
-        self.costs: dict[str, Cost] = {}
-        #: Rows reserved for the follow-up calls of admitted requests, by call.
-        self.reserved: Counter[str] = Counter()
+        self.costs: dict[str, Cost] = {}  # by call
+        self.reserved: Counter[str] = Counter()  # rows of follow-up calls of admitted requests, by call
         self._queue = queue
         self._queue_rows = queue_rows
         self._queue_seconds = queue_seconds
@@ -56,11 +53,7 @@ class Admission:
         self.costs[call] = self.costs.get(call, Cost()).add(rows, seconds)
 
     def admit(self, job: Job) -> None:
-        """Admit a job, and its request with it.
-
-        Raises:
-            QueueFull: see `ensure_capacity`.
-        """
+        """Admit a job, and its request with it. Raises as `ensure_capacity` does."""
         context = job.context
         if context.admitted:
             if job.call in context.reserved:
@@ -73,14 +66,10 @@ class Admission:
 
     @contextmanager
     def reserve(self, context: RequestContext, rows: Mapping[str, int]) -> Iterator[None]:
-        """Reserve rows for the follow-up calls of a request, such as encode, then score.
+        """Reserve rows, by call, for the follow-up calls of a request, such as encode, then score.
 
         Reserved rows count as queued for later requests, at most one batch per call, so a large request cannot keep
         small ones out.
-
-        Args:
-            context: context of the request.
-            rows: number of rows by call.
         """
         context.reserved = {call: min(count, self._queue.batch_rows) for call, count in rows.items()}
         try:
@@ -92,15 +81,10 @@ class Admission:
             context.reserved = {}
 
     def ensure_capacity(self, rows: int = 1, seconds_left: float = math.inf) -> None:
-        """Raise an error unless a job may join the queue.
-
-        Args:
-            rows: number of rows of the job.
-            seconds_left: seconds until the deadline of the job.
+        """Raise an error unless a job of `rows` rows may join the queue, `seconds_left` before its deadline.
 
         Raises:
-            QueueFull: more rows or more seconds of work would be queued before the job than its limits or its
-                deadline allow.
+            QueueFull: more rows or seconds of work would be queued before the job than limits or deadline allow.
         """
         # An empty queue takes a job of any size: the limits of a single request have let it through.
         if not self._queue.rows:

@@ -44,45 +44,28 @@ class BackendInfo:
 class Runtime:
     """Choice of a backend for each call of one model.
 
-    Args:
-        vae: the model in float32, on its device.
-        engine: torch, onnxruntime, or auto: ONNX Runtime if it agrees with torch.
-        precision: precision of encoding and decoding.
-        score_precision: precision of everything that goes into a score.
-        backends: the chosen backend of each call, by name; filled by `compile`.
-
     Raises:
         ConfigError: engine onnxruntime for a model that is not on a CPU.
     """
 
-    vae: VAE
-    engine: EngineName = "auto"
-    precision: PrecisionName = "float32"
-    score_precision: PrecisionName = "float32"
-    backends: dict[str, BackendInfo] = field(default_factory=dict)
+    vae: VAE  # in float32, on its device
+    engine: EngineName = "auto"  # auto: ONNX Runtime if it agrees with torch
+    precision: PrecisionName = "float32"  # of encoding and decoding
+    score_precision: PrecisionName = "float32"  # of everything that goes into a score
+    backends: dict[str, BackendInfo] = field(default_factory=dict)  # of each call, by name; filled by `compile`
 
     def __post_init__(self) -> None:
         if self.engine == "onnxruntime" and self.vae.device.type != "cpu":
             raise ConfigError(f"engine: onnxruntime runs on cpu, not on {self.vae.device}; use torch or auto")
-        self._bfloat16 = to_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
-
-    @property
-    def fast(self) -> VAE:
-        """The model for encoding and decoding."""
-        return self._bfloat16 if self.precision == "bfloat16" else self.vae
-
-    @property
-    def precise(self) -> VAE:
-        """The model for everything that goes into a score."""
-        return self._bfloat16 if self.score_precision == "bfloat16" else self.vae
+        bfloat16 = to_bfloat16(self.vae) if "bfloat16" in {self.precision, self.score_precision} else self.vae
+        self.fast = bfloat16 if self.precision == "bfloat16" else self.vae  # for encoding and decoding
+        self.precise = bfloat16 if self.score_precision == "bfloat16" else self.vae  # for scores
 
     def compile(self, name: str, vae: VAE, function: Function, probes: Sequence[Arrays], *, onnx: bool = True) -> Call:
         """Return the fastest form of a call that agrees with torch, and note its backend.
 
         Args:
-            name: name of the call.
             vae: `fast` or `precise`.
-            function: a function of a model.
             probes: arguments to compare a backend with torch on.
             onnx: False if ONNX Runtime cannot compute the function exactly enough.
 
@@ -90,7 +73,7 @@ class Runtime:
             ConfigError: engine onnxruntime was set, and it cannot compute this call or disagrees with torch.
         """
         reference = torch_call(function, self.vae)
-        if vae is self._bfloat16 and vae is not self.vae:
+        if vae is not self.vae:
             call = torch_call(function, vae)
             error = relative_error(reference, call, probes)
             self.backends[name] = BackendInfo(f"torch {torch.__version__}", "bfloat16", error)
@@ -116,11 +99,9 @@ class Runtime:
 
 
 def relative_error(reference: Call, other: Call, probes: Sequence[Arrays]) -> float:
-    """Compare two forms of a call.
+    """Largest absolute difference of an output over its largest magnitude, the maximum over outputs and probes.
 
-    Returns:
-        The largest absolute difference of an output over its largest magnitude, the maximum over outputs and probes.
-        Infinity if it is not a finite number.
+    Infinity if it is not a finite number.
     """
     error = 0.0
     for arguments in probes:
@@ -131,13 +112,7 @@ def relative_error(reference: Call, other: Call, probes: Sequence[Arrays]) -> fl
 
 
 class OnnxCall:
-    """A function of a model as a call on arrays, computed by ONNX Runtime on as many threads as torch has.
-
-    Args:
-        vae: a model on a CPU.
-        function: a function of the model.
-        example: arguments to trace the function with.
-    """
+    """A function of a model on a CPU, traced with `example`, that ONNX Runtime computes on as many threads as torch."""
 
     def __init__(self, vae: VAE, function: Function, example: Sequence[Tensor]) -> None:
         options = onnxruntime.SessionOptions()
@@ -167,12 +142,9 @@ class _Traced(nn.Module):
 
 
 def _export(module: nn.Module, example: Sequence[Tensor], names: list[str]) -> bytes:
-    """Export a module as an ONNX model for any number of rows.
-
-    Uses the exporter that traces. The newer exporter of torch takes seconds and 100 MB at each start of a server.
-    """
+    """Export a module as an ONNX model for any number of rows."""
     file = io.BytesIO()
-    # The tracing exporter warns that it is deprecated.
+    # The tracing exporter warns that it is deprecated. The newer one takes seconds and 100 MB at each start.
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         outputs = [f"y{index}" for index in range(len(module(*example)))]

@@ -54,10 +54,8 @@ class Batcher:
     """One worker thread and its queue, for the tasks of one event loop.
 
     Args:
-        calls: the model calls, by name.
         batch_rows: maximum number of rows in one call.
-        queue_rows: maximum number of queued rows, see `Admission`.
-        queue_seconds: maximum seconds of queued work, see `Admission`.
+        queue_rows, queue_seconds: limits of the queue, see `Admission`.
         observe: called on the worker thread after each call.
     """
 
@@ -75,7 +73,6 @@ class Batcher:
         self.batch_rows = batch_rows
         self._observe = observe
         self._queue = Queue(batch_rows)
-        #: Limits of the queue.
         self.admission = Admission(self._queue, queue_rows=queue_rows, queue_seconds=queue_seconds)
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
@@ -115,11 +112,6 @@ class Batcher:
         return self._working and not self._stopping
 
     @property
-    def ended(self) -> bool:
-        """True if the worker thread is not running."""
-        return not self._thread.is_alive()
-
-    @property
     def busy(self) -> float:
         """Seconds since the running call began; 0 if no call runs."""
         return max(0.0, time.monotonic() - self._call_started)
@@ -130,15 +122,7 @@ class Batcher:
         return self._queue.rows
 
     async def run(self, call: str, *arrays: Array, context: RequestContext | None = None) -> Arrays:
-        """Compute a call on arrays of equally many rows.
-
-        Args:
-            call: name of the call.
-            arrays: arguments of the call, batch first.
-            context: deadline and timings of the request.
-
-        Returns:
-            The outputs of the call, with the rows in the order of the arguments.
+        """Compute a call on arrays of equally many rows. Return its outputs in the order of the rows.
 
         Raises:
             QueueFull: the job was not admitted.
@@ -166,14 +150,7 @@ class Batcher:
         put: Callable[[int, int, Arrays], None],
         context: RequestContext | None = None,
     ) -> None:
-        """Compute a call on rows that are made on demand and consumed at once, slice by slice and in order.
-
-        Args:
-            call: name of the call.
-            rows: number of rows in all.
-            take: `take(start, stop)` returns the arguments for these rows. Runs on the worker thread.
-            put: `put(start, stop, outputs)` receives the outputs for these rows. Runs on the worker thread.
-            context: deadline and timings of the request.
+        """Compute a call on rows that are made on demand and consumed at once, by `take` and `put` of a `Job`.
 
         Raises:
             QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see `run`. An error of `take` or `put` is the cause
@@ -339,9 +316,9 @@ class Batcher:
             job.put(part.start, part.stop, outputs)
         except Exception as error:
             self._finish(job, _call_failed(error))
-            return
-        if part.stop == job.rows:
-            self._finish(job)
+        else:
+            if part.stop == job.rows:
+                self._finish(job)
 
     def _finish(self, job: Job, error: Exception | None = None) -> None:
         job.error = error

@@ -12,11 +12,7 @@ from model.machine import cores
 
 
 def choose_device(device: str) -> str:
-    """Resolve `auto` to cuda if there is one, else to cpu; check any other device.
-
-    Raises:
-        ConfigError: torch does not know the device, or cannot use it here.
-    """
+    """Resolve `auto` to cuda if there is one, else to cpu. Raise `ConfigError` if torch cannot use another device."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -49,15 +45,7 @@ def trim_memory() -> None:
 
 
 def set_threads(threads: int | None, workers: int = 1) -> int:
-    """Set the number of threads of torch.
-
-    Args:
-        threads: the number; None: an equal share of the cores for each worker, at least 1.
-        workers: number of worker processes.
-
-    Returns:
-        The number of threads.
-    """
+    """Set and return the number of threads of torch; None: an equal share of the cores for each worker process."""
     threads = threads or max(1, cores() // workers)
     torch.set_num_threads(threads)
     return threads

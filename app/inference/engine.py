@@ -5,7 +5,6 @@ one row per pair of a sample and a draw.
 """
 
 import time
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,9 @@ from model.checkpoint import Checkpoint
 from model.scoring import program
 from model.scoring.calibration import ScoringConfig
 from model.scoring.functions import discrete_dims
-from model.scoring.program import ModelCall, Program, Scores
+from model.scoring.program import ModelCall, Scores
 
 Floats = NDArray[np.float32]
-Result = TypeVar("Result")
 #: Sizes that the largest batch may have, in rows, and the seconds that it should not exceed: others wait behind it.
 BATCH_ROWS, MAX_CALL_SECONDS = (64, 128, 256), 3e-3
 
@@ -53,15 +51,10 @@ class Engine:
             queue_seconds=queue_seconds,
             observe=observe,
         )
-        #: Seconds that compiling and warming up took.
-        self.loading = time.perf_counter() - began
+        self.loading = time.perf_counter() - began  # seconds that compiling and warming up took
 
     def start(self) -> None:
-        """Warm up every model function, then start the worker.
-
-        Raises:
-            ArithmeticError: an output of the model is not finite.
-        """
+        """Warm up every model function, then start the worker. Raise ArithmeticError if an output is not finite."""
         began = time.perf_counter()
         self.functions.warm_up(self.calls)
         self.loading += time.perf_counter() - began
@@ -106,8 +99,7 @@ class Engine:
         self, count: int, seed: int, temperature: float, context: RequestContext, *, noisy: bool
     ) -> tuple[Floats, Floats]:
         """z ~ N(0, temperature^2 I) and its decoding: (latents, x)."""
-        z = temperature * random.normal(seed, (count, self.vae.config.latent))
-        z = z.astype(np.float32)
+        z = (temperature * random.normal(seed, (count, self.vae.config.latent))).astype(np.float32)
         return z, await self.decode(z, context, noise_seed=seed if noisy else None)
 
     async def reconstruct(self, x: Floats, context: RequestContext) -> Floats:
@@ -119,25 +111,17 @@ class Engine:
     ) -> Scores:
         """Scores of each sample (see `model.scoring.program.score`), from `draws` draws after `steps` of refinement."""
         scoring = ScoringConfig(draws, steps, seed)
-        scores = program.score(
-            x,
-            scoring,
-            discrete_dims=discrete_dims(self.vae),
-            calibration=self.checkpoint.calibration,
-            per_dimension=per_dimension,
-        )
+        calibration, dims = self.checkpoint.calibration, discrete_dims(self.vae)
+        scores = program.score(x, scoring, discrete_dims=dims, calibration=calibration, per_dimension=per_dimension)
         expected = program.expected_rows(len(x), scoring, per_dimension=per_dimension)
         with self.batcher.admission.reserve(context, expected):
-            return await self._run(scores, context)
-
-    async def _run(self, steps: Program[Result], context: RequestContext) -> Result:
-        while True:
-            try:
-                call = next(steps)
-            except StopIteration as finished:
-                result: Result = finished.value
-                return result
-            await self._call(call, context)
+            while True:
+                try:
+                    call = next(scores)
+                except StopIteration as finished:
+                    result: Scores = finished.value
+                    return result
+                await self._call(call, context)
 
     async def _call(self, call: ModelCall, context: RequestContext) -> None:
         name = self.functions.aliases.get(call.function, call.function)

@@ -10,13 +10,10 @@ InferenceError
 
 import math
 
-#: Bounds of `QueueFull.retry_after`, in seconds.
-MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
-
 
 def whole_wait(seconds: float) -> int:
     """Round a wait up to whole seconds, from 1 to 60."""
-    return math.ceil(min(MAX_RETRY_S, max(MIN_RETRY_S, seconds)))
+    return math.ceil(min(60.0, max(1.0, seconds)))
 
 
 class InferenceError(Exception):
@@ -24,12 +21,7 @@ class InferenceError(Exception):
 
 
 class QueueFull(InferenceError):
-    """The queue has no room for the job, or the job cannot be done in time.
-
-    Args:
-        reason: what is full.
-        seconds: estimated time until there is room.
-    """
+    """The queue has no room for the job for an estimated number of seconds, or the job cannot be done in time."""
 
     def __init__(self, reason: str, seconds: float) -> None:
         self.retry_after = whole_wait(seconds)

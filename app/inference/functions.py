@@ -4,7 +4,7 @@ To add a function, add a row to `FUNCTIONS`.
 """
 
 import re
-import time
+import timeit
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -25,18 +25,13 @@ OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|[Ff]ailed to al
 
 
 class FunctionSpec(NamedTuple):
-    """How to build one model function.
-
-    `arguments` name columns of `probe_inputs`, by which the function is compiled and warmed up. `model` is the one for
-    encoding and decoding ("fast"), the one for scores ("precise"), or the float32 one. A function with an `alias` is
-    replaced by that other function where both have the same model, so that their rows share batches.
-    """
+    """How to build one model function."""
 
     function: Function
-    arguments: tuple[str, ...]
-    model: Literal["fast", "precise", "float32"]
-    compiled: bool = False  # True where ONNX Runtime may compute it
-    alias: str | None = None
+    arguments: tuple[str, ...]  # columns of `probe_inputs`, by which the function is compiled and warmed up
+    model: Literal["fast", "precise", "float32"]  # fast: for encoding and decoding; precise: for scores
+    compiled: bool = False  # True if ONNX Runtime may compute it
+    alias: str | None = None  # function that replaces it if both have the same model, so that their rows share batches
     mode: Mode = torch.inference_mode
 
 
@@ -65,8 +60,7 @@ class ModelFunctions:
         self.calibration = checkpoint.calibration
         self.arguments = {name: spec.arguments for name, spec in FUNCTIONS.items()}
         self._models = {"fast": runtime.fast, "precise": runtime.precise, "float32": self.vae}
-        #: Names of functions that others stand in for.
-        self.aliases = {
+        self.aliases = {  # functions that others stand in for
             name: spec.alias
             for name, spec in FUNCTIONS.items()
             if spec.alias and self._models[spec.model] is self._models[FUNCTIONS[spec.alias].model]
@@ -74,13 +68,9 @@ class ModelFunctions:
         self._probes = [probe_inputs(self.vae, rows) for rows in PROBE_ROWS]
 
     def build(self) -> dict[str, Call]:
-        """Compile every function.
+        """Compile every function. Raises as `Runtime.compile` does.
 
-        Returns: functions that raise ArithmeticError where an output is not finite, and MemoryError where memory is
-        exhausted.
-
-        Raises:
-            ConfigError: see `Runtime.compile`.
+        The calls raise ArithmeticError if an output is not finite, and MemoryError if memory is exhausted.
         """
         calls = {name: self._compile(name, spec) for name, spec in FUNCTIONS.items() if name not in self.aliases}
         encode, decode = calls["encode"], calls["decode"]
@@ -103,27 +93,14 @@ class ModelFunctions:
         return self.runtime.compile(name, vae, spec.function, probes, onnx=onnx)
 
     def warm_up(self, calls: Mapping[str, Call]) -> None:
-        """Call each function once, so that the first request is as fast as later ones.
-
-        Raises:
-            ArithmeticError: an output of the model is not finite.
-        """
+        """Call each function once, so that the first request is as fast as later ones. Raises as the calls do."""
         for name, call in calls.items():
             call(*self._example(name))
 
     def seconds(self, calls: Mapping[str, Call], name: str, rows: int) -> float:
-        """Seconds that one call of a function takes, the shorter of two calls.
-
-        Raises:
-            ArithmeticError, MemoryError: see `build`.
-        """
+        """Seconds that one call of a function takes, the shorter of two calls. Raises as the call does."""
         arguments = self._example(name, rows)
-        times = []
-        for _ in range(2):
-            started = time.perf_counter()
-            calls[name](*arguments)
-            times.append(time.perf_counter() - started)
-        return min(times)
+        return min(timeit.repeat(lambda: calls[name](*arguments), number=1, repeat=2))
 
     def _example(self, name: str, rows: int = 1) -> Arrays:
         columns = [self._probes[0][column] for column in self.arguments[name]]

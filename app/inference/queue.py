@@ -89,10 +89,6 @@ class BatchSlice(NamedTuple):
     stop: int
 
 
-def _fail_dropped(*_: Any) -> Any:
-    raise AssertionError("a dropped job must not be computed")
-
-
 class CallQueue:
     """Jobs that wait for one call: new jobs and partial jobs, each in the order of their sequence numbers."""
 
@@ -108,24 +104,14 @@ class CallQueue:
 
 
 class Queue:
-    """Jobs in the order in which they are computed.
-
-    Args:
-        batch_rows: maximum number of rows in one call.
-    """
+    """Jobs in the order in which they are computed."""
 
     def __init__(self, batch_rows: int) -> None:
-        #: Number of rows that are queued and in no call yet.
-        self.rows = 0
-        self.batch_rows = batch_rows
+        self.rows = 0  # that are queued and in no call yet
+        self.batch_rows = batch_rows  # maximum number of rows in one call
         self._calls: dict[str, CallQueue] = {}
-        self._dropped = 0  # jobs dropped since the last sweep
+        self._dropped = 0  # jobs dropped since all dropped jobs were removed
         self._sequence = count()
-
-    @property
-    def places(self) -> int:
-        """Number of jobs that occupy memory, including dropped jobs that are not removed yet."""
-        return sum(len(queue.new) + len(queue.partial) for queue in self._calls.values())
 
     def put(self, job: Job) -> None:
         """Append a job to the queue of its call."""
@@ -154,7 +140,10 @@ class Queue:
             # too many dropped jobs have gathered.
             self._dropped += 1
             if self._dropped > max(MAX_DROPPED_JOBS, self.rows):
-                self._sweep()
+                self._dropped = 0
+                for queue in self._calls.values():
+                    queue.new = deque(job for job in queue.new if not job.done)
+                    queue.partial = deque(job for job in queue.partial if not job.done)
 
     def _mark_done(self, job: Job) -> bool:
         """Mark a job done and subtract its remaining rows. Return True if it still had rows queued."""
@@ -169,28 +158,14 @@ class Queue:
             queue.partial_rows -= job.remaining
         else:
             queue.new_rows -= job.remaining
-            job.take = job.put = _fail_dropped  # releases the arrays
+            del job.take, job.put  # releases the arrays
         return True
 
-    def _sweep(self) -> None:
-        """Remove all jobs that are done."""
-        self._dropped = 0
-        for queue in self._calls.values():
-            queue.new, queue.partial = (
-                deque(job for job in jobs if not job.done) for jobs in (queue.new, queue.partial)
-            )
-
     def take(self, now: float) -> tuple[list[BatchSlice], list[Job]]:
-        """Remove the next batch from the queue.
+        """Remove the next batch, all of one call, and the jobs whose deadline is before `now` (`time.monotonic`).
 
         If new and partial jobs wait for the same call, each kind gets half of the rows; if a batch has one row, they
         alternate. So neither kind delays the other by more than the running batch.
-
-        Args:
-            now: time on the clock of `time.monotonic`.
-
-        Returns:
-            The slices of the batch, all of one call, and the jobs that were removed because their deadline has passed.
         """
         late: list[Job] = []
         for queue in self._calls.values():

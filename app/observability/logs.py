@@ -6,8 +6,6 @@ from typing import Any
 
 import orjson
 
-HUMAN_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 class JSONFormatter(logging.Formatter):
     """Formatter that writes each record as one JSON object on one line."""
@@ -28,14 +26,9 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure(level: str, log_format: str) -> None:
-    """Send the log of this process to standard error.
-
-    Args:
-        level: least severe level that is shown.
-        log_format: human or json.
-    """
-    handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter() if log_format == "json" else logging.Formatter(HUMAN_FORMAT))
+    """Send the log of this process, from `level` on, to standard error in the format human or json."""
+    handler, human = logging.StreamHandler(), logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JSONFormatter() if log_format == "json" else human)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # python_multipart warns of every malformed body. The response already tells the client.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

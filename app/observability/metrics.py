@@ -4,6 +4,7 @@ With several workers, `PROMETHEUS_MULTIPROC_DIR` names a folder in which prometh
 workers; every worker responds with the totals.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 
@@ -39,46 +40,32 @@ class Metrics:
     """Metrics of one process. `call` runs on the worker thread of the model, all other methods on the event loop."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "vae_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
-        )
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("vae_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
+        described = "Time from the head of a request to the end of its response."
         self._latency = Histogram(
-            "vae_request_duration_seconds",
-            "Time from the head of a request to the end of its response.",
-            ["route"],
-            buckets=DURATION_BUCKETS_S,
-            registry=self.registry,
+            "vae_request_duration_seconds", described, ["route"], buckets=DURATION_BUCKETS_S, registry=registry
         )
         self._batches = Histogram(
-            "vae_batch_rows", "Rows in one model call.", ["call"], buckets=BATCH_BUCKETS_ROWS, registry=self.registry
+            "vae_batch_rows", "Rows in one model call.", ["call"], buckets=BATCH_BUCKETS_ROWS, registry=registry
         )
-        self._compute = Counter("vae_model_seconds", "Time spent in model calls.", ["call"], registry=self.registry)
-        self._model = Gauge(
-            "vae_model_info",
-            "The model that is being served.",
-            ["name", "digest", "version"],
-            registry=self.registry,
-            multiprocess_mode="livemax",
-        )
-        self._loading = Gauge(
-            "vae_model_load_seconds",
-            "Time to compile the model and warm up all of its calls.",
-            registry=self.registry,
-            multiprocess_mode="mostrecent",
-        )
+        self._compute = Counter("vae_model_seconds", "Time spent in model calls.", ["call"], registry=registry)
+        labels, described = ["name", "digest", "version"], "The model that is being served."
+        self._model = Gauge("vae_model_info", described, labels, registry=registry, multiprocess_mode="livemax")
+        described = "Time to compile the model and warm up all of its calls."
+        self._loading = Gauge("vae_model_load_seconds", described, registry=registry, multiprocess_mode="mostrecent")
         self._gauges = {
-            name: Gauge(name, description, registry=self.registry, multiprocess_mode="livesum")
+            name: Gauge(name, description, registry=registry, multiprocess_mode="livesum")
             for name, description in GAUGES.items()
         }
         self._status_counters = {
-            status: Counter(name, description, registry=self.registry)
+            status: Counter(name, description, registry=registry)
             for status, (name, description) in STATUS_COUNTERS.items()
         }
         self._gauge_sources: Mapping[str, Callable[[], float]] = {}
         # Caches of labelled metrics: to look one up takes longer than to add to it.
-        self._request_metrics: dict[tuple[str, str, int], tuple[Histogram, list[Counter]]] = {}
-        self._call_metrics: dict[str, tuple[Histogram, Counter]] = {}
+        self._request_metrics = functools.cache(self._label_request)
+        self._call_metrics = functools.cache(lambda name: (self._batches.labels(name), self._compute.labels(name)))
 
     def describe(self, name: str, digest: str, version: str, seconds: float) -> None:
         """Set the model that is served from now on, and the seconds that it took to load."""
@@ -106,23 +93,18 @@ class Metrics:
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
-        key = route, method, status
-        metrics = self._request_metrics.get(key)
-        if metrics is None:
-            counters = [self._requests.labels(route, method, str(status))]
-            counters += [self._status_counters[status]] if status in STATUS_COUNTERS else []
-            metrics = self._request_metrics[key] = self._latency.labels(route), counters
-        latency, counters = metrics
+        latency, counters = self._request_metrics(route, method, status)
         latency.observe(seconds)
         for counter in counters:
             counter.inc()
 
+    def _label_request(self, route: str, method: str, status: int) -> tuple[Histogram, list[Counter]]:
+        counters = [self._status_counters[status]] if status in STATUS_COUNTERS else []
+        return self._latency.labels(route), [self._requests.labels(route, method, str(status)), *counters]
+
     def call(self, name: str, rows: int, seconds: float) -> None:
         """Count a model call that has finished."""
-        metrics = self._call_metrics.get(name)
-        if metrics is None:
-            metrics = self._call_metrics[name] = self._batches.labels(name), self._compute.labels(name)
-        batches, compute = metrics
+        batches, compute = self._call_metrics(name)
         batches.observe(rows)
         compute.inc(seconds)
 

@@ -14,20 +14,15 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from app.observability.metrics import MULTIPROCESS_DIR
 from app.settings import PREFIX, Settings
 
-#: Where uvicorn finds the application of a worker.
+#: Import path of the application of a worker.
 APPLICATION = "app.main:worker_application"
 log = logging.getLogger("vae")
 
 
 def run(settings: Settings, config: uvicorn.Config, listener: socket, line: str) -> int:
-    """Serve until told to stop; a worker that dies is replaced.
+    """Serve on one socket until a signal stops the service, and replace each worker that dies.
 
-    Args:
-        config: of `settings.workers` workers, of an application that is found by its name.
-        listener: the socket that all of them take connections from.
-        line: said once when all answer.
-
-    Returns: the exit status, 1 where the first worker could not start.
+    Prints `line` when all workers answer. Returns the exit status: 1 if the first worker could not start.
     """
     for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[PREFIX + name.upper()] = str(value)
@@ -45,7 +40,7 @@ class _Supervisor(Multiprocess):
         self.served = False
 
     def init_processes(self) -> None:
-        """The first alone: what is wrong with a model is then said once."""
+        """Start the first worker alone, so that an invalid model is reported once."""
         self._add()
         if not self._wait(self.processes[0]):
             self.should_exit.set()
@@ -84,7 +79,7 @@ class _Supervisor(Multiprocess):
 
     @contextmanager
     def _replacing(self) -> Iterator[list[int]]:
-        """The workers that are gone when this ends; what they told of themselves is no longer in the metrics."""
+        """Remove workers that end in this context from the metrics. Yield the list that receives their ids."""
         before, gone = {process.pid for process in self.processes}, list[int]()
         yield gone
         for pid in before - {process.pid for process in self.processes}:

@@ -14,10 +14,7 @@ from pathlib import Path
 
 
 def read_checked(path: Path, least: int, most: int) -> bytes:
-    """Read a whole file.
-
-    Args:
-        least, most: bounds of its size in bytes. A file of another size is not read.
+    """Read a whole file of `least` to `most` bytes.
 
     Raises:
         OSError: it cannot be read, its links lead out of its folder, it is not a file, or its size is out of bounds.
@@ -39,23 +36,11 @@ def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def resolve_target(path: Path) -> Path:
-    """Follow the links of a path that is to be written.
-
-    Raises:
-        OSError: a folder, pipe or device is there, which a file must not replace.
-    """
-    real = Path(os.path.realpath(path))
-    if real.exists() and not real.is_file():
-        raise OSError(errno.EINVAL, "it is not a file")
-    return real
-
-
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces the file in one step, else it is removed.
 
-    Readers see the old file or the new one, also after a crash or on a full disk.
+    Links are followed. Readers see the old file or the new one, also after a crash or on a full disk.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -65,9 +50,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     'data'
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or a folder, pipe or device is in its place.
     """
-    real = resolve_target(path)
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        raise OSError(errno.EINVAL, "it is not a file")
     part = temporary_path(real)
     try:
         yield part
@@ -84,9 +71,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
-    """Replace a folder by one with these files, by name.
-
-    There are two renames. A crash between them leaves the old folder at `previous_path(folder)`.
+    """Replace a folder by one with these files. A crash can leave the old folder at `previous_path(folder)` instead.
 
     Raises:
         OSError: the folder cannot be written; the old one is untouched.
@@ -112,11 +97,7 @@ def replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """The name beside `path` under which its replacement is written.
-
-    >>> temporary_path(Path("runs/state.bin")).name
-    '.state.bin.fresh'
-    """
+    """The name beside `path` under which its replacement is written."""
     return path.with_name(f".{path.name}.fresh")
 
 

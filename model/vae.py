@@ -30,6 +30,12 @@ def to_tensor(samples: NDArray[Any], device: str = "cpu") -> Tensor:
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
 
+def to_gaussian(params: Float[Tensor, "batch two_latent"]) -> Gaussian:
+    """Q of its parameters, mean and log scale side by side."""
+    mean, log_scale = params.chunk(2, dim=1)
+    return Gaussian(mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp())
+
+
 class VAE(nn.Module):
     """z ~ N(0, I), x ~ P(x|z), and Q(z|x) = N(mean, diag(variance)) (Doersch 2016, arXiv 1606.05908).
 
@@ -65,8 +71,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch *data"]) -> Gaussian:
         """Q(z|x), with mean and scale of batch x latent."""
-        mean, log_scale = self.encoder(self.standardize(x)).to(x.dtype).chunk(2, dim=1)
-        return Gaussian(mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp())
+        return to_gaussian(self.encoder(self.standardize(x)).to(x.dtype))
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Distribution:
         """P(x|z), over x in its own units."""

@@ -55,14 +55,9 @@ def model_warnings(
     active_units: int | None = None,
     training: Provenance | None = None,
 ) -> list[ModelWarning]:
-    """Warnings from an evaluation and a training history.
+    """Warnings from a report as `Report.plain` gives it and from a training history.
 
-    Args:
-        evaluation: a report as `Report.plain` gives it; None if there is none.
-        epochs: the training history, in order; may be empty.
-        latent: number of latent dimensions.
-        active_units: number of active latent dimensions; the evaluation's if None.
-        training: where the model comes from, with its scores on the data held out in training.
+    `active_units` is that of the evaluation if None.
     """
     evaluation = evaluation or {}
     active_units = evaluation.get("active_units") if active_units is None else active_units

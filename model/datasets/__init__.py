@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.config import ImageData, VectorData
+from model.data import Data, ImageData, VectorData
 from model.datasets.arrays import open_idx, open_npy, open_npz
 from model.datasets.base import Dataset, Subset
 from model.datasets.folders import ImageFolder
@@ -40,48 +40,33 @@ __all__ = ["Dataset", "Subset", "open_dataset"]
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder to open, and how.
+    """A file to open, and how.
 
-    `member` names an array of an archive, empty if not given. `like` is the data that samples must fit, if any.
-    `exclude` names columns of a table to leave out.
+    `member` names an array of an archive, `columns` those that samples must have, `exclude` columns to leave out.
     """
 
     path: Path
-    member: str = ""
-    like: ImageData | VectorData | None = None
-    exclude: Sequence[str] = ()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns that samples must have; empty if they are free."""
-        return self.like.columns if isinstance(self.like, VectorData) else ()
-
-
-def _open_folder(source: Source) -> Dataset:
-    return ImageFolder(source.path, source.like if isinstance(source.like, ImageData) else None)
-
-
-def _open_csv(source: Source) -> Dataset:
-    return CsvFile(source.path, source.columns or None, source.exclude)
+    member: str
+    columns: tuple[str, ...]
+    exclude: Sequence[str]
 
 
 #: Reader of a file by its suffix. Files of MNIST's format have no suffix of their own: `idx` is part of their name.
 READERS: dict[str, Callable[[Source], Dataset]] = {
-    ".csv": _open_csv,
+    ".csv": lambda source: CsvFile(source.path, source.columns, source.exclude),
     ".npy": lambda source: open_npy(source.path, source.columns),
     ".npz": lambda source: open_npz(source.path, source.member, source.columns),
     "idx": lambda source: open_idx(source.path),
 }
 
 
-def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
+def open_dataset(source: str, like: Data | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
     """Open a dataset: a known name, a file by its suffix, or a folder of images.
 
     Args:
         source: `fashion-mnist` or `fashion-mnist:test`; a path to .npy, .npz (`file.npz:array` to choose one), .csv,
             or idx (.gz or not); or a folder of images.
-        like: the data of a trained model, which samples must fit. Images of a folder are resized to it, and the
-            columns of a csv are chosen by its names. If None, the source decides.
+        like: data that samples must fit: images of a folder are resized to it, columns of a csv chosen by its names.
         exclude: columns of a csv to leave out.
 
     Raises:
@@ -92,23 +77,23 @@ def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exc
     if source.partition(":")[0] == "fashion-mnist":
         dataset: Dataset = _fashion_mnist(source)
     else:
-        path, _, member = source.partition(":") if ".npz:" in source else (source, "", "")
-        dataset = _open_path(Source(Path(path), member, like, exclude))
+        dataset = _open_path(source, like, exclude)
     if like is not None and dataset.shape != like.shape:
         raise DataError(f"{dataset.describe()}, but this model takes {like.describe()}")
     return dataset
 
 
-def _open_path(source: Source) -> Dataset:
-    path = source.path
+def _open_path(source: str, like: Data | None, exclude: Sequence[str]) -> Dataset:
+    name, _, member = source.partition(":") if ".npz:" in source else (source, "", "")
+    path = Path(name)
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; data by name: fashion-mnist, fashion-mnist:test")
     if path.is_dir():
-        return _open_folder(source)
+        return ImageFolder(path, like if isinstance(like, ImageData) else None)
     reader = READERS.get(path.suffix) or (READERS["idx"] if "idx" in path.name else None)
     if reader is None:
         raise DataError(f"{path}: no known format; use idx(.gz), .npy, .npz, .csv, or a folder of images")
-    return reader(source)
+    return reader(Source(path, member, like.columns if isinstance(like, VectorData) else (), exclude))
 
 
 def _fashion_mnist(source: str) -> Dataset:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from model.data import ImageData
-from model.datasets.base import Array, Dataset
+from model.data import Array, ImageData
+from model.datasets.base import Dataset
 from model.errors import DataError, explain
 from model.images import fit_image, upright_size
 

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.data import Frozen, ImageData, VectorData
+from model.data import Array, Data, Frozen
 
-Array = NDArray[Any]
 #: Step of a float32 uniform number. Uniforms are clamped this far from 0 and 1, so that no quantile is infinite.
 UNIFORM_STEP = 2.0**-24
 
@@ -79,9 +77,9 @@ class LikelihoodConfig(Frozen, ABC):
         return False
 
     @classmethod
-    @abstractmethod
-    def default_for(cls, data: ImageData | VectorData) -> "LikelihoodConfig":
+    def default_for(cls, data: Data) -> "LikelihoodConfig":  # noqa: ARG003
         """The configuration that training uses for this data unless told otherwise."""
+        return cls()
 
     @classmethod
     def is_default_for(cls, samples: Array) -> bool:  # noqa: ARG003
@@ -89,11 +87,11 @@ class LikelihoodConfig(Frozen, ABC):
         return False
 
     @abstractmethod
-    def head(self, data: ImageData | VectorData) -> Head:
+    def head(self, data: Data) -> Head:
         """Build the head for this data."""
 
-    def require_data(self, data: ImageData | VectorData) -> None:
+    def require_data(self, data: Data) -> None:
         """Raise `ValueError`, naming the remedy, if the likelihood cannot describe this kind of data."""
 
-    def require_samples(self, data: ImageData | VectorData, training: Array, others: Sequence[Array]) -> None:
+    def require_samples(self, data: Data, training: Array, others: Sequence[Array]) -> None:
         """Raise `DataError`, naming the remedy, if samples hold values that the likelihood cannot describe."""

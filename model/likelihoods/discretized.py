@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data import ImageData, VectorData
-from model.likelihoods.base import UNIFORM_STEP, Array, Distribution, Head, LikelihoodConfig
+from model.data import Array, Data, ImageData
+from model.likelihoods.base import UNIFORM_STEP, Distribution, Head, LikelihoodConfig
 
 
 class DiscretizedLikelihood(LikelihoodConfig):
@@ -37,18 +37,18 @@ class DiscretizedLikelihood(LikelihoodConfig):
         return self.autoregressive
 
     @classmethod
-    def default_for(cls, data: ImageData | VectorData) -> "DiscretizedLikelihood":  # noqa: ARG003
+    def default_for(cls, data: Data) -> "DiscretizedLikelihood":  # noqa: ARG003
         return cls(autoregressive=True)
 
     @classmethod
     def is_default_for(cls, samples: Array) -> bool:
         return samples.dtype == np.uint8
 
-    def head(self, data: ImageData | VectorData) -> "DiscretizedHead":
+    def head(self, data: Data) -> "DiscretizedHead":
         assert isinstance(data, ImageData)
         return DiscretizedHead(self, data)
 
-    def require_data(self, data: ImageData | VectorData) -> None:
+    def require_data(self, data: Data) -> None:
         if not isinstance(data, ImageData):
             raise ValueError("likelihood: 'discretized' is for 8-bit images; use 'gaussian' for vectors")
 
@@ -109,10 +109,7 @@ class AutoregressiveLogistic(Distribution):
     colours, those of the channels before it in the same pixel. E[v_j] are their means in `independent`. This is noise
     whose correlation between neighbours the decoder chooses (for Gaussians: Dorta et al. 2018, arXiv 1802.07079).
 
-    Args:
-        independent: the distribution without neighbours, with scales of its own.
-        scale: batch x components x data, in bytes, of the residuals given the neighbours.
-        coefficients: c, batch x neighbours x data. Residuals outside the image are 0.
+    `scale` is that of the residuals given the neighbours, in bytes. `coefficients` are c. Residuals outside are 0.
     """
 
     def __init__(
@@ -127,11 +124,7 @@ class AutoregressiveLogistic(Distribution):
 
     @property
     def mean(self) -> Float[Tensor, "batch channels h w"]:
-        """The mean of `independent`.
-
-        It approximates the mean of P(x|z): the residuals of neighbours must average to 0, which the auxiliary loss of
-        training brings about. Without that loss the two can be far apart.
-        """
+        """The mean of `independent`, near that of P(x|z) where the auxiliary loss has kept mean residuals near 0."""
         return self.independent.mean
 
     def nlog_prob(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
@@ -228,7 +221,7 @@ class DiscretizedHead(Head):
     def __init__(self, config: DiscretizedLikelihood, data: ImageData) -> None:
         super().__init__()
         self.config = config
-        count = self.config.components
+        count = config.components
         neighbours = len(NEIGHBOURS) + data.channels - 1
         self.parts = [count, count, count, *((count, neighbours) if self.config.autoregressive else ())]
         self.params = sum(self.parts)

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data import ImageData, VectorData
-from model.likelihoods.base import UNIFORM_STEP, Array, Distribution, Head, LikelihoodConfig
+from model.data import Array, Data, ImageData, VectorData
+from model.likelihoods.base import UNIFORM_STEP, Distribution, Head, LikelihoodConfig
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -29,7 +29,7 @@ class GaussianLikelihood(LikelihoodConfig):
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.01
 
     @classmethod
-    def default_for(cls, data: ImageData | VectorData) -> "GaussianLikelihood":
+    def default_for(cls, data: Data) -> "GaussianLikelihood":
         """One scale for all pixels of an image, one per column of a vector."""
         return cls(scale="shared" if isinstance(data, ImageData) else "per_dimension")
 
@@ -37,7 +37,7 @@ class GaussianLikelihood(LikelihoodConfig):
     def is_default_for(cls, samples: Array) -> bool:
         return samples.dtype != np.uint8
 
-    def head(self, data: ImageData | VectorData) -> "GaussianHead":
+    def head(self, data: Data) -> "GaussianHead":
         return GaussianHead(self, data)
 
 
@@ -89,7 +89,7 @@ class GaussianHead(Head):
 
     params = 1
 
-    def __init__(self, config: GaussianLikelihood, data: ImageData | VectorData) -> None:
+    def __init__(self, config: GaussianLikelihood, data: Data) -> None:
         super().__init__()
         shape = data.shape if config.scale == "per_dimension" else (1,) * len(data.shape)
         # softplus(-1.05) = 0.3: a start below the spread of the data, so that the latent is used from the first step.

@@ -12,6 +12,7 @@ All scores are in nats, summed over the dimensions of x and z, one per sample.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +20,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.data import Floats
 from model.likelihoods import Gaussian
 from model.vae import VAE
 
-Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class LogWeightTerms:
+class LogWeightTerms(NamedTuple):
     """Terms of minus a log-weight, distortion + cross_entropy - nlog_q: nats, one per row, summed in float64."""
 
     distortion: Tensor  # nlog P(x|z), summed over x
@@ -36,18 +35,9 @@ class LogWeightTerms:
 
 
 def log_weight_terms(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    q: Gaussian,
-    noise: Float[Tensor, "batch latent"],
+    vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, noise: Float[Tensor, "batch latent"]
 ) -> LogWeightTerms:
-    """Terms of minus the log-weight at z = q.mean + q.scale * noise: one draw per row.
-
-    Args:
-        noise: standard normal.
-
-    Returns: nats, summed over dimensions, one per row; beside them the terms of distortion by dimension of x.
-    """
+    """Terms of minus the log-weight at z = q.mean + q.scale * noise, for standard normal noise: one draw per row."""
     z = q.draw(noise)
     per_dimension = vae.decode(z).nlog_prob(x)
     # Weights are exponentials of these sums: rounding the sums to float32 would distort every effective sample size.
@@ -83,9 +73,7 @@ class FreeEnergy:
 
 
 class LogWeightAccumulator:
-    """Running sums over the log-weights of n samples: memory of n, whatever the number of draws.
-
-    Add draws in any number of slices, then ask for `scores`.
+    """Running sums over the log-weights of n samples: add draws in any number of slices, then ask for `scores`.
 
     >>> totals = LogWeightAccumulator(samples=1)
     >>> totals.add(np.array([0, 0]), np.array([8.0, 6.0]), np.array([3.0, 3.0]), np.array([2.0, 2.0]))
@@ -104,12 +92,7 @@ class LogWeightAccumulator:
         self.relative = np.zeros((2, samples))
 
     def add(self, sample: NDArray[np.intp], distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> None:
-        """Add one draw per row.
-
-        Args:
-            sample: index of the sample that each row belongs to, 0..n-1, in ascending order.
-            distortion, cross_entropy, nlog_q: terms of each row, nats.
-        """
+        """Add the terms of one draw per row, in nats. `sample` is the index of each row's sample, ascending."""
         # Slices are small in a service: the number of numpy calls decides the time, not the size of the arrays.
         is_first = np.empty(len(sample), bool)
         is_first[0] = True
@@ -132,9 +115,7 @@ class LogWeightAccumulator:
     def scores(self, rate_analytic: Floats, discrete_dims: int | None) -> FreeEnergy:
         """Scores from the draws so far. Every sample must have equally many draws, at least one.
 
-        Args:
-            rate_analytic: n, KL(Q(z|x), P(z)) in closed form, nats.
-            discrete_dims: number of dimensions of x where x is discrete, else None.
+        `rate_analytic` is KL(Q(z|x), P(z)) in closed form, nats; `discrete_dims` the dimensions of x if it is discrete.
         """
         draws = self.draws
         distortion, cross_entropy, entropy = self.terms / draws

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.likelihoods import Gaussian
 from model.scoring.free_energy import log_weight_terms
-from model.vae import LOG_SCALE_BOUNDS, VAE
+from model.vae import VAE, to_gaussian
 
 #: Learning rate of Adam at the first step, in units of z and of its log scale; falls linearly to zero after the last.
 LEARNING_RATE = 0.1
@@ -28,12 +28,6 @@ BETAS = (0.9, 0.99)
 EPSILON = 1.0
 #: Fresh draws on which the refined Q must have a lower free energy than the encoder's.
 VALIDATION_DRAWS = 8
-
-
-def to_gaussian(params: Float[Tensor, "batch two_latent"]) -> Gaussian:
-    """Q of the parameters that refinement moves: mean and log scale side by side."""
-    mean, log_scale = params.chunk(2, dim=1)
-    return Gaussian(mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp())
 
 
 def refine_step(
@@ -46,16 +40,9 @@ def refine_step(
     step: Float[Tensor, "batch 1"],
     steps: Float[Tensor, "batch 1"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of Adam for each row, from one reparameterized draw and the analytic rate.
+    """`params`, `first` and `second` after a step of Adam per row, from one reparameterized draw and the analytic rate.
 
-    Args:
-        params: mean and log scale of Q side by side.
-        first, second: Adam's moments, zero before the first step.
-        noise: standard normal.
-        step: number of this step, from 1.
-        steps: number of the last step.
-
-    Returns: params, first and second after the step.
+    `first` and `second` are Adam's moments, zero before step 1. `step` is the number of this step, `steps` of the last.
     """
     with torch.enable_grad():
         variable = params.detach().requires_grad_()

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.data import Floats
 from model.scoring.complexity import Trend
 from model.scoring.mixture import Mixture
 from model.vae import VAE
 
-Floats = NDArray[np.float64]
 #: Density of latent means: most components, and what is added to every variance; the prior's variance is 1.
 LATENT_COMPONENTS, LATENT_RIDGE = 32, 0.05
 #: Density of features, which are standardized to variance 1: most components, and what is added to every variance.

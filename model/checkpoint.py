@@ -7,9 +7,8 @@
     gallery.safetensors       optional: held-out inputs to look at
     SHA256SUMS                checksums of all of these; `sha256sum -c SHA256SUMS` checks them by hand
 
-Saving writes a new folder beside the old one and renames it, so that readers see the old model or the new one. Loading
-runs no code from the folder; it checks every digest, name and shape. Links out of the folder are refused. Other files
-in the folder are ignored.
+Saving writes a new folder beside the old one and renames it. Loading runs no code from the folder; it checks every
+digest, name and shape, refuses links out of the folder, and ignores other files.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from model import files, gallery
@@ -60,17 +59,14 @@ class Provenance(Frozen):
 
 
 class Card(Frozen):
-    """Description of a model.
-
-    `anomaly_score` names the score to detect outliers by: typicality if it is calibrated, else free energy.
-    `evaluation` is the report of `vae evaluate`, None until that has run.
-    """
+    """Description of a model. `evaluation` is the report of `vae evaluate`, None until that has run."""
 
     name: str
     created: str
+    #: The score to detect outliers by: typicality if it is calibrated.
     anomaly_score: Literal["free_energy", "typicality"] = "free_energy"
     training: Provenance | None = None
-    evaluation: dict[str, Any] | None = Field(default=None)
+    evaluation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,7 @@ class Checkpoint:
 def save(folder: Path, vae: VAE, card: Card) -> None:
     """Write a model to `folder`, replacing the old one in one step. The new model has no calibration and no gallery.
 
-    Raises:
-        CheckpointError: it cannot be written, as on a full disk; the old model is untouched.
+    If it cannot be written, raise `CheckpointError` and leave the old model untouched.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
     _replace(folder, {CONFIG: _json(vae.config), WEIGHTS: safetensors.torch.save(weights), CARD: _json(card)})
@@ -165,11 +160,7 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: b
 
 
 def find(folder: Path) -> Path:
-    """Resolve a path to a checkpoint: the folder itself, that in a run, or a shipped model of this name.
-
-    Raises:
-        CheckpointError: there is no model, or the folder cannot be read.
-    """
+    """Resolve a path to a checkpoint: the folder itself, that in a run, or a shipped model; else `CheckpointError`."""
     for candidate in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
         # A save that was interrupted between its two renames leaves the old model under its second name.
         for path in (candidate, files.previous_path(candidate)):

@@ -1,8 +1,4 @@
-"""Configuration of a model: data, networks, latent size, likelihood.
-
-Values are frozen, and unknown keys are errors. A checkpoint's `config.json` is a `ModelConfig`; it alone decides every
-shape in `model.safetensors`.
-"""
+"""Configuration of a model: data, networks, latent size, likelihood. It alone decides the shapes of the weights."""
 
 from typing import Annotated, Any, Literal
 

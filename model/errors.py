@@ -1,4 +1,15 @@
-"""All exceptions of `model`. Every message names the location (a file, a row, a key and its value) and the remedy."""
+"""All exceptions of `model`, as one tree.
+
+    VAEError
+    ├── ConfigError        a description of a model or of a training that cannot be built
+    ├── InputError         an array that does not fit the model
+    ├── DataError          data on disk that cannot be read
+    ├── CheckpointError    a model folder that cannot be saved or loaded
+    │   └── CalibrationError   a calibration that does not fit its model
+    └── TrainingError      a training that cannot start, continue or be resumed
+
+Every message names the location (a file, a row, a key and its value) and the remedy.
+"""
 
 from pydantic import ValidationError
 

@@ -14,11 +14,7 @@ from pathlib import Path
 
 
 def read_checked(path: Path, least: int, most: int) -> bytes:
-    """Read a whole file of `least` to `most` bytes.
-
-    Raises:
-        OSError: it cannot be read, its links lead out of its folder, it is not a file, or its size is out of bounds.
-    """
+    """Read a whole file of `least` to `most` bytes. Raise `OSError` at another size or a link out of its folder."""
     real = os.path.realpath(path)
     if not Path(real).is_relative_to(os.path.realpath(path.parent)):
         raise OSError(errno.EXDEV, "it is a link that leads out of its folder")
@@ -41,16 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces the file in one step, else it is removed.
 
     Links are followed. Readers see the old file or the new one, also after a crash or on a full disk.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder, "x.txt")) as part:
-    ...         _ = part.write_text("data")
-    ...     Path(folder, "x.txt").read_text()
-    'data'
-
-    Raises:
-        OSError: the file cannot be written, or a folder, pipe or device is in its place.
+    `OSError` says that the file cannot be written, or that a folder, pipe or device is in its place.
     """
     real = Path(os.path.realpath(path))
     if real.exists() and not real.is_file():
@@ -73,8 +60,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
     """Replace a folder by one with these files. A crash can leave the old folder at `previous_path(folder)` instead.
 
-    Raises:
-        OSError: the folder cannot be written; the old one is untouched.
+    If the folder cannot be written, raise `OSError` and leave the old one untouched.
     """
     fresh, previous = temporary_path(folder), previous_path(folder)
     try:

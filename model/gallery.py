@@ -1,7 +1,6 @@
 """Gallery of a model: some held-out inputs with their latents, scores and a 2-D projection, and the learning curves.
 
-The inputs neither fitted nor chose the model. The gallery is stored with the model, so that serving it needs no data.
-It does not influence any result of the model.
+The inputs neither fitted nor chose the model. The gallery does not influence any result of the model.
 """
 
 import json
@@ -79,10 +78,8 @@ def make(
 ) -> Gallery:
     """Make a gallery of samples that neither fitted nor chose the model.
 
-    All are scored; evenly spaced ones are kept. `on_sample` receives the number of samples done.
-
-    Raises:
-        DataError: there are no samples, or a score is not finite.
+    All are scored; evenly spaced ones are kept. `on_sample` receives the number of samples done. Raise `DataError` if
+    there are no samples, or a score is not finite.
     """
     if not len(samples):
         raise DataError("there are no samples to make a gallery of")
@@ -168,11 +165,7 @@ ARRAYS = ("inputs", "mean", "variance", "coordinates", "rate_per_dimension", "ed
 
 
 def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
-    """Parse the bytes of `to_bytes`, and check every name, shape, type and range.
-
-    Raises:
-        ValueError: the bytes are not a gallery, or not one of a model with this configuration.
-    """
+    """Parse the bytes of `to_bytes`. Raise `ValueError` if a name, shape, type or range is not one of this model."""
     arrays = safetensors.numpy.load(data)
     # safetensors has validated this header in the line above.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

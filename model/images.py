@@ -40,11 +40,7 @@ def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> N
 
 
 def to_pil(sample: Array) -> Image.Image:
-    """Convert one sample, channels x height x width of bytes or of floats in [0, 1], to a grey or RGB picture.
-
-    >>> to_pil(np.ones((3, 4, 5))).getpixel((0, 0))
-    (255, 255, 255)
-    """
+    """Convert one sample, channels x height x width of bytes or of floats in [0, 1], to a grey or RGB picture."""
     pixels = sample if sample.dtype == np.uint8 else np.rint(sample.clip(0, 1) * 255).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
 

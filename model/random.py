@@ -1,8 +1,7 @@
 """Random numbers from a seed alone.
 
-Row i is draw i of the seed's stream, however many rows are drawn: numpy's generators fill arrays in order, so a shorter
-draw is a prefix of a longer one. torch does not promise that (its normal draws change with the length). The streams of
-one seed are independent of each other.
+numpy's generators fill arrays in order, so a shorter draw is a prefix of a longer one; torch does not promise that. The
+streams of one seed are independent of each other.
 """
 
 import numpy as np

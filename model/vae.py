@@ -1,7 +1,4 @@
-"""The variational autoencoder: a prior, an encoder that returns Q(z|x), a decoder that returns P(x|z).
-
-Nothing here is an objective: `model.scoring.free_energy` takes these distributions and scores them.
-"""
+"""The variational autoencoder: a prior, an encoder that returns Q(z|x), a decoder that returns P(x|z)."""
 
 from typing import Any
 
@@ -19,12 +16,7 @@ LOG_SCALE_BOUNDS = (-9.0, 5.0)
 
 
 def to_tensor(samples: NDArray[Any], device: str = "cpu") -> Tensor:
-    """Convert samples of a dataset or request to a float32 tensor on a device; bytes are divided by 255.
-
-    >>> import numpy as np
-    >>> to_tensor(np.array([[0, 255]], np.uint8))
-    tensor([[0., 1.]])
-    """
+    """Convert samples of a dataset or request to a float32 tensor on a device; bytes are divided by 255."""
     # torch warns about read-only memory, such as that of a file or a request.
     tensor = torch.from_numpy(samples if samples.flags.writeable else samples.copy()).to(device)
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()

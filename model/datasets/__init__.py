@@ -1,11 +1,8 @@
 """Readers of data on disk: idx, npy, npz, csv, a folder of images, and `fashion-mnist` by name.
 
-`open_dataset` reads only what determines the shape. `Dataset.batches` then streams, so that scoring needs the memory of
-one batch. Samples have the model's order of axes: images are batch x channels x height x width, uint8 or float32 in
-[0, 1]; vectors are batch x columns, float32 in their own units.
-
-`READERS` is the one table of file formats. To add a format, write one function that opens a `Source` as a `Dataset`,
-and add a row with its suffix.
+`Dataset.batches` streams, so that scoring needs the memory of one batch. Samples have the model's order of axes: images
+are batch x channels x height x width, uint8 or float32 in [0, 1]; vectors are batch x columns, float32 in their own
+units. To add a format, write a function that opens a `Source` as a `Dataset`, and add a row to `READERS`.
 """
 
 import os
@@ -22,18 +19,7 @@ from model.errors import DataError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 #: Names of its labels 0 to 9.
-GARMENTS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 __all__ = ["Dataset", "Subset", "open_dataset"]
 

@@ -63,13 +63,12 @@ class Reading:
 
     def __init__(self, source: str, opener: Opener) -> None:
         self.source = source
-        self.opener = opener
+        try:
+            self.file = opener()
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{source}: cannot be opened: {error}") from error
 
     def __enter__(self) -> io.BufferedIOBase:
-        try:
-            self.file = self.opener()
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{self.source}: cannot be opened: {error}") from error
         return self.file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

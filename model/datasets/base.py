@@ -82,8 +82,7 @@ class Subset(Dataset):
 def canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> Array:
     """Convert stored values to samples of this shape, in the model's order of axes.
 
-    Raises:
-        DataError: a value is invalid; the message names `where` and its index, counted from `first`.
+    Raise `DataError` at an invalid value; the message names `where` and its index, counted from `first`.
     """
     image = len(shape) == 3
     if batch.dtype == np.uint8 and image:
@@ -118,9 +117,6 @@ def sample_shape(raw: tuple[int, ...], where: str) -> tuple[int, ...]:
 
     >>> sample_shape((28, 28, 3), "x.npy")
     (3, 28, 28)
-
-    Raises:
-        DataError: the shape is neither that of an image nor that of a vector.
     """
     if len(raw) == 1 and raw[0] > 0:
         return raw

@@ -23,10 +23,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def nlog_prob(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
-        """Minus the natural log of the probability (or density) of each dimension of x, in nats, not reduced.
-
-        Where dimensions depend on each other, each is conditioned on those before it.
-        """
+        """Minus log P (or density) of each dimension of x, given those before it where they depend; nats."""
 
     @abstractmethod
     def sample(self, uniform: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
@@ -60,16 +57,6 @@ class LikelihoodConfig(Frozen, ABC):
     onnx_exact: ClassVar[bool] = True
 
     name: str
-
-    @property
-    def is_discrete(self) -> bool:
-        """True if x is discrete, so that free energy is a code length and has bits per dimension."""
-        return self.levels is not None
-
-    @property
-    def is_bytes(self) -> bool:
-        """True if each dimension of x is one byte, so that free energy compares with lossless compression."""
-        return self.levels == 256
 
     @property
     def has_auxiliary_loss(self) -> bool:

@@ -169,14 +169,8 @@ def _before(residual: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "bat
     return torch.stack(parts, dim=1)
 
 
-def _nlog_byte(
-    byte: Float[Tensor, "batch *data"],
-    log_weights: Float[Tensor, "#batch components *data"],
-    mean_bytes: Float[Tensor, "#batch components *data"],
-    scale: Float[Tensor, "#batch components *data"],
-    uniform: float,
-) -> Float[Tensor, "batch *data"]:
-    """Minus log P(byte) of a mixture of logistics and of the uniform component, nats."""
+def _nlog_byte(byte: Tensor, log_weights: Tensor, mean_bytes: Tensor, scale: Tensor, uniform: float) -> Tensor:
+    """Minus log P(byte), batch x data, nats, of a mixture with parameters of batch x components x data."""
     byte = byte.unsqueeze(1)
     # The mass of (l, u) is S(u) S(-l) (1 - exp(l - u)), each factor finite in logs however far out it is.
     # In units of bytes, neighbouring bins round their common edge equally, so that the masses still sum to one.
@@ -191,13 +185,7 @@ def _nlog_byte(
     return -torch.logaddexp(mixed + math.log1p(-uniform), floor)
 
 
-def _byte_at(
-    quantile: Float[Tensor, "batch *data"],
-    log_weights: Float[Tensor, "#batch components *data"],
-    mean_bytes: Float[Tensor, "#batch components *data"],
-    scale: Float[Tensor, "#batch components *data"],
-    uniform: float,
-) -> Float[Tensor, "batch *data"]:
+def _byte_at(quantile: Tensor, log_weights: Tensor, mean_bytes: Tensor, scale: Tensor, uniform: float) -> Tensor:
     """A byte as float64. The quantile picks the component; its remainder, rescaled to (0, 1), picks the value there."""
     u = quantile.unsqueeze(1).to(torch.float64)
     weights = torch.cat([torch.full_like(u, uniform), (1 - uniform) * log_weights.exp().to(u.dtype)], dim=1)
@@ -212,10 +200,9 @@ def _byte_at(
 
 
 class DiscretizedHead(Head):
-    """Three numbers per dimension and component: logit, mean, log scale.
+    """Logit, mean and log scale per dimension and component.
 
-    Autoregression adds one coefficient per neighbour, and one more log scale per component: that of the bytes without
-    their neighbours.
+    Autoregression adds the log scale of the bytes without their neighbours, and one coefficient per neighbour.
     """
 
     def __init__(self, config: DiscretizedLikelihood, data: ImageData) -> None:

@@ -19,9 +19,8 @@ LOG_2PI = math.log(2 * math.pi)
 class GaussianLikelihood(LikelihoodConfig):
     """Gaussian observation noise with a learned scale: a density.
 
-    `scale` is one number for all dimensions (`shared`) or one each (`per_dimension`). `min_scale` is its floor, in
-    the units that the networks see (pixels in [0, 1], standardized columns). Without a floor, a column that can be
-    predicted exactly would send the free energy to minus infinity.
+    `min_scale` is its floor, in the units that the networks see (pixels in [0, 1], standardized columns). Without it,
+    a column that can be predicted exactly would send the free energy to minus infinity.
     """
 
     name: Literal["gaussian"] = "gaussian"
@@ -42,10 +41,7 @@ class GaussianLikelihood(LikelihoodConfig):
 
 
 class Gaussian(Distribution):
-    """N(mean, scale^2), independent per dimension: the prior, Q(z|x), and Gaussian observation noise.
-
-    `mean` and `scale` (a standard deviation) broadcast against each other.
-    """
+    """N(mean, scale^2), independent per dimension; mean and scale (a standard deviation) broadcast."""
 
     def __init__(self, mean: Float[Tensor, "*shape"], scale: Float[Tensor, "*#shape"]) -> None:
         self._mean = mean
@@ -76,11 +72,7 @@ class Gaussian(Distribution):
         return self.draw(torch.special.ndtri(uniform.clamp(UNIFORM_STEP, 1 - UNIFORM_STEP)))
 
     def rate(self) -> Float[Tensor, "*shape"]:
-        """KL(this, N(0, 1)) = (mean^2 + scale^2 - 1) / 2 - log scale, in nats per dimension.
-
-        >>> Gaussian(torch.ones(1), torch.ones(1)).rate()
-        tensor([0.5000])
-        """
+        """KL(this, N(0, 1)) = (mean^2 + scale^2 - 1) / 2 - log scale, in nats per dimension."""
         return 0.5 * (self.mean.square() + self.scale.square() - 1) - self.scale.log()
 
 

@@ -285,7 +285,7 @@ def _extremes(subject: Subject) -> Markup:
         if isinstance(data, ImageData)
         else "Of each row, the columns that surprise most: nlog P(x|z) in nats. Above, the free energy of the row."
     )
-    if vae.config.data.kind == "vector" and not vae.config.likelihood.is_discrete:
+    if vae.config.data.kind == "vector" and vae.levels is None:
         how += (
             " The surprise of a column has its standard deviation as unit, so that columns can be compared; the free "
             "energy is in the data's own units."

@@ -62,7 +62,7 @@ def look(vae: VAE, dataset: Dataset, indices: Sequence[int], free_energy: NDArra
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
     given, built, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     data = vae.config.data
-    if isinstance(data, VectorData) and not vae.config.likelihood.is_discrete:
+    if isinstance(data, VectorData) and vae.levels is None:
         # A density has the unit of its column: metres would cost more than kilometres.
         nlog = nlog - np.log(np.array(data.std))
     return Look(_names(dataset, indices), free_energy[list(indices)], given, built, nlog)

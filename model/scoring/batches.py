@@ -100,12 +100,10 @@ def calibrate(
     calibration: Calibration | None = None,
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> Calibration:
-    """Calibrate for scores made these ways, and keep the references that the calibration already has for others.
+    """Calibrate by inputs that neither fitted nor chose the model, and keep the references for other scorings.
 
-    Args:
-        reference: inputs that neither fitted nor chose the model.
-        calibration: holds the density of latent means (see `latent_density`), which typicality needs.
-        on_sample: receives the number of samples done, over all of `scorings`.
+    Typicality needs the density of latent means of `calibration` (see `latent_density`). `on_sample` receives the
+    number of samples done, over all of `scorings`.
 
     Raises:
         DataError: there are no samples, or one of them has scores that are not finite.
@@ -152,10 +150,6 @@ def active_units(means: Floats) -> int:
 
 
 def in_batches(samples: Array) -> Iterator[Array]:
-    """Samples in memory, at most `BATCH_ROWS` at a time.
-
-    >>> [len(batch) for batch in in_batches(np.zeros((600, 3)))]
-    [256, 256, 88]
-    """
+    """Samples in memory, at most `BATCH_ROWS` at a time."""
     for start in range(0, len(samples), BATCH_ROWS):
         yield samples[start : start + BATCH_ROWS]

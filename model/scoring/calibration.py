@@ -153,11 +153,7 @@ REFERENCE_ARRAY = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
 
 
 def from_bytes(data: bytes, latent: int, measured: int) -> Calibration:
-    """Deserialize the calibration of a model with this number of latent dimensions and of measures of complexity.
-
-    Raises:
-        ValueError: the arrays are not a calibration, or one of a model of other sizes.
-    """
+    """Deserialize a calibration. Raise `ValueError` if it is not one of this many latent dimensions and measures."""
     arrays = safetensors.numpy.load(data)
     for name, array in arrays.items():
         if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():

@@ -1,8 +1,7 @@
 """Outlier detection: how well scores separate a model's data from named sets of outliers, as areas under ROC curves.
 
-Some sets are close to the data (flips, shuffled columns), others far from it (another source, noise, constants). None
-of them is used to fit anything. The form of `model.scoring.typicality` was chosen by similar sets, made from held-out
-training images (docs/LOG.md).
+None of the sets is used to fit anything. The form of `model.scoring.typicality` was chosen by similar sets, made from
+held-out training images (docs/LOG.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,10 +60,8 @@ def detect(
 ) -> Detection:
     """Compare scores of inliers that the model was not fitted to with those of outliers.
 
-    `against` holds more sets of outliers. At most `max_inputs` of each set are scored.
-
-    Raises:
-        DataError: two sets have one name, or a sample cannot be read.
+    `against` holds more sets of outliers. At most `max_inputs` of each set are scored. Raise `DataError` if two sets
+    have one name, or a sample cannot be read.
     """
     inliers = _scores(score(vae, _first(dataset, max_inputs), scoring, calibration), scoring)
     counts: dict[str, int] = {}

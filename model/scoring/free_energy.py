@@ -4,8 +4,7 @@
 
 With z_1..z_K drawn from Q(z|x), a log-weight is log P(x, z_k) - log Q(z_k|x). Minus its mean over the draws is the
 free energy; minus the log of the mean of its exponential is the importance-weighted bound (Burda et al. 2016, arXiv
-1509.00519), which lies between nlog P(x) and F in expectation. Where Q is the true posterior every log-weight equals
-log P(x), so both are exact at every draw.
+1509.00519), which lies between nlog P(x) and F in expectation.
 
 All scores are in nats, summed over the dimensions of x and z, one per sample.
 """
@@ -53,10 +52,9 @@ def log_weight_terms(
 class FreeEnergy:
     """Scores of n samples from K draws each: float64 arrays of n, in nats per sample.
 
-    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly, since all are means over the
-    same draws. `standard_error` belongs to `free_energy` over the draws; it is None at K = 1. `effective_sample_size`
-    is in draws, from 1 to K. `bits_per_dim` is free_energy / (D ln 2); it is None where x is real, since free energy is
-    then that of a density.
+    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly. `standard_error` is that of
+    `free_energy` over the draws, None at K = 1. `effective_sample_size` is in draws, from 1 to K. `bits_per_dim` is
+    free_energy / (D ln 2), None where x is real.
     """
 
     free_energy: Floats

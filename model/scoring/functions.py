@@ -87,10 +87,7 @@ def features_call(vae: VAE, decode: Call) -> Call:
 
 
 def typicality_call(model: TypicalityModel, features: Call) -> Call:
-    """Typicality of inputs, mean and scale of the encoder's Q, distortion, free energy, and regret where Q is refined.
-
-    It evaluates densities of hundreds of dimensions. One call for many rows takes little longer than one for few.
-    """
+    """Typicality of inputs, mean and scale of the encoder's Q, distortion, free energy, and regret if Q is refined."""
 
     def call(x: Array, mean: Array, scale: Array, *scores: Array) -> Arrays:
         return (model.score(TypicalityFeatures.of(features(x, mean, scale), *scores)),)

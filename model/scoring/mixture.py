@@ -2,8 +2,7 @@
 
     nlog p(v) = -log sum_k w_k N(v; m_k, C_k)
 
-It is fitted by expectation maximization (Dempster et al. 1977), in float32 and from the clusters of k-means. This takes
-seconds where a general library takes minutes for precision that a score cannot use.
+It is fitted by expectation maximization (Dempster et al. 1977), in float32 and from the clusters of k-means.
 """
 
 import functools

@@ -41,8 +41,7 @@ MAX_CACHED_NUMBERS, MAX_CACHED_DRAWS = 1 << 14, 64
 class ModelCall:
     """Rows for one model function, made and consumed in slices of any size, in ascending order.
 
-    `take(start, stop)` returns the arguments of rows start..stop-1, batch first. `put(start, stop, outputs)` receives
-    their outputs. The rows exist only while their slice is computed.
+    `take(start, stop)` returns the arguments of rows, batch first. `put(start, stop, outputs)` takes their outputs.
     """
 
     function: str

@@ -2,14 +2,12 @@
 
     minimize over (mean, log scale):  F(x; Q) = E_Q[nlog P(x|z)] + KL(Q(z|x), P(z))
 
-The encoder guesses Q in one pass, by one function for all inputs. A few steps of Adam from there fit Q to one input
-(Kim et al. 2018, arXiv 1802.02550; the gap that they close: Cremer et al. 2018, arXiv 1801.03558). The refined Q serves
-any estimator in `model.scoring.free_energy`. `regret`, the encoder's free energy minus the refined one, measures how
-badly the encoder's guess fits (Xiao et al. 2020, arXiv 2003.02977).
+A few steps of Adam from the encoder's Q fit Q to one input (Kim et al. 2018, arXiv 1802.02550; Cremer et al. 2018,
+arXiv 1801.03558). `regret`, the encoder's free energy minus the refined one, measures how badly the encoder's guess
+fits (Xiao et al. 2020, arXiv 2003.02977).
 
-Each row is an optimization problem of its own, with its own moments and its own number of steps, and every row uses the
-same draws. So the result of a row does not depend on the rows beside it. `model.scoring.program.refine` puts the steps
-together.
+Each row has its own moments and number of steps, and every row uses the same draws. So the result of a row does not
+depend on the rows beside it. `model.scoring.program.refine` puts the steps together.
 """
 
 import torch

@@ -3,8 +3,7 @@
 It is a weighted sum of three surprises, each standardized to mean 0 and variance 1 on the model's own data:
 
 1. of the latent mean, under a density of such means;
-2. of a few features (distortion, rate, the norms of mean and standard deviation, the residual, complexity; where Q was
-   refined, regret), under a density of such features;
+2. of a few features (see `TypicalityFeatures.table`), under a density of such features;
 3. free energy.
 
 Surprises 1 and 3 are compared with their usual values for inputs of the same complexity. An input can be cheap to code

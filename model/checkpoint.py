@@ -161,25 +161,21 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: b
 
 def find(folder: Path) -> Path:
     """Resolve a path to a checkpoint: the folder itself, that in a run, or a shipped model; else `CheckpointError`."""
-    for candidate in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
-        # A save that was interrupted between its two renames leaves the old model under its second name.
-        for path in (candidate, files.previous_path(candidate)):
-            if _is_model(path):
+    candidates = (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder)
+    # A save that was interrupted between its two renames leaves the old model under its second name.
+    for path in (name for candidate in candidates for name in (candidate, files.previous_path(candidate))):
+        try:
+            if (path / CONFIG).is_file():
                 return path
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be looked into ({error.strerror}); let this user read it, or give another folder"
+            ) from error
     shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
     raise CheckpointError(
         f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, "
         f"or a shipped model: {shipped}"
     )
-
-
-def _is_model(folder: Path) -> bool:
-    try:
-        return (folder / CONFIG).is_file()
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: cannot be looked into ({error.strerror}); let this user read it, or give another folder"
-        ) from error
 
 
 def _read_files(folder: Path) -> tuple[dict[str, bytes], bytes]:

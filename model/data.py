@@ -43,11 +43,7 @@ class ImageData(Frozen):
         return math.prod(self.shape)
 
     def to_public(self, x: Array) -> Array:
-        """Reorder a batch from batch x channels x height x width to batch x `public_shape`, as a view.
-
-        >>> ImageData(height=4, width=5, channels=3).to_public(np.zeros((2, 3, 4, 5))).shape
-        (2, 4, 5, 3)
-        """
+        """Reorder a batch from batch x channels x height x width to batch x `public_shape`, as a view."""
         return x[:, 0] if self.channels == 1 else x.transpose(0, 2, 3, 1)
 
     def to_model(self, x: Array) -> Array:

@@ -1,7 +1,7 @@
 """Safe file I/O.
 
-Reads reject links out of the folder, pipes, devices and files of an unexpected size. Writes are atomic: temporary name,
-fsync, rename. Every failure is an `OSError` whose `strerror` says what is wrong; callers add the remedy.
+Writes are atomic: temporary name, fsync, rename. Every failure is an `OSError` whose `strerror` says what is wrong;
+callers add the remedy.
 """
 
 import errno

@@ -31,8 +31,7 @@ def to_gaussian(params: Float[Tensor, "batch two_latent"]) -> Gaussian:
 class VAE(nn.Module):
     """z ~ N(0, I), x ~ P(x|z), and Q(z|x) = N(mean, diag(variance)) (Doersch 2016, arXiv 1606.05908).
 
-    x is a float tensor, batch first: for images batch x channels x height x width in [0, 1], for vectors
-    batch x columns in the data's own units.
+    x holds floats: images, batch x channels x height x width in [0, 1], or vectors, batch x columns in their own units.
     """
 
     def __init__(self, config: ModelConfig) -> None:

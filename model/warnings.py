@@ -51,10 +51,7 @@ def model_warnings(
     active_units: int | None = None,
     training: Provenance | None = None,
 ) -> list[ModelWarning]:
-    """Warnings from a report as `Report.plain` gives it and from a training history.
-
-    `active_units` is that of the evaluation if None.
-    """
+    """Warnings from a report as `Report.plain` gives it (its `active_units`, if None) and from a training history."""
     evaluation = evaluation or {}
     active_units = evaluation.get("active_units") if active_units is None else active_units
     return [

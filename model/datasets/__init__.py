@@ -49,11 +49,8 @@ READERS: dict[str, Callable[[Source], Dataset]] = {
 def open_dataset(source: str, like: Data | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
     """Open a dataset: a known name, a file by its suffix, or a folder of images.
 
-    Args:
-        source: `fashion-mnist` or `fashion-mnist:test`; a path to .npy, .npz (`file.npz:array` to choose one), .csv,
-            or idx (.gz or not); or a folder of images.
-        like: data that samples must fit: images of a folder are resized to it, columns of a csv chosen by its names.
-        exclude: columns of a csv to leave out.
+    Known are `fashion-mnist` and `fashion-mnist:test`. `file.npz:array` chooses an array. Images of a folder are made
+    the size of `like`; columns of a csv are chosen by its names. `exclude` lists columns of a csv to leave out.
 
     Raises:
         DataError: the source does not exist, has no known format, or does not fit `like`.

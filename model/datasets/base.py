@@ -51,10 +51,7 @@ class Dataset(ABC):
 
 
 class Subset(Dataset):
-    """Some samples of another dataset, in memory. They keep their names and labels.
-
-    `indices` are the positions of `samples` in `whole`. `which` is a word for reports, such as `held out`.
-    """
+    """The samples of `whole` at `indices`, in memory. `which` is a word for reports, such as `held out`."""
 
     def __init__(self, whole: Dataset, indices: NDArray[np.int64], samples: Array, which: str) -> None:
         self.source = f"{whole.source} ({which})"

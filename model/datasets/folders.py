@@ -18,10 +18,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".
 
 
 class ImageFolder(Dataset):
-    """All images in a folder and its subfolders, sorted by path. The name of a subfolder is a label.
-
-    All images are converted to the size and mode of `like`, or of the first image.
-    """
+    """Images in a folder and its subfolders, sorted by path, in the size and mode of `like` or of the first image."""
 
     def __init__(self, folder: Path, like: ImageData | None = None) -> None:
         self.source = str(folder)

@@ -62,13 +62,7 @@ class DiscretizedLogistic(Distribution):
     `logits` are those of w; `mean_bytes` (m) and `scale` (s) are in bytes; all are batch x components x data.
     """
 
-    def __init__(
-        self,
-        logits: Float[Tensor, "batch components *data"],
-        mean_bytes: Float[Tensor, "batch components *data"],
-        scale: Float[Tensor, "batch components *data"],
-        uniform: float,
-    ) -> None:
+    def __init__(self, logits: Tensor, mean_bytes: Tensor, scale: Tensor, uniform: float) -> None:
         self.log_weights = logits.log_softmax(dim=1)
         self.mean_bytes = mean_bytes
         self.scale = scale
@@ -109,15 +103,11 @@ class AutoregressiveLogistic(Distribution):
     colours, those of the channels before it in the same pixel. E[v_j] are their means in `independent`. This is noise
     whose correlation between neighbours the decoder chooses (for Gaussians: Dorta et al. 2018, arXiv 1802.07079).
 
-    `scale` is that of the residuals given the neighbours, in bytes. `coefficients` are c. Residuals outside are 0.
+    `scale`, batch x components x data, is that of a byte given its neighbours. `coefficients` are c, batch x neighbours
+    x data. Residuals outside the image are 0.
     """
 
-    def __init__(
-        self,
-        independent: DiscretizedLogistic,
-        scale: Float[Tensor, "batch components channels h w"],
-        coefficients: Float[Tensor, "batch neighbours channels h w"],
-    ) -> None:
+    def __init__(self, independent: DiscretizedLogistic, scale: Tensor, coefficients: Tensor) -> None:
         self.independent = independent
         self.scale = scale
         self.coefficients = coefficients

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from model import random
@@ -63,30 +62,19 @@ def score(
         first += len(batch)
 
 
-def score_batch(
-    vae: VAE, x: Float[Tensor, "batch *data"], scoring: ScoringConfig, calibration: Calibration | None = None
-) -> Scores:
+def score_batch(vae: VAE, x: Tensor, scoring: ScoringConfig, calibration: Calibration | None = None) -> Scores:
     """Score samples as the model takes them."""
     steps = program.score(x.cpu().numpy(), scoring, discrete_dims=discrete_dims(vae), calibration=calibration)
     return program.run(steps, torch_calls(vae, calibration))
 
 
-def estimate(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    q: Gaussian,
-    noise: Float[Tensor, "draws latent"],
-    rows: int = MAX_CALL_ROWS,
-) -> FreeEnergy:
-    """Estimate scores of each x under its q, from the same K draws of standard normal noise for every sample.
-
-    At most `rows` decodings run at a time.
-    """
+def estimate(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor, rows: int = MAX_CALL_ROWS) -> FreeEnergy:
+    """Estimate scores of each x under its q, from the same draws x latent of noise, at most `rows` pairs at a time."""
     arrays = x.cpu().numpy(), Posterior.of(q), noise.cpu().numpy()
     return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows)[0]
 
 
-def refine(vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
+def refine(vae: VAE, x: Tensor, q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
     """Improve each row's Q, as `program.refine` does."""
     refined = program.run(program.refine(x.cpu().numpy(), Posterior.of(q), steps, seed), torch_calls(vae)).gaussian
     return Gaussian(refined.mean.to(q.mean.device), refined.scale.to(q.mean.device))

@@ -1,7 +1,6 @@
 """Complexity of an input, measured without a model, and the usual value of a score for inputs of a complexity.
 
-Most of the free energy of an image pays for its texture: a plain shoe upside down costs less than a checked shirt.
-Compared with images of equal complexity, the shoe stands out (Serra et al. 2020, arXiv 1909.11480).
+Most of the free energy of an image pays for its texture (Serra et al. 2020, arXiv 1909.11480).
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,9 +32,7 @@ class LogWeightTerms(NamedTuple):
     per_dimension: Tensor  # terms of distortion, as `Distribution.nlog_prob` returns them: batch x data, float32
 
 
-def log_weight_terms(
-    vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, noise: Float[Tensor, "batch latent"]
-) -> LogWeightTerms:
+def log_weight_terms(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor) -> LogWeightTerms:
     """Terms of minus the log-weight at z = q.mean + q.scale * noise, for standard normal noise: one draw per row."""
     z = q.draw(noise)
     per_dimension = vae.decode(z).nlog_prob(x)

@@ -1,7 +1,4 @@
-"""Model functions that scores and requests are made of: tensors in, tensors out, batch first.
-
-Row i of every output belongs to row i of the inputs, whatever the other rows hold.
-"""
+"""Model functions of tensors, batch first. Row i of every output depends on row i of the inputs alone."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -143,11 +143,7 @@ def score_reference(x: Array, scoring: ScoringConfig, *, discrete_dims: int | No
 
 
 def expected_rows(rows: int, scoring: ScoringConfig, *, per_dimension: bool = False) -> dict[str, int]:
-    """Rows, by model function, of the large calls that follow the first call of `score`.
-
-    >>> expected_rows(3, ScoringConfig(samples=16, refine=20, seed=0))
-    {'score': 48, 'descend': 60}
-    """
+    """Rows, by model function, of the large calls that follow the first call of `score`."""
     pairs = rows * scoring.samples
     expected = {"map" if per_dimension else "score": pairs}
     return expected | {"score": pairs, "descend": rows * scoring.refine} if scoring.refine else expected

@@ -29,18 +29,12 @@ VALIDATION_DRAWS = 8
 
 
 def refine_step(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    params: Float[Tensor, "batch two_latent"],
-    first: Float[Tensor, "batch two_latent"],
-    second: Float[Tensor, "batch two_latent"],
-    noise: Float[Tensor, "batch latent"],
-    step: Float[Tensor, "batch 1"],
-    steps: Float[Tensor, "batch 1"],
+    vae: VAE, x: Tensor, params: Tensor, first: Tensor, second: Tensor, noise: Tensor, step: Tensor, steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`params`, `first` and `second` after a step of Adam per row, from one reparameterized draw and the analytic rate.
 
-    `first` and `second` are Adam's moments, zero before step 1. `step` is the number of this step, `steps` of the last.
+    `params` holds mean and log scale of Q, `first` and `second` Adam's moments, zero before step 1: batch x 2 latent.
+    `step` is the number of this step, `steps` of the last: batch x 1.
     """
     with torch.enable_grad():
         variable = params.detach().requires_grad_()
@@ -56,9 +50,7 @@ def refine_step(
 
 
 @torch.no_grad()
-def compare_q(
-    vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, refined: Gaussian, noise: Float[Tensor, "batch latent"]
-) -> Float[Tensor, "batch"]:
+def compare_q(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, noise: Tensor) -> Float[Tensor, "batch"]:
     """Free energy of q minus that of the refined Q, at one draw each and with analytic rates: nats, one per row."""
     costs = [log_weight_terms(vae, x, each, noise).distortion + each.rate().sum(1) for each in (q, refined)]
     return costs[0] - costs[1]

@@ -26,10 +26,7 @@ __all__ = ["Dataset", "Subset", "open_dataset"]
 
 @dataclass(frozen=True)
 class Source:
-    """A file to open, and how.
-
-    `member` names an array of an archive, `columns` those that samples must have, `exclude` columns to leave out.
-    """
+    """A file to open: an array of an archive, or the columns of a table that samples must have or must leave out."""
 
     path: Path
     member: str

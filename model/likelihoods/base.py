@@ -59,6 +59,11 @@ class LikelihoodConfig(Frozen, ABC):
     name: str
 
     @property
+    def is_bytes(self) -> bool:
+        """True if each dimension of x is one byte, so that free energy compares with lossless compression."""
+        return self.levels == 256
+
+    @property
     def has_auxiliary_loss(self) -> bool:
         """True if distributions of this configuration have an `auxiliary_nlog_prob`."""
         return False

@@ -130,7 +130,7 @@ def evaluate(
         latent=vae.config.latent,
         rate_per_dimension=sorted(rates.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),
-        codecs_bits_per_dim=codecs(dataset) if vae.levels == 256 else {},
+        codecs_bits_per_dim=codecs(dataset) if vae.config.likelihood.is_bytes else {},
     )
     return Evaluation(report, free_energy, means, rates)
 

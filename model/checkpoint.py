@@ -24,8 +24,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from model import files, gallery
-from model.config import Frozen, ModelConfig, explain
-from model.errors import CalibrationError, CheckpointError
+from model.config import Frozen, ModelConfig
+from model.errors import CalibrationError, CheckpointError, explain
 from model.gallery import Gallery
 from model.scoring import calibration
 from model.scoring.calibration import Calibration

@@ -8,7 +8,7 @@ from model.data import Data, Frozen, ImageData, Positive, VectorData
 from model.errors import ConfigError, explain
 from model.likelihoods import Likelihood
 
-__all__ = ["ConvNetwork", "Frozen", "ImageData", "MLPNetwork", "ModelConfig", "Network", "VectorData", "explain"]
+__all__ = ["ConvNetwork", "Frozen", "ImageData", "Likelihood", "MLPNetwork", "ModelConfig", "Network", "VectorData"]
 
 
 class MLPNetwork(Frozen):

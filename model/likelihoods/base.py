@@ -69,9 +69,9 @@ class LikelihoodConfig(Frozen, ABC):
         return False
 
     @classmethod
-    def default_for(cls, data: Data) -> "LikelihoodConfig":  # noqa: ARG003
+    @abstractmethod
+    def default_for(cls, data: Data) -> "LikelihoodConfig":
         """The configuration that training uses for this data unless told otherwise."""
-        return cls()
 
     @classmethod
     def is_default_for(cls, samples: Array) -> bool:  # noqa: ARG003

@@ -21,6 +21,10 @@ class BernoulliLikelihood(LikelihoodConfig):
 
     name: Literal["bernoulli"] = "bernoulli"
 
+    @classmethod
+    def default_for(cls, data: Data) -> "BernoulliLikelihood":  # noqa: ARG003
+        return cls()
+
     def head(self, data: Data) -> "BernoulliHead":  # noqa: ARG002
         return BernoulliHead()
 

@@ -90,7 +90,8 @@ def calibrate(
 ) -> Calibration:
     """Calibrate by inputs that neither fitted nor chose the model, and keep the references for other scorings.
 
-    `on_sample` receives the number of samples done, over all of `scorings`. Raise `DataError` if there are no samples, or a score is not finite.
+    `on_sample` receives the number of samples done, over all of `scorings`. Raise `DataError` if there are no samples,
+    or a score is not finite.
     """
     if not len(reference):
         raise DataError("there are no samples to calibrate on")

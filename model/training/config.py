@@ -10,19 +10,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model import random
-from model.config import (
-    ConvNetwork,
-    Frozen,
-    ImageData,
-    Likelihood,
-    MLPNetwork,
-    ModelConfig,
-    Network,
-    VectorData,
-    explain,
-)
+from model.config import ConvNetwork, Frozen, ImageData, Likelihood, MLPNetwork, ModelConfig, Network, VectorData
 from model.datasets import Dataset, Subset
-from model.errors import ConfigError, DataError
+from model.errors import ConfigError, DataError, explain
 from model.likelihoods import LIKELIHOODS
 from model.training.loop import TrainingSettings
 

@@ -7,15 +7,12 @@
     gallery.safetensors       optional: held-out inputs to look at
     SHA256SUMS                checksums of all of these; `sha256sum -c SHA256SUMS` checks them by hand
 
-Saving writes a new folder beside the old one and renames it, so that readers see the old model or the new one. Loading
-runs no code from the folder; it checks every digest, name and shape. Links out of the folder are refused. Other files
-in the folder are ignored.
+Saving writes a new folder beside the old one and renames it. Loading runs no code from the folder; it checks every
+digest, name and shape, refuses links out of the folder, and ignores other files.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,12 +20,12 @@ from typing import Any, Literal, TypeVar
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from model import files, gallery
-from model.config import Frozen, ModelConfig, explain
-from model.errors import CalibrationError, CheckpointError
+from model.config import Frozen, ModelConfig
+from model.errors import CalibrationError, CheckpointError, explain
 from model.gallery import Gallery
 from model.scoring import calibration
 from model.scoring.calibration import Calibration
@@ -62,17 +59,14 @@ class Provenance(Frozen):
 
 
 class Card(Frozen):
-    """Description of a model.
-
-    `anomaly_score` names the score to detect outliers by: typicality if it is calibrated, else free energy.
-    `evaluation` is the report of `vae evaluate`, None until that has run.
-    """
+    """Description of a model. `evaluation` is the report of `vae evaluate`, None until that has run."""
 
     name: str
     created: str
+    #: The score to detect outliers by: typicality if it is calibrated.
     anomaly_score: Literal["free_energy", "typicality"] = "free_energy"
     training: Provenance | None = None
-    evaluation: dict[str, Any] | None = Field(default=None)
+    evaluation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,48 +84,34 @@ class Checkpoint:
 def save(folder: Path, vae: VAE, card: Card) -> None:
     """Write a model to `folder`, replacing the old one in one step. The new model has no calibration and no gallery.
 
-    Raises:
-        CheckpointError: it cannot be written, as on a full disk; the old model is untouched.
+    If it cannot be written, raise `CheckpointError` and leave the old model untouched.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
-    _replace(
-        folder,
-        {
-            CONFIG: _json(vae.config.model_dump(mode="json")),
-            WEIGHTS: safetensors.torch.save(weights),
-            CARD: _json(card.model_dump(mode="json")),
-        },
-    )
+    _replace(folder, {CONFIG: _json(vae.config), WEIGHTS: safetensors.torch.save(weights), CARD: _json(card)})
 
 
 def save_card(folder: Path, card: Card) -> None:
-    """Replace the card of a saved model.
-
-    Raises:
-        CheckpointError: the model is damaged, so that new checksums would hide the damage; or as `save`.
-    """
-    _update(folder, {CARD: _json(card.model_dump(mode="json"))})
+    """Replace the card of a saved model. Raise `CheckpointError` if the model is damaged, or as `save`."""
+    _update(folder, {CARD: _json(card)})
 
 
 def save_calibration(folder: Path, new: Calibration) -> None:
     """Replace the calibration of a saved model, and set `anomaly_score` of its card.
 
-    Raises:
-        CheckpointError: the calibration does not fit the model; or as `save_card`.
+    Raise `CheckpointError` if the calibration does not fit the model, or as `save_card`.
     """
     checkpoint, data = load(folder, calibrated=False, shown=False), calibration.to_bytes(new)
     _parse_calibration(checkpoint.folder / CALIBRATION, data, checkpoint.vae.config)
     typical = all(reference.typicality is not None for reference in new.references.values())
     score = "typicality" if typical and new.references else "free_energy"
     card = checkpoint.card.model_copy(update={"anomaly_score": score})
-    _update(folder, {CALIBRATION: data, CARD: _json(card.model_dump(mode="json"))})
+    _update(folder, {CALIBRATION: data, CARD: _json(card)})
 
 
 def save_gallery(folder: Path, new: Gallery | None) -> None:
     """Replace the gallery of a saved model, or remove it if None. The digest of the model stays.
 
-    Raises:
-        CheckpointError: the gallery does not fit the model; or as `save_card`.
+    Raise `CheckpointError` if the gallery does not fit the model, or as `save_card`.
     """
     checkpoint = load(folder, calibrated=False, shown=False)
     data = None if new is None else gallery.to_bytes(new)
@@ -149,9 +129,7 @@ def _update(folder: Path, changes: dict[str, bytes | None]) -> None:
 def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: bool = True) -> Checkpoint:
     """Read a model, check it, and prepare it for inference.
 
-    Args:
-        folder: a checkpoint, a run of `vae train` that holds one, or the name of a shipped model.
-        calibrated, shown: read the calibration and the gallery, if the model has them.
+    `calibrated` and `shown` say if to read the calibration and the gallery, where the model has them.
 
     Raises:
         CalibrationError: the calibration is not one of this version and this model; the model itself is sound.
@@ -169,31 +147,30 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: b
     config = _parse(ModelConfig, folder / CONFIG, contents[CONFIG])
     card = _parse(Card, folder / CARD, contents[CARD])
     vae = _build(config, folder / WEIGHTS, contents[WEIGHTS])
-    has_calibration, has_gallery = calibrated and CALIBRATION in contents, shown and GALLERY in contents
+    calibrated, shown = calibrated and CALIBRATION in contents, shown and GALLERY in contents
     decisive = {name: data for name, data in contents.items() if name not in {CARD, GALLERY}}
     return Checkpoint(
         vae.to(device),
         card,
         digest=hashlib.sha256(_checksums(decisive)).hexdigest(),
         folder=folder,
-        calibration=_parse_calibration(folder / CALIBRATION, contents[CALIBRATION], config)
-        if has_calibration
-        else None,
-        gallery=_parse_gallery(folder / GALLERY, contents[GALLERY], config) if has_gallery else None,
+        calibration=_parse_calibration(folder / CALIBRATION, contents[CALIBRATION], config) if calibrated else None,
+        gallery=_parse_gallery(folder / GALLERY, contents[GALLERY], config) if shown else None,
     )
 
 
 def find(folder: Path) -> Path:
-    """Resolve a path to a checkpoint: the folder itself, that in a run, or a shipped model of this name.
-
-    Raises:
-        CheckpointError: there is no model, or the folder cannot be read.
-    """
-    for candidate in (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder):
-        # A save that was interrupted between its two renames leaves the old model under its second name.
-        for path in (candidate, files.previous_path(candidate)):
-            if _is_model(path):
+    """Resolve a path to a checkpoint: the folder itself, that in a run, or a shipped model; else `CheckpointError`."""
+    candidates = (folder.absolute(), folder.absolute() / "checkpoint", PRETRAINED / folder)
+    # A save that was interrupted between its two renames leaves the old model under its second name.
+    for path in (name for candidate in candidates for name in (candidate, files.previous_path(candidate))):
+        try:
+            if (path / CONFIG).is_file():
                 return path
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be looked into ({error.strerror}); let this user read it, or give another folder"
+            ) from error
     shipped = ", ".join(sorted(path.name for path in PRETRAINED.iterdir())) if PRETRAINED.exists() else ""
     raise CheckpointError(
         f"{folder}: no model is there (no {CONFIG}); give the folder of a run or checkpoint, "
@@ -201,28 +178,12 @@ def find(folder: Path) -> Path:
     )
 
 
-def _is_model(folder: Path) -> bool:
-    try:
-        return (folder / CONFIG).is_file()
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: cannot be looked into ({error.strerror}); let this user read it, or give another folder"
-        ) from error
-
-
 def _read_files(folder: Path) -> tuple[dict[str, bytes], bytes]:
     """Read the files of a checkpoint by name, and SHA256SUMS, which decides whether optional files belong to it."""
     sums = _read(folder / SUMS)
     names = (WEIGHTS, CARD, *(name for name in OPTIONAL if f"  {name}\n".encode() in sums))
-    _require_listed(folder, set(names))
-    config = _read(folder / CONFIG)
-    return {CONFIG: config, **{name: _read(folder / name, config) for name in names}}, sums
-
-
-def _require_listed(folder: Path, listed: set[str]) -> None:
-    """Raise if an optional file lies in the folder but not in SHA256SUMS."""
     try:
-        others = {path.name for path in folder.iterdir()} & set(OPTIONAL) - listed
+        others = {path.name for path in folder.iterdir()} & set(OPTIONAL) - set(names)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be listed ({error.strerror}); let this user read it") from error
     if others:
@@ -230,6 +191,8 @@ def _require_listed(folder: Path, listed: set[str]) -> None:
             f"{folder}: holds {', '.join(sorted(others))}, which {SUMS} does not name; move it elsewhere, or copy the "
             "folder again"
         )
+    config = _read(folder / CONFIG)
+    return {CONFIG: config, **{name: _read(folder / name, config) for name in names}}, sums
 
 
 def _parse_calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
@@ -242,14 +205,8 @@ def _parse_calibration(path: Path, data: bytes, config: ModelConfig) -> Calibrat
 
 
 def _parse_gallery(path: Path, data: bytes, config: ModelConfig) -> Gallery:
-    with _gallery_errors(path):
-        return gallery.from_bytes(data, config)
-
-
-@contextmanager
-def _gallery_errors(path: Path) -> Iterator[None]:
     try:
-        yield
+        return gallery.from_bytes(data, config)
     except Exception as error:  # damaged bytes raise whatever their reader does
         reason = explain(error) if isinstance(error, ValidationError) else error
         raise CheckpointError(
@@ -263,7 +220,10 @@ def _build(config: ModelConfig, path: Path, data: bytes) -> VAE:
     except Exception as error:  # a KeyError if the header names a type that torch does not have
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
     expected = _shapes(config)
-    _require_names(path, expected, weights)
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or extra:
+        problems = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
+        raise CheckpointError(f"{path}: {' and '.join(problems)}; it is not the model that {CONFIG} describes")
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
             raise CheckpointError(
@@ -283,13 +243,6 @@ def _shapes(config: ModelConfig) -> dict[str, Tensor]:
     """Names, shapes and types of the weights of a configuration, without allocating memory for absurd sizes."""
     with torch.device("meta"):
         return VAE(config).state_dict()
-
-
-def _require_names(path: Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or extra:
-        problems = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
-        raise CheckpointError(f"{path}: {' and '.join(problems)}; it is not the model that {CONFIG} describes")
 
 
 def _parse(kind: type[T], path: Path, data: bytes) -> T:
@@ -320,8 +273,8 @@ def _size_bounds(name: str, config: ModelConfig) -> tuple[int, int]:
     return 0, MAX_UNCHECKED_BYTES + (4 * LATENT_COMPONENTS * config.latent**2 if name == CALIBRATION else 0)
 
 
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+def _json(value: Frozen) -> bytes:
+    return (json.dumps(value.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode()
 
 
 def _checksum_line(name: str, data: bytes) -> bytes:

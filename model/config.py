@@ -1,38 +1,20 @@
-"""Configuration of a model: data, networks, latent size, likelihood.
-
-Values are frozen, and unknown keys are errors. A checkpoint's `config.json` is a `ModelConfig`; it alone decides every
-shape in `model.safetensors`.
-"""
+"""Configuration of a model: data, networks, latent size, likelihood. It alone decides the shapes of the weights."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from model.data import Data, Finite, Frozen, ImageData, Positive, VectorData
+from model.data import Data, Frozen, ImageData, Positive, VectorData
 from model.errors import ConfigError, explain
 from model.likelihoods import Likelihood
 
-__all__ = [
-    "ConvNetwork",
-    "Data",
-    "Finite",
-    "Frozen",
-    "ImageData",
-    "Likelihood",
-    "MLPNetwork",
-    "ModelConfig",
-    "Network",
-    "Positive",
-    "VectorData",
-    "explain",
-]
+__all__ = ["ConvNetwork", "Frozen", "ImageData", "Likelihood", "MLPNetwork", "ModelConfig", "Network", "VectorData"]
 
 
 class MLPNetwork(Frozen):
-    """Fully connected layers.
+    """Fully connected layers of the widths `hidden` from the data inwards, mirrored in the decoder.
 
-    `hidden` lists the widths from the data inwards; the decoder mirrors it. If it is empty, both networks are linear,
-    which with Gaussian noise is probabilistic PCA.
+    Without hidden layers both networks are linear, which with Gaussian noise is probabilistic PCA.
     """
 
     name: Literal["mlp"] = "mlp"
@@ -74,11 +56,7 @@ class ModelConfig(Frozen):
 
     @classmethod
     def build(cls, **values: Any) -> "ModelConfig":
-        """Validate plain values.
-
-        Raises:
-            ConfigError: a key or value is invalid; the message names both.
-        """
+        """Validate plain values. Raise `ConfigError` that names an invalid key or value."""
         try:
             return cls(**values)
         except ValidationError as error:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Array = NDArray[Any]
+Floats = NDArray[np.float64]
 Positive = Annotated[int, Field(ge=1, le=1 << 16)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -42,19 +43,11 @@ class ImageData(Frozen):
         return math.prod(self.shape)
 
     def to_public(self, x: Array) -> Array:
-        """Reorder a batch from batch x channels x height x width to batch x `public_shape`, as a view.
-
-        >>> ImageData(height=4, width=5, channels=3).to_public(np.zeros((2, 3, 4, 5))).shape
-        (2, 4, 5, 3)
-        """
+        """Reorder a batch from batch x channels x height x width to batch x `public_shape`, as a view."""
         return x[:, 0] if self.channels == 1 else x.transpose(0, 2, 3, 1)
 
     def to_model(self, x: Array) -> Array:
-        """Reorder a batch from batch x `public_shape` to batch x `shape`, contiguous.
-
-        >>> ImageData(height=4, width=5).to_model(np.zeros((2, 4, 5))).shape
-        (2, 1, 4, 5)
-        """
+        """Reorder a batch from batch x `public_shape` to batch x `shape`, contiguous."""
         return np.ascontiguousarray(x[:, None] if self.channels == 1 else x.transpose(0, 3, 1, 2))
 
     def describe(self) -> str:
@@ -96,7 +89,7 @@ class VectorData(Frozen):
         return x
 
     def to_model(self, x: Array) -> Array:
-        """Return the batch unchanged: vectors have one axis order."""
+        """Return the batch unchanged."""
         return x
 
     def describe(self) -> str:

@@ -1,7 +1,7 @@
 """Safe file I/O.
 
-Reads reject links out of the folder, pipes, devices and files of an unexpected size. Writes are atomic: temporary name,
-fsync, rename. Every failure is an `OSError` whose `strerror` says what is wrong; callers add the remedy.
+Writes are atomic: temporary name, fsync, rename. Every failure is an `OSError` whose `strerror` says what is wrong;
+callers add the remedy.
 """
 
 import errno
@@ -14,14 +14,7 @@ from pathlib import Path
 
 
 def read_checked(path: Path, least: int, most: int) -> bytes:
-    """Read a whole file.
-
-    Args:
-        least, most: bounds of its size in bytes. A file of another size is not read.
-
-    Raises:
-        OSError: it cannot be read, its links lead out of its folder, it is not a file, or its size is out of bounds.
-    """
+    """Read a whole file of `least` to `most` bytes. Raise `OSError` at another size or a link out of its folder."""
     real = os.path.realpath(path)
     if not Path(real).is_relative_to(os.path.realpath(path.parent)):
         raise OSError(errno.EXDEV, "it is a link that leads out of its folder")
@@ -39,35 +32,16 @@ def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def resolve_target(path: Path) -> Path:
-    """Follow the links of a path that is to be written.
-
-    Raises:
-        OSError: a folder, pipe or device is there, which a file must not replace.
-    """
-    real = Path(os.path.realpath(path))
-    if real.exists() and not real.is_file():
-        raise OSError(errno.EINVAL, "it is not a file")
-    return real
-
-
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces the file in one step, else it is removed.
 
-    Readers see the old file or the new one, also after a crash or on a full disk.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder, "x.txt")) as part:
-    ...         _ = part.write_text("data")
-    ...     Path(folder, "x.txt").read_text()
-    'data'
-
-    Raises:
-        OSError: the file cannot be written.
+    Links are followed. Readers see the old file or the new one, also after a crash or on a full disk.
+    `OSError` says that the file cannot be written, or that a folder, pipe or device is in its place.
     """
-    real = resolve_target(path)
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        raise OSError(errno.EINVAL, "it is not a file")
     part = temporary_path(real)
     try:
         yield part
@@ -84,12 +58,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
-    """Replace a folder by one with these files, by name.
+    """Replace a folder by one with these files. A crash can leave the old folder at `previous_path(folder)` instead.
 
-    There are two renames. A crash between them leaves the old folder at `previous_path(folder)`.
-
-    Raises:
-        OSError: the folder cannot be written; the old one is untouched.
+    If the folder cannot be written, raise `OSError` and leave the old one untouched.
     """
     fresh, previous = temporary_path(folder), previous_path(folder)
     try:
@@ -112,11 +83,7 @@ def replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """The name beside `path` under which its replacement is written.
-
-    >>> temporary_path(Path("runs/state.bin")).name
-    '.state.bin.fresh'
-    """
+    """The name beside `path` under which its replacement is written."""
     return path.with_name(f".{path.name}.fresh")
 
 

@@ -1,7 +1,6 @@
 """Gallery of a model: some held-out inputs with their latents, scores and a 2-D projection, and the learning curves.
 
-The inputs neither fitted nor chose the model. The gallery is stored with the model, so that serving it needs no data.
-It does not influence any result of the model.
+The inputs neither fitted nor chose the model. The gallery does not influence any result of the model.
 """
 
 import json
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from model.config import Frozen, ImageData, ModelConfig
+from model.data import Array
 from model.errors import DataError
 from model.projection import PCAProjection
 from model.record import EpochRecord
@@ -23,7 +23,6 @@ from model.scoring.batches import ScoredBatch, active_units, in_batches, score
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import VAE, to_tensor
 
-Array = NDArray[Any]
 Singles = NDArray[np.float32]
 #: Limit of the inputs in bytes; least and most inputs, which take precedence over the limit.
 MAX_BYTES, MIN_INPUTS, MAX_INPUTS = 8 << 20, 24, 2000
@@ -79,16 +78,8 @@ def make(
 ) -> Gallery:
     """Make a gallery of samples that neither fitted nor chose the model.
 
-    Args:
-        vae: the model, on the device to score with.
-        samples: n x data, as a dataset gives them. All are scored; evenly spaced ones are kept.
-        labels, label_names: the label of each sample, and the names of labels; None if unknown.
-        calibration: makes typicality available.
-        learning: the records of the training.
-        on_sample: called with the number of samples done.
-
-    Raises:
-        DataError: there are no samples, or a score is not finite.
+    All are scored; evenly spaced ones are kept. `on_sample` receives the number of samples done. Raise `DataError` if
+    there are no samples, or a score is not finite.
     """
     if not len(samples):
         raise DataError("there are no samples to make a gallery of")
@@ -102,13 +93,15 @@ def make(
         raise DataError("a sample for the gallery has scores that are not finite; look for extreme values in the data")
     picks = _evenly(len(samples), samples[0].nbytes)
     shown = np.ascontiguousarray(samples[picks])
-    mean, variance = _encode(vae, shown)
+    with torch.inference_mode():
+        posteriors = [vae.encode(to_tensor(batch, str(vae.device))) for batch in in_batches(shown)]
+    mean = torch.cat([q.mean for q in posteriors]).float().cpu().numpy()
     projection = PCAProjection.fit(means)
     edges, counts = _histogram(scores["free_energy"])
     return Gallery(
         inputs=shown,
         mean=mean,
-        variance=variance,
+        variance=torch.cat([q.scale.square() for q in posteriors]).float().cpu().numpy(),
         projection=replace(
             projection, origin=projection.origin.astype(np.float32), axes=projection.axes.astype(np.float32)
         ),
@@ -149,15 +142,6 @@ def _scores(parts: list[ScoredBatch]) -> dict[str, NDArray[np.float64]]:
     return {name: np.concatenate(numbers) for name, numbers in scores.items() if numbers[0] is not None}
 
 
-def _encode(vae: VAE, samples: Array) -> tuple[Singles, Singles]:
-    """Mean and variance of Q, n x latent each."""
-    device = str(vae.device)
-    with torch.inference_mode():
-        posteriors = [vae.encode(to_tensor(batch, device)) for batch in in_batches(samples)]
-    mean = torch.cat([q.mean for q in posteriors]).float().cpu().numpy()
-    return mean, torch.cat([q.scale.square() for q in posteriors]).float().cpu().numpy()
-
-
 def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     low, high = float(free_energy.min()), float(free_energy.max())
     # Equal free energies still need bins of positive width.
@@ -167,9 +151,7 @@ def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 def to_bytes(gallery: Gallery) -> bytes:
     """Serialize as safetensors: arrays by name, and `GalleryMetadata` as JSON in the header."""
-    metadata = GalleryMetadata(
-        active_units=gallery.active_units, label_names=gallery.label_names, learning=tuple(gallery.learning)
-    )
+    metadata = GalleryMetadata(**{name: getattr(gallery, name) for name in ("active_units", "label_names", "learning")})
     arrays = {name: getattr(gallery, name) for name in ARRAYS}
     arrays |= {f"plane.{name}": value for name, value in vars(gallery.projection).items()}
     arrays |= {f"scores.{name}": value for name, value in gallery.scores.items()}
@@ -183,11 +165,7 @@ ARRAYS = ("inputs", "mean", "variance", "coordinates", "rate_per_dimension", "ed
 
 
 def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
-    """Parse the bytes of `to_bytes`, and check every name, shape, type and range.
-
-    Raises:
-        ValueError: the bytes are not a gallery, or not one of a model with this configuration.
-    """
+    """Parse the bytes of `to_bytes`. Raise `ValueError` if a name, shape, type or range is not one of this model."""
     arrays = safetensors.numpy.load(data)
     # safetensors has validated this header in the line above.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

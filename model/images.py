@@ -1,12 +1,10 @@
 """Conversion between pictures (PIL images of any size and mode) and samples (channels x height x width)."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from model.data import ImageData
+from model.data import Array, ImageData
 from model.errors import InputError
 
 #: How a picture of another size or mode is converted; part of every image model's card.
@@ -22,14 +20,8 @@ MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YC
 def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> NDArray[np.uint8]:
     """Convert a picture to the bytes of one sample, channels x height x width, as `CONVERSION` says.
 
-    Args:
-        image: an opened picture, decoded here.
-        data: the size and mode to fit.
-        strict: refuse a picture of another size or mode instead of converting it.
-
     Raises:
-        InputError: size or mode differ and `strict` is set, or the mode has no conversion (floats, 32-bit integers,
-            Lab).
+        InputError: size or mode differ and `strict` is set, or the mode has no conversion (floats, Lab).
     """
     mode = "L" if data.channels == 1 else "RGB"
     width, height = upright_size(image)
@@ -47,12 +39,8 @@ def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> N
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def to_pil(sample: NDArray[Any]) -> Image.Image:
-    """Convert one sample, channels x height x width of bytes or of floats in [0, 1], to a grey or RGB picture.
-
-    >>> to_pil(np.ones((3, 4, 5))).getpixel((0, 0))
-    (255, 255, 255)
-    """
+def to_pil(sample: Array) -> Image.Image:
+    """Convert one sample, channels x height x width of bytes or of floats in [0, 1], to a grey or RGB picture."""
     pixels = sample if sample.dtype == np.uint8 else np.rint(sample.clip(0, 1) * 255).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
 

@@ -13,11 +13,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cores() -> int:
-    """Number of processors that this process may use: its CPU affinity, limited by the CPU quota of its container.
-
-    >>> cores() >= 1
-    True
-    """
+    """Number of processors that this process may use: its CPU affinity, limited by the CPU quota of its container."""
     pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()
@@ -39,9 +35,5 @@ def describe(device: str = "cpu") -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the software that decides the value of a weight."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "os": sys.platform,
-    }
+    software = {"torch": torch.__version__, "numpy": np.__version__}
+    return {"python": platform.python_version(), **software, "os": sys.platform}

@@ -1,8 +1,7 @@
 """Encoder and decoder bodies: `mlp` for any data, `conv` for images.
 
-An encoder body maps x to two numbers per latent dimension. A decoder body maps z to `params` numbers per dimension of
-x. `model.vae` turns both into distributions. `NETWORKS` is the one table of names. To add a network, write its
-configuration in `model.config`, two classes of this form here, and add a row.
+An encoder body maps x to two numbers per latent dimension, a decoder body z to `params` numbers per dimension of x. To
+add a network, write its configuration in `model.config`, two classes of this form here, and a row in `NETWORKS`.
 """
 
 import itertools
@@ -77,10 +76,6 @@ class Residual(nn.Module):
         return x + out
 
 
-def _blocks(channels: int, count: int) -> list[nn.Module]:
-    return [Residual(channels) for _ in range(count)]
-
-
 def _coarse_size(config: ModelConfig) -> tuple[int, int]:
     """Height and width after the last stage, each halving rounded up."""
     assert isinstance(config.network, ConvNetwork) and isinstance(config.data, ImageData)
@@ -101,7 +96,7 @@ class ConvEncoder(nn.Module):
             # Pixels need their neighbours. Later features come from 3x3 blocks, and a 1x1 costs a ninth.
             kernel = 3 if not stages else 1
             mix = nn.Conv2d(4 * before, channels, kernel, padding=kernel // 2)
-            stages += [nn.PixelUnshuffle(2), mix, *_blocks(channels, count)]
+            stages += [nn.PixelUnshuffle(2), mix, *(Residual(channels) for _ in range(count))]
             before = channels
         self.stages = nn.Sequential(*stages)
         self.out = nn.Linear(before * height * width, 2 * config.latent)
@@ -128,7 +123,7 @@ class ConvDecoder(nn.Module):
             count, here, after = config.network.blocks[stage], channels[stage], finer[len(channels) - 1 - stage]
             kernel = 3 if stage == 0 else 1
             mix = nn.Conv2d(here, 4 * after, kernel, padding=kernel // 2)
-            stages += [*_blocks(here, count), nn.SiLU(), mix, nn.PixelShuffle(2)]
+            stages += [*(Residual(here) for _ in range(count)), nn.SiLU(), mix, nn.PixelShuffle(2)]
         self.stages = nn.Sequential(*stages)
 
     def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch params channels h w"]:

@@ -19,11 +19,7 @@ class PCAProjection:
 
     @classmethod
     def fit(cls, latents: Array) -> "PCAProjection":
-        """Fit to latents, n x latent. The largest component of each axis is positive, so that signs are deterministic.
-
-        >>> PCAProjection.fit(np.array([[0.0, 0.0], [2.0, 0.0]])).explained
-        array([1., 0.])
-        """
+        """Fit to latents, n x latent. The largest component of each axis is positive, so that signs are fixed."""
         origin = latents.mean(axis=0)
         _, spread, axes = np.linalg.svd(latents - origin, full_matrices=False)
         share = np.square(spread) / max(np.square(spread).sum(), 1e-30)

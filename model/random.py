@@ -1,8 +1,7 @@
 """Random numbers from a seed alone.
 
-Row i is draw i of the seed's stream, however many rows are drawn: numpy's generators fill arrays in order, so a shorter
-draw is a prefix of a longer one. torch does not promise that (its normal draws change with the length). The streams of
-one seed are independent of each other.
+numpy's generators fill arrays in order, so a shorter draw is a prefix of a longer one; torch does not promise that. The
+streams of one seed are independent of each other.
 """
 
 import numpy as np
@@ -18,11 +17,7 @@ OUTLIERS = 6  # synthetic outliers for testing scores
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A generator for a key such as (seed, stream) or (seed, stream, epoch). Equal keys give equal streams.
-
-    >>> bool(generator(0, SHUFFLE).integers(10) == generator(0, SHUFFLE).integers(10))
-    True
-    """
+    """A generator for a key such as (seed, stream) or (seed, stream, epoch). Equal keys give equal streams."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:])))
 
 
@@ -36,10 +31,7 @@ def normal(seed: int, shape: tuple[int, ...], stream: int = LATENT) -> NDArray[n
 
 
 def uniform(seed: int, rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Uniform numbers in [0, 1) for the observations of some rows, len(rows) x shape, float32.
-
-    Each row has a stream of its own, so rows can be drawn in slices.
-    """
+    """Uniform numbers in [0, 1), len(rows) x shape, float32. Each row has a stream of its own."""
     draws = np.empty((len(rows), *shape), np.float32)
     for index, row in enumerate(rows):
         generator(seed, OBSERVATION, row).random(out=draws[index], dtype=np.float32)

@@ -4,10 +4,9 @@ from model.data import Finite, Frozen
 
 
 class EpochRecord(Frozen):
-    """One epoch of a training.
+    """One epoch of a training. Scores are means over the held-out samples from one draw each, in nats per sample.
 
-    Scores are means over the held-out samples from one draw each, in nats per sample. `train_free_energy` is the mean
-    over the epoch's batches, each at the weights of its step.
+    `train_free_energy` is the mean over the epoch's batches, each at the weights of its step.
     """
 
     epoch: int

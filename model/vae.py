@@ -1,7 +1,4 @@
-"""The variational autoencoder: a prior, an encoder that returns Q(z|x), a decoder that returns P(x|z).
-
-Nothing here is an objective: `model.scoring.free_energy` takes these distributions and scores them.
-"""
+"""The variational autoencoder: a prior, an encoder that returns Q(z|x), a decoder that returns P(x|z)."""
 
 from typing import Any
 
@@ -19,22 +16,22 @@ LOG_SCALE_BOUNDS = (-9.0, 5.0)
 
 
 def to_tensor(samples: NDArray[Any], device: str = "cpu") -> Tensor:
-    """Convert samples of a dataset or request to a float32 tensor on a device; bytes are divided by 255.
-
-    >>> import numpy as np
-    >>> to_tensor(np.array([[0, 255]], np.uint8))
-    tensor([[0., 1.]])
-    """
+    """Convert samples of a dataset or request to a float32 tensor on a device; bytes are divided by 255."""
     # torch warns about read-only memory, such as that of a file or a request.
     tensor = torch.from_numpy(samples if samples.flags.writeable else samples.copy()).to(device)
     return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
 
 
+def to_gaussian(params: Float[Tensor, "batch two_latent"]) -> Gaussian:
+    """Q of its parameters, mean and log scale side by side."""
+    mean, log_scale = params.chunk(2, dim=1)
+    return Gaussian(mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp())
+
+
 class VAE(nn.Module):
     """z ~ N(0, I), x ~ P(x|z), and Q(z|x) = N(mean, diag(variance)) (Doersch 2016, arXiv 1606.05908).
 
-    x is a float tensor, batch first: for images batch x channels x height x width in [0, 1], for vectors
-    batch x columns in the data's own units.
+    x holds floats: images, batch x channels x height x width in [0, 1], or vectors, batch x columns in their own units.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -65,8 +62,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch *data"]) -> Gaussian:
         """Q(z|x), with mean and scale of batch x latent."""
-        mean, log_scale = self.encoder(self.standardize(x)).to(x.dtype).chunk(2, dim=1)
-        return Gaussian(mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp())
+        return to_gaussian(self.encoder(self.standardize(x)).to(x.dtype))
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Distribution:
         """P(x|z), over x in its own units."""

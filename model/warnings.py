@@ -1,7 +1,4 @@
-"""Warnings about a trained model: what is likely to be wrong with it, and the remedy.
-
-The report and the service share these rules.
-"""
+"""Warnings about a trained model, for the report and the service: what is likely to be wrong, and the remedy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +10,7 @@ from model.record import EpochRecord
 MAX_SHARE_AT_FLOOR = 0.05
 #: Rise of held-out free energy after its minimum that counts as overfitting, as a share of its fall before.
 MAX_RELATIVE_RISE = 0.02
-#: Difference between the free energies of evaluated and held-out data above which they are called different, in
-#: standard errors.
+#: Difference in free energy, in standard errors, above which evaluated and held-out data are called different.
 MAX_STANDARD_ERRORS = 5
 #: Number of column names that a warning lists.
 MAX_LISTED_COLUMNS = 5
@@ -55,21 +51,12 @@ def model_warnings(
     active_units: int | None = None,
     training: Provenance | None = None,
 ) -> list[ModelWarning]:
-    """Warnings from an evaluation and a training history.
-
-    Args:
-        evaluation: a report as `Report.plain` gives it; None if there is none.
-        epochs: the training history, in order; may be empty.
-        latent: number of latent dimensions.
-        active_units: number of active latent dimensions; the evaluation's if None.
-        training: where the model comes from, with its scores on the data held out in training.
-    """
+    """Warnings from a report as `Report.plain` gives it (its `active_units`, if None) and from a training history."""
     evaluation = evaluation or {}
     active_units = evaluation.get("active_units") if active_units is None else active_units
     return [
         *_evaluated_samples(evaluation),
-        *_inactive_dimensions(active_units, latent),
-        *_scales_at_floor(evaluation.get("scales_at_floor")),
+        *_unused_capacity(active_units, latent, evaluation.get("scales_at_floor")),
         *_overfitting(epochs),
         *_different_data(evaluation, training),
     ]
@@ -96,7 +83,7 @@ def _evaluated_samples(evaluation: Mapping[str, Any]) -> Iterator[ModelWarning]:
         )
 
 
-def _inactive_dimensions(active_units: int | None, latent: int) -> Iterator[ModelWarning]:
+def _unused_capacity(active_units: int | None, latent: int, at_floor: float | None) -> Iterator[ModelWarning]:
     if active_units == 0:
         yield ModelWarning(
             "collapsed_latent",
@@ -111,13 +98,10 @@ def _inactive_dimensions(active_units: int | None, latent: int) -> Iterator[Mode
             f"{latent - active_units} of {latent} latent dimensions are inactive",
             "They carry no information and only cost time. A smaller --latent would do as well.",
         )
-
-
-def _scales_at_floor(share: float | None) -> Iterator[ModelWarning]:
-    if share is not None and share > MAX_SHARE_AT_FLOOR:
+    if at_floor is not None and at_floor > MAX_SHARE_AT_FLOOR:
         yield ModelWarning(
             "scales_at_floor",
-            f"{share:.0%} of the decoder's scales are at their lower bound",
+            f"{at_floor:.0%} of the decoder's scales are at their lower bound",
             "The lower bound decides much of the free energy. Look for columns or pixels that never vary or follow "
             "from others; if they are correct, lower --min-scale.",
         )

@@ -1,11 +1,8 @@
 """Readers of data on disk: idx, npy, npz, csv, a folder of images, and `fashion-mnist` by name.
 
-`open_dataset` reads only what determines the shape. `Dataset.batches` then streams, so that scoring needs the memory of
-one batch. Samples have the model's order of axes: images are batch x channels x height x width, uint8 or float32 in
-[0, 1]; vectors are batch x columns, float32 in their own units.
-
-`READERS` is the one table of file formats. To add a format, write one function that opens a `Source` as a `Dataset`,
-and add a row with its suffix.
+`Dataset.batches` streams, so that scoring needs the memory of one batch. Samples have the model's order of axes: images
+are batch x channels x height x width, uint8 or float32 in [0, 1]; vectors are batch x columns, float32 in their own
+units. To add a format, write a function that opens a `Source` as a `Dataset`, and add a row to `READERS`.
 """
 
 import os
@@ -13,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.config import ImageData, VectorData
+from model.data import Data, ImageData, VectorData
 from model.datasets.arrays import open_idx, open_npy, open_npz
 from model.datasets.base import Dataset, Subset
 from model.datasets.folders import ImageFolder
@@ -22,67 +19,35 @@ from model.errors import DataError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 #: Names of its labels 0 to 9.
-GARMENTS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 __all__ = ["Dataset", "Subset", "open_dataset"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder to open, and how.
-
-    `member` names an array of an archive, empty if not given. `like` is the data that samples must fit, if any.
-    `exclude` names columns of a table to leave out.
-    """
+    """A file to open: an array of an archive, or the columns of a table that samples must have or must leave out."""
 
     path: Path
-    member: str = ""
-    like: ImageData | VectorData | None = None
-    exclude: Sequence[str] = ()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns that samples must have; empty if they are free."""
-        return self.like.columns if isinstance(self.like, VectorData) else ()
-
-
-def _open_folder(source: Source) -> Dataset:
-    return ImageFolder(source.path, source.like if isinstance(source.like, ImageData) else None)
-
-
-def _open_csv(source: Source) -> Dataset:
-    return CsvFile(source.path, source.columns or None, source.exclude)
+    member: str
+    columns: tuple[str, ...]
+    exclude: Sequence[str]
 
 
 #: Reader of a file by its suffix. Files of MNIST's format have no suffix of their own: `idx` is part of their name.
 READERS: dict[str, Callable[[Source], Dataset]] = {
-    ".csv": _open_csv,
+    ".csv": lambda source: CsvFile(source.path, source.columns, source.exclude),
     ".npy": lambda source: open_npy(source.path, source.columns),
     ".npz": lambda source: open_npz(source.path, source.member, source.columns),
     "idx": lambda source: open_idx(source.path),
 }
 
 
-def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
+def open_dataset(source: str, like: Data | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
     """Open a dataset: a known name, a file by its suffix, or a folder of images.
 
-    Args:
-        source: `fashion-mnist` or `fashion-mnist:test`; a path to .npy, .npz (`file.npz:array` to choose one), .csv,
-            or idx (.gz or not); or a folder of images.
-        like: the data of a trained model, which samples must fit. Images of a folder are resized to it, and the
-            columns of a csv are chosen by its names. If None, the source decides.
-        exclude: columns of a csv to leave out.
+    Known are `fashion-mnist` and `fashion-mnist:test`. `file.npz:array` chooses an array. Images of a folder are made
+    the size of `like`; columns of a csv are chosen by its names. `exclude` lists columns of a csv to leave out.
 
     Raises:
         DataError: the source does not exist, has no known format, or does not fit `like`.
@@ -92,23 +57,23 @@ def open_dataset(source: str, like: ImageData | VectorData | None = None, *, exc
     if source.partition(":")[0] == "fashion-mnist":
         dataset: Dataset = _fashion_mnist(source)
     else:
-        path, _, member = source.partition(":") if ".npz:" in source else (source, "", "")
-        dataset = _open_path(Source(Path(path), member, like, exclude))
+        dataset = _open_path(source, like, exclude)
     if like is not None and dataset.shape != like.shape:
         raise DataError(f"{dataset.describe()}, but this model takes {like.describe()}")
     return dataset
 
 
-def _open_path(source: Source) -> Dataset:
-    path = source.path
+def _open_path(source: str, like: Data | None, exclude: Sequence[str]) -> Dataset:
+    name, _, member = source.partition(":") if ".npz:" in source else (source, "", "")
+    path = Path(name)
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; data by name: fashion-mnist, fashion-mnist:test")
     if path.is_dir():
-        return _open_folder(source)
+        return ImageFolder(path, like if isinstance(like, ImageData) else None)
     reader = READERS.get(path.suffix) or (READERS["idx"] if "idx" in path.name else None)
     if reader is None:
         raise DataError(f"{path}: no known format; use idx(.gz), .npy, .npz, .csv, or a folder of images")
-    return reader(source)
+    return reader(Source(path, member, like.columns if isinstance(like, VectorData) else (), exclude))
 
 
 def _fashion_mnist(source: str) -> Dataset:

@@ -13,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.datasets.base import Array, Dataset, canonical, sample_shape
+from model.data import Array
+from model.datasets.base import Dataset, canonical, sample_shape
 from model.errors import DataError
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -62,13 +63,12 @@ class Reading:
 
     def __init__(self, source: str, opener: Opener) -> None:
         self.source = source
-        self.opener = opener
+        try:
+            self.file = opener()
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{source}: cannot be opened: {error}") from error
 
     def __enter__(self) -> io.BufferedIOBase:
-        try:
-            self.file = self.opener()
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{self.source}: cannot be opened: {error}") from error
         return self.file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -183,10 +183,7 @@ def _read_labels(source: str, opener: Opener, header: ReadHeader) -> Labels | No
 
 
 def _file_opener(path: Path) -> Opener:
-    def opener() -> io.BufferedIOBase:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-    return opener
+    return lambda: gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _member_opener(path: Path, name: str) -> Opener:

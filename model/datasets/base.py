@@ -2,14 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data import Array
 from model.errors import DataError
-
-Array = NDArray[Any]
 
 
 class Dataset(ABC):
@@ -25,11 +23,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def batches(self, rows: int) -> Iterator[Array]:
-        """Yield all samples in order, at most `rows` at a time.
-
-        Raises:
-            DataError: a value is invalid; the message names its location.
-        """
+        """Yield all samples in order, at most `rows` at a time. Raise `DataError` at an invalid value."""
 
     def labels(self) -> NDArray[np.int64] | None:
         """One label per sample, or None without labels. Labels are shown, never learned from."""
@@ -44,11 +38,7 @@ class Dataset(ABC):
         return str(index)
 
     def load(self) -> Array:
-        """Read all samples into memory.
-
-        Raises:
-            DataError: there are no samples, or one is invalid.
-        """
+        """Read all samples into memory. Raise `DataError` if there are none, or one is invalid."""
         parts = list(self.batches(4096))
         if not parts:
             raise DataError(f"{self.source}: there are no samples in it")
@@ -61,14 +51,7 @@ class Dataset(ABC):
 
 
 class Subset(Dataset):
-    """Some samples of another dataset, in memory. They keep their names and labels.
-
-    Args:
-        whole: the other dataset.
-        indices: positions of the samples in `whole`, in this order.
-        samples: the samples themselves, as `whole` gives them.
-        which: a word for reports, such as `held out`.
-    """
+    """The samples of `whole` at `indices`, in memory. `which` is a word for reports, such as `held out`."""
 
     def __init__(self, whole: Dataset, indices: NDArray[np.int64], samples: Array, which: str) -> None:
         self.source = f"{whole.source} ({which})"
@@ -94,15 +77,9 @@ class Subset(Dataset):
 
 
 def canonical(batch: Array, shape: tuple[int, ...], where: str, first: int) -> Array:
-    """Convert raw values to samples in the model's order of axes.
+    """Convert stored values to samples of this shape, in the model's order of axes.
 
-    Args:
-        batch: values as stored.
-        shape: shape of one sample inside the model.
-        where, first: source and index of the first sample, for messages.
-
-    Raises:
-        DataError: a value is invalid; the message names its location.
+    Raise `DataError` at an invalid value; the message names `where` and its index, counted from `first`.
     """
     image = len(shape) == 3
     if batch.dtype == np.uint8 and image:
@@ -137,9 +114,6 @@ def sample_shape(raw: tuple[int, ...], where: str) -> tuple[int, ...]:
 
     >>> sample_shape((28, 28, 3), "x.npy")
     (3, 28, 28)
-
-    Raises:
-        DataError: the shape is neither that of an image nor that of a vector.
     """
     if len(raw) == 1 and raw[0] > 0:
         return raw

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from model.data import ImageData
-from model.datasets.base import Array, Dataset
+from model.data import Array, ImageData
+from model.datasets.base import Dataset
 from model.errors import DataError, explain
 from model.images import fit_image, upright_size
 
@@ -18,10 +18,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".
 
 
 class ImageFolder(Dataset):
-    """All images in a folder and its subfolders, sorted by path. The name of a subfolder is a label.
-
-    All images are converted to the size and mode of `like`, or of the first image.
-    """
+    """Images in a folder and its subfolders, sorted by path, in the size and mode of `like` or of the first image."""
 
     def __init__(self, folder: Path, like: ImageData | None = None) -> None:
         self.source = str(folder)

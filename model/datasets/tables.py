@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from model.data import Array
 from model.datasets.arrays import Reading
-from model.datasets.base import Array, Dataset
+from model.datasets.base import Dataset
 from model.errors import DataError
 
 
 class CsvFile(Dataset):
     """A csv file: a header of column names, then rows of numbers."""
 
-    def __init__(self, path: Path, columns: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
         self.source = str(path)
         self.path = path
         with Reading(self.source, self._open):
@@ -24,7 +25,7 @@ class CsvFile(Dataset):
             raise DataError(f"{path}: is empty; its first line must name the columns")
         if all(_number(cell) is not None for cell in header):
             raise DataError(f"{path}: has no header; its first line must name the columns")
-        for name in (*exclude, *(columns or ())):
+        for name in (*exclude, *columns):
             if header.count(name) != 1:
                 problem = "no column" if name not in header else "more than one column"
                 raise DataError(f"{path}: has {problem} '{name}'; its columns are {', '.join(header)}")

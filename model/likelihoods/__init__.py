@@ -1,14 +1,8 @@
 """Likelihoods P(x|z): Gaussian, discretized logistic mixture with or without autoregression, Bernoulli.
 
-Each module holds one likelihood as three classes. The *configuration* has the settings and the traits. The
-*distribution* has a mean, `nlog_prob(x)` and `sample(uniform)`. The *head* turns decoder output, `params` numbers per
-dimension of x, into that distribution.
-
-`LIKELIHOODS` is the one table of names. To add a likelihood, write one module and add one row. No other module names
-a likelihood; the rest of the program asks for traits (see `LikelihoodConfig`).
-
-Noise is an argument: `sample` maps uniform numbers in (0, 1), one per dimension, to a draw. A draw depends on its
-noise alone.
+Each module holds one likelihood as three classes (see `model.likelihoods.base`): the configuration, the distribution
+and the head. To add a likelihood, write one module and add one row to `LIKELIHOODS`. No other module names a
+likelihood; the rest of the program asks for traits.
 """
 
 from typing import TYPE_CHECKING, Annotated, Union

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.data import Frozen, ImageData, VectorData
+from model.data import Array, Data, Frozen
 
-Array = NDArray[Any]
 #: Step of a float32 uniform number. Uniforms are clamped this far from 0 and 1, so that no quantile is infinite.
 UNIFORM_STEP = 2.0**-24
 
@@ -25,10 +23,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def nlog_prob(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
-        """Minus the natural log of the probability (or density) of each dimension of x, in nats, not reduced.
-
-        Where dimensions depend on each other, each is conditioned on those before it.
-        """
+        """Minus log P (or density) of each dimension of x, given those before it where they depend; nats."""
 
     @abstractmethod
     def sample(self, uniform: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
@@ -64,11 +59,6 @@ class LikelihoodConfig(Frozen, ABC):
     name: str
 
     @property
-    def is_discrete(self) -> bool:
-        """True if x is discrete, so that free energy is a code length and has bits per dimension."""
-        return self.levels is not None
-
-    @property
     def is_bytes(self) -> bool:
         """True if each dimension of x is one byte, so that free energy compares with lossless compression."""
         return self.levels == 256
@@ -80,7 +70,7 @@ class LikelihoodConfig(Frozen, ABC):
 
     @classmethod
     @abstractmethod
-    def default_for(cls, data: ImageData | VectorData) -> "LikelihoodConfig":
+    def default_for(cls, data: Data) -> "LikelihoodConfig":
         """The configuration that training uses for this data unless told otherwise."""
 
     @classmethod
@@ -89,11 +79,11 @@ class LikelihoodConfig(Frozen, ABC):
         return False
 
     @abstractmethod
-    def head(self, data: ImageData | VectorData) -> Head:
+    def head(self, data: Data) -> Head:
         """Build the head for this data."""
 
-    def require_data(self, data: ImageData | VectorData) -> None:
+    def require_data(self, data: Data) -> None:
         """Raise `ValueError`, naming the remedy, if the likelihood cannot describe this kind of data."""
 
-    def require_samples(self, data: ImageData | VectorData, training: Array, others: Sequence[Array]) -> None:
+    def require_samples(self, data: Data, training: Array, others: Sequence[Array]) -> None:
         """Raise `DataError`, naming the remedy, if samples hold values that the likelihood cannot describe."""

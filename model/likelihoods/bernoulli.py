@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data import ImageData, VectorData
+from model.data import Array, Data, ImageData
 from model.errors import DataError
-from model.likelihoods.base import Array, Distribution, Head, LikelihoodConfig
+from model.likelihoods.base import Distribution, Head, LikelihoodConfig
 
 
 class BernoulliLikelihood(LikelihoodConfig):
@@ -22,13 +22,13 @@ class BernoulliLikelihood(LikelihoodConfig):
     name: Literal["bernoulli"] = "bernoulli"
 
     @classmethod
-    def default_for(cls, data: ImageData | VectorData) -> "BernoulliLikelihood":  # noqa: ARG003
+    def default_for(cls, data: Data) -> "BernoulliLikelihood":  # noqa: ARG003
         return cls()
 
-    def head(self, data: ImageData | VectorData) -> "BernoulliHead":  # noqa: ARG002
+    def head(self, data: Data) -> "BernoulliHead":  # noqa: ARG002
         return BernoulliHead()
 
-    def require_samples(self, data: ImageData | VectorData, training: Array, others: Sequence[Array]) -> None:
+    def require_samples(self, data: Data, training: Array, others: Sequence[Array]) -> None:
         if isinstance(data, ImageData):
             if training.dtype == np.uint8 and training.max() <= 1:
                 raise DataError("likelihood 'bernoulli' reads bytes from 128 on as ones; multiply these by 255")
@@ -47,11 +47,7 @@ class Bernoulli(Distribution):
         return self.logits.sigmoid()
 
     def nlog_prob(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:
-        """softplus(-logit) for a one, softplus(logit) for a zero, in nats per dimension.
-
-        >>> Bernoulli(torch.zeros(1, 2)).nlog_prob(torch.tensor([[0.0, 1.0]]))
-        tensor([[0.6931, 0.6931]])
-        """
+        """softplus(-logit) for a one, softplus(logit) for a zero, in nats per dimension."""
         return F.softplus(torch.where(x >= 0.5, -self.logits, self.logits))
 
     def sample(self, uniform: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *data"]:

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data import ImageData, VectorData
-from model.likelihoods.base import UNIFORM_STEP, Array, Distribution, Head, LikelihoodConfig
+from model.data import Array, Data, ImageData
+from model.likelihoods.base import UNIFORM_STEP, Distribution, Head, LikelihoodConfig
 
 
 class DiscretizedLikelihood(LikelihoodConfig):
@@ -37,18 +37,18 @@ class DiscretizedLikelihood(LikelihoodConfig):
         return self.autoregressive
 
     @classmethod
-    def default_for(cls, data: ImageData | VectorData) -> "DiscretizedLikelihood":  # noqa: ARG003
+    def default_for(cls, data: Data) -> "DiscretizedLikelihood":  # noqa: ARG003
         return cls(autoregressive=True)
 
     @classmethod
     def is_default_for(cls, samples: Array) -> bool:
         return samples.dtype == np.uint8
 
-    def head(self, data: ImageData | VectorData) -> "DiscretizedHead":
+    def head(self, data: Data) -> "DiscretizedHead":
         assert isinstance(data, ImageData)
         return DiscretizedHead(self, data)
 
-    def require_data(self, data: ImageData | VectorData) -> None:
+    def require_data(self, data: Data) -> None:
         if not isinstance(data, ImageData):
             raise ValueError("likelihood: 'discretized' is for 8-bit images; use 'gaussian' for vectors")
 
@@ -62,13 +62,7 @@ class DiscretizedLogistic(Distribution):
     `logits` are those of w; `mean_bytes` (m) and `scale` (s) are in bytes; all are batch x components x data.
     """
 
-    def __init__(
-        self,
-        logits: Float[Tensor, "batch components *data"],
-        mean_bytes: Float[Tensor, "batch components *data"],
-        scale: Float[Tensor, "batch components *data"],
-        uniform: float,
-    ) -> None:
+    def __init__(self, logits: Tensor, mean_bytes: Tensor, scale: Tensor, uniform: float) -> None:
         self.log_weights = logits.log_softmax(dim=1)
         self.mean_bytes = mean_bytes
         self.scale = scale
@@ -109,29 +103,18 @@ class AutoregressiveLogistic(Distribution):
     colours, those of the channels before it in the same pixel. E[v_j] are their means in `independent`. This is noise
     whose correlation between neighbours the decoder chooses (for Gaussians: Dorta et al. 2018, arXiv 1802.07079).
 
-    Args:
-        independent: the distribution without neighbours, with scales of its own.
-        scale: batch x components x data, in bytes, of the residuals given the neighbours.
-        coefficients: c, batch x neighbours x data. Residuals outside the image are 0.
+    `scale`, batch x components x data, is that of a byte given its neighbours. `coefficients` are c, batch x neighbours
+    x data. Residuals outside the image are 0.
     """
 
-    def __init__(
-        self,
-        independent: DiscretizedLogistic,
-        scale: Float[Tensor, "batch components channels h w"],
-        coefficients: Float[Tensor, "batch neighbours channels h w"],
-    ) -> None:
+    def __init__(self, independent: DiscretizedLogistic, scale: Tensor, coefficients: Tensor) -> None:
         self.independent = independent
         self.scale = scale
         self.coefficients = coefficients
 
     @property
     def mean(self) -> Float[Tensor, "batch channels h w"]:
-        """The mean of `independent`.
-
-        It approximates the mean of P(x|z): the residuals of neighbours must average to 0, which the auxiliary loss of
-        training brings about. Without that loss the two can be far apart.
-        """
+        """The mean of `independent`, near that of P(x|z) where the auxiliary loss has kept mean residuals near 0."""
         return self.independent.mean
 
     def nlog_prob(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
@@ -176,14 +159,8 @@ def _before(residual: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "bat
     return torch.stack(parts, dim=1)
 
 
-def _nlog_byte(
-    byte: Float[Tensor, "batch *data"],
-    log_weights: Float[Tensor, "#batch components *data"],
-    mean_bytes: Float[Tensor, "#batch components *data"],
-    scale: Float[Tensor, "#batch components *data"],
-    uniform: float,
-) -> Float[Tensor, "batch *data"]:
-    """Minus log P(byte) of a mixture of logistics and of the uniform component, nats."""
+def _nlog_byte(byte: Tensor, log_weights: Tensor, mean_bytes: Tensor, scale: Tensor, uniform: float) -> Tensor:
+    """Minus log P(byte), batch x data, nats, of a mixture with parameters of batch x components x data."""
     byte = byte.unsqueeze(1)
     # The mass of (l, u) is S(u) S(-l) (1 - exp(l - u)), each factor finite in logs however far out it is.
     # In units of bytes, neighbouring bins round their common edge equally, so that the masses still sum to one.
@@ -198,13 +175,7 @@ def _nlog_byte(
     return -torch.logaddexp(mixed + math.log1p(-uniform), floor)
 
 
-def _byte_at(
-    quantile: Float[Tensor, "batch *data"],
-    log_weights: Float[Tensor, "#batch components *data"],
-    mean_bytes: Float[Tensor, "#batch components *data"],
-    scale: Float[Tensor, "#batch components *data"],
-    uniform: float,
-) -> Float[Tensor, "batch *data"]:
+def _byte_at(quantile: Tensor, log_weights: Tensor, mean_bytes: Tensor, scale: Tensor, uniform: float) -> Tensor:
     """A byte as float64. The quantile picks the component; its remainder, rescaled to (0, 1), picks the value there."""
     u = quantile.unsqueeze(1).to(torch.float64)
     weights = torch.cat([torch.full_like(u, uniform), (1 - uniform) * log_weights.exp().to(u.dtype)], dim=1)
@@ -219,16 +190,15 @@ def _byte_at(
 
 
 class DiscretizedHead(Head):
-    """Three numbers per dimension and component: logit, mean, log scale.
+    """Logit, mean and log scale per dimension and component.
 
-    Autoregression adds one coefficient per neighbour, and one more log scale per component: that of the bytes without
-    their neighbours.
+    Autoregression adds the log scale of the bytes without their neighbours, and one coefficient per neighbour.
     """
 
     def __init__(self, config: DiscretizedLikelihood, data: ImageData) -> None:
         super().__init__()
         self.config = config
-        count = self.config.components
+        count = config.components
         neighbours = len(NEIGHBOURS) + data.channels - 1
         self.parts = [count, count, count, *((count, neighbours) if self.config.autoregressive else ())]
         self.params = sum(self.parts)

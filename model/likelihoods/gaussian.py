@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data import ImageData, VectorData
-from model.likelihoods.base import UNIFORM_STEP, Array, Distribution, Head, LikelihoodConfig
+from model.data import Array, Data, ImageData, VectorData
+from model.likelihoods.base import UNIFORM_STEP, Distribution, Head, LikelihoodConfig
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -19,9 +19,8 @@ LOG_2PI = math.log(2 * math.pi)
 class GaussianLikelihood(LikelihoodConfig):
     """Gaussian observation noise with a learned scale: a density.
 
-    `scale` is one number for all dimensions (`shared`) or one each (`per_dimension`). `min_scale` is its floor, in
-    the units that the networks see (pixels in [0, 1], standardized columns). Without a floor, a column that can be
-    predicted exactly would send the free energy to minus infinity.
+    `min_scale` is its floor, in the units that the networks see (pixels in [0, 1], standardized columns). Without it,
+    a column that can be predicted exactly would send the free energy to minus infinity.
     """
 
     name: Literal["gaussian"] = "gaussian"
@@ -29,7 +28,7 @@ class GaussianLikelihood(LikelihoodConfig):
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.01
 
     @classmethod
-    def default_for(cls, data: ImageData | VectorData) -> "GaussianLikelihood":
+    def default_for(cls, data: Data) -> "GaussianLikelihood":
         """One scale for all pixels of an image, one per column of a vector."""
         return cls(scale="shared" if isinstance(data, ImageData) else "per_dimension")
 
@@ -37,15 +36,12 @@ class GaussianLikelihood(LikelihoodConfig):
     def is_default_for(cls, samples: Array) -> bool:
         return samples.dtype != np.uint8
 
-    def head(self, data: ImageData | VectorData) -> "GaussianHead":
+    def head(self, data: Data) -> "GaussianHead":
         return GaussianHead(self, data)
 
 
 class Gaussian(Distribution):
-    """N(mean, scale^2), independent per dimension: the prior, Q(z|x), and Gaussian observation noise.
-
-    `mean` and `scale` (a standard deviation) broadcast against each other.
-    """
+    """N(mean, scale^2), independent per dimension; mean and scale (a standard deviation) broadcast."""
 
     def __init__(self, mean: Float[Tensor, "*shape"], scale: Float[Tensor, "*#shape"]) -> None:
         self._mean = mean
@@ -61,11 +57,7 @@ class Gaussian(Distribution):
         return self.scale.square().expand_as(self.mean)
 
     def nlog_prob(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """((x - mean) / scale)^2 / 2 + log scale + log(2 pi) / 2, in nats per dimension.
-
-        >>> round(Gaussian(torch.zeros(1), torch.ones(1)).nlog_prob(torch.zeros(1)).item(), 4)
-        0.9189
-        """
+        """((x - mean) / scale)^2 / 2 + log scale + log(2 pi) / 2, in nats per dimension."""
         return 0.5 * ((x - self.mean) / self.scale).square() + self.scale.log() + 0.5 * LOG_2PI
 
     def draw(self, noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -76,11 +68,7 @@ class Gaussian(Distribution):
         return self.draw(torch.special.ndtri(uniform.clamp(UNIFORM_STEP, 1 - UNIFORM_STEP)))
 
     def rate(self) -> Float[Tensor, "*shape"]:
-        """KL(this, N(0, 1)) = (mean^2 + scale^2 - 1) / 2 - log scale, in nats per dimension.
-
-        >>> Gaussian(torch.ones(1), torch.ones(1)).rate()
-        tensor([0.5000])
-        """
+        """KL(this, N(0, 1)) = (mean^2 + scale^2 - 1) / 2 - log scale, in nats per dimension."""
         return 0.5 * (self.mean.square() + self.scale.square() - 1) - self.scale.log()
 
 
@@ -89,7 +77,7 @@ class GaussianHead(Head):
 
     params = 1
 
-    def __init__(self, config: GaussianLikelihood, data: ImageData | VectorData) -> None:
+    def __init__(self, config: GaussianLikelihood, data: Data) -> None:
         super().__init__()
         shape = data.shape if config.scale == "per_dimension" else (1,) * len(data.shape)
         # softplus(-1.05) = 0.3: a start below the spread of the data, so that the latent is used from the first step.

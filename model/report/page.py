@@ -250,7 +250,7 @@ def _extremes(source: ReportInput) -> Markup:
         if isinstance(config.data, ImageData)
         else "The most surprising columns of each row, by nlog P(x|z) in nats, and the free energy of the row."
     )
-    if config.data.kind == "vector" and not config.likelihood.is_discrete:
+    if config.data.kind == "vector" and config.likelihood.levels is None:
         intro += (
             " The surprise of a column is measured with its standard deviation as unit, which makes columns "
             "comparable; free energy is measured in the units of the data."

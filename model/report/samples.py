@@ -61,7 +61,7 @@ def reconstruct(
             parts.append(tuple(tensor.cpu().numpy() for tensor in (x, p.mean, p.nlog_prob(x))))
     inputs, mean, nlog = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     data = vae.config.data
-    if isinstance(data, VectorData) and not vae.config.likelihood.is_discrete:
+    if isinstance(data, VectorData) and vae.levels is None:
         # A density depends on the unit of its column: a length in metres would cost more than in kilometres.
         nlog = nlog - np.log(np.array(data.std))
     return Reconstructions(sample_names(dataset, indices), free_energy[list(indices)], inputs, mean, nlog)

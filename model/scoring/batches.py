@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model import random
+from model.data import Array, Floats
 from model.errors import DataError
 from model.likelihoods import Gaussian
 from model.scoring import program
@@ -22,8 +20,6 @@ from model.scoring.program import MAX_CALL_ROWS, Posterior, Scores
 from model.scoring.typicality import TypicalityFeatures, fit_latents
 from model.vae import VAE, to_tensor
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
 #: Samples in a batch.
 BATCH_ROWS = 256
 #: Configurations that every training calibrates for: one draw; enough draws for a standard error; refinement.
@@ -59,55 +55,27 @@ class ScoredBatch:
 def score(
     vae: VAE, batches: Iterable[Array], scoring: ScoringConfig, calibration: Calibration | None = None
 ) -> Iterator[ScoredBatch]:
-    """Score samples, each by the same draws; the service gives the same scores for the same `scoring`.
-
-    Args:
-        vae: on the device that it is to run on.
-        batches: of samples as a dataset gives them.
-        calibration: the model's, for typicality and p-values.
-    """
+    """Score batches of samples as a dataset gives them. The service gives the same scores for the same `scoring`."""
     first = 0
     for batch in batches:
         yield ScoredBatch(first, score_batch(vae, to_tensor(batch), scoring, calibration))
         first += len(batch)
 
 
-def score_batch(
-    vae: VAE, x: Float[Tensor, "batch *data"], scoring: ScoringConfig, calibration: Calibration | None = None
-) -> Scores:
+def score_batch(vae: VAE, x: Tensor, scoring: ScoringConfig, calibration: Calibration | None = None) -> Scores:
     """Score samples as the model takes them."""
     steps = program.score(x.cpu().numpy(), scoring, discrete_dims=discrete_dims(vae), calibration=calibration)
     return program.run(steps, torch_calls(vae, calibration))
 
 
-def estimate(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    q: Gaussian,
-    noise: Float[Tensor, "draws latent"],
-    rows: int = MAX_CALL_ROWS,
-) -> FreeEnergy:
-    """Estimate scores of each x under its q, from the same draws of standard normal noise for every sample.
-
-    Args:
-        q: any factorial Q, the encoder's or a refined one.
-        noise: K draws.
-        rows: most decodings at a time; memory is that of these and of the scores.
-    """
+def estimate(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor, rows: int = MAX_CALL_ROWS) -> FreeEnergy:
+    """Estimate scores of each x under its q, from the same draws x latent of noise, at most `rows` pairs at a time."""
     arrays = x.cpu().numpy(), Posterior.of(q), noise.cpu().numpy()
     return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows)[0]
 
 
-def refine(vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
-    """Improve each row's Q by gradient steps on its own free energy.
-
-    Args:
-        q: Q to start from, usually the encoder's.
-        steps: S.
-        seed: of the draws, which are independent of those that score.
-
-    Returns: per row the refined Q, or the given one where that has the lower free energy on fresh, shared draws.
-    """
+def refine(vae: VAE, x: Tensor, q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
+    """Improve each row's Q, as `program.refine` does."""
     refined = program.run(program.refine(x.cpu().numpy(), Posterior.of(q), steps, seed), torch_calls(vae)).gaussian
     return Gaussian(refined.mean.to(q.mean.device), refined.scale.to(q.mean.device))
 
@@ -120,15 +88,10 @@ def calibrate(
     calibration: Calibration | None = None,
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> Calibration:
-    """Calibrate for scores made these ways, and keep the references that the calibration already has for others.
+    """Calibrate by inputs that neither fitted nor chose the model, and keep the references for other scorings.
 
-    Args:
-        reference: inputs that neither fitted nor chose the model.
-        calibration: with the density of latent means (see `latent_density`), which typicality needs.
-        on_sample: called with the number of samples done, over all of `scorings`.
-
-    Raises:
-        DataError: there are no samples, or one of them has scores that are not finite.
+    `on_sample` receives the number of samples done, over all of `scorings`. Raise `DataError` if there are no samples,
+    or a score is not finite.
     """
     if not len(reference):
         raise DataError("there are no samples to calibrate on")
@@ -139,7 +102,10 @@ def calibrate(
     for scoring in scorings:
         parts = []
         for features in score_reference(vae, in_batches(shuffled), scoring):
-            _require_finite(features)
+            if not all(np.isfinite(column).all() for column in vars(features).values() if column is not None):
+                raise DataError(
+                    "a sample to calibrate on has scores that are not finite; look for extreme values in the data"
+                )
             parts.append(features)
             done += len(features)
             on_sample(done)
@@ -155,36 +121,20 @@ def score_reference(vae: VAE, batches: Iterable[Array], scoring: ScoringConfig) 
         yield program.run(steps, calls)
 
 
-def _require_finite(features: TypicalityFeatures) -> None:
-    if not all(np.isfinite(column).all() for column in vars(features).values() if column is not None):
-        raise DataError("a sample to calibrate on has scores that are not finite; look for extreme values in the data")
-
-
 def latent_density(vae: VAE, samples: Array) -> Mixture:
     """Density of the latent means of samples that the model was fitted to."""
     picks = np.sort(random.generator(0, random.CALIBRATE, 1).permutation(len(samples))[:MAX_DENSITY_SAMPLES])
-    device = str(vae.device)
     with torch.inference_mode():
-        means = [
-            vae.encode(to_tensor(batch, device)).mean.cpu().double().numpy() for batch in in_batches(samples[picks])
-        ]
-    return fit_latents(np.concatenate(means))
+        means = [vae.encode(to_tensor(batch, str(vae.device))).mean for batch in in_batches(samples[picks])]
+    return fit_latents(torch.cat(means).cpu().double().numpy())
 
 
 def active_units(means: Floats) -> int:
-    """Number of active latent dimensions, by the means of Q of some inputs, n x latent.
-
-    >>> active_units(np.array([[1.0, 0.0], [-1.0, 0.01]]))
-    1
-    """
+    """Number of active latent dimensions, by the means of Q of some inputs, n x latent."""
     return int((means.var(axis=0) > MIN_ACTIVE_VARIANCE).sum())
 
 
 def in_batches(samples: Array) -> Iterator[Array]:
-    """Samples in memory, at most `BATCH_ROWS` at a time.
-
-    >>> [len(batch) for batch in in_batches(np.zeros((600, 3)))]
-    [256, 256, 88]
-    """
+    """Samples in memory, at most `BATCH_ROWS` at a time."""
     for start in range(0, len(samples), BATCH_ROWS):
         yield samples[start : start + BATCH_ROWS]

@@ -16,11 +16,11 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from model.data import Floats
 from model.scoring.complexity import Trend, quadratic_terms
 from model.scoring.mixture import Mixture
 from model.scoring.typicality import TypicalityFeatures, TypicalityModel
 
-Floats = NDArray[np.float64]
 #: Reason why a model without a calibration has no p-values.
 UNCALIBRATED = "the model has no calibration; give it one with vae calibrate"
 #: Fewest reference inputs for typicality: halves of fewer neither fit nor calibrate it.
@@ -28,11 +28,7 @@ MIN_TYPICALITY_INPUTS = 100
 
 
 class ScoringConfig(NamedTuple):
-    """How scores are made: K draws of z, S steps of refinement, the seed of the draws.
-
-    >>> print(ScoringConfig(samples=16, refine=20, seed=0))
-    samples=16, refine=20, seed=0
-    """
+    """How scores are made: K draws of z, S steps of refinement, the seed of the draws."""
 
     samples: int
     refine: int
@@ -86,11 +82,7 @@ class Calibration:
     def rank(
         self, scoring: ScoringConfig, free_energy: Floats, regret: Floats | None, typicality: Floats | None
     ) -> CalibratedScores:
-        """P-values of scores made as `scoring` says.
-
-        Args:
-            typicality: by the typicality model of the reference, where it has one.
-        """
+        """P-values of scores made as `scoring` says. `typicality` comes from the typicality model of the reference."""
         reference = self.references.get(scoring)
         if reference is None:
             return CalibratedScores(reason=self.missing(scoring))
@@ -111,10 +103,7 @@ class Calibration:
 
 
 def p_value(reference: Floats, score: Floats) -> Floats:
-    """(1 + #{reference >= score}) / (n + 1): small for scores larger than those of the reference.
-
-    Args:
-        reference: n scores in ascending order.
+    """(1 + #{reference >= score}) / (n + 1), for n reference scores in ascending order.
 
     >>> p_value(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.5, 9.0])).tolist()
     [1.0, 0.5, 0.25]
@@ -134,8 +123,7 @@ def two_sided(reference: Floats, score: Floats) -> Floats:
 def discoveries(p: Floats, rate: float) -> NDArray[np.bool_]:
     """Mask of the p-values to flag, so that the expected share of false positives among them is at most `rate`.
 
-    Flags all up to the largest p_(k), the k-th smallest of n, with p_(k) <= rate k / n (Benjamini & Hochberg 1995).
-    This is valid for conformal p-values that share a reference (Bates et al. 2023).
+    The procedure of Benjamini & Hochberg (1995) is valid for p-values that share a reference (Bates et al. 2023).
 
     >>> discoveries(np.array([0.9, 0.01, 0.06, 0.5]), rate=0.1).tolist()
     [False, True, False, False]
@@ -165,15 +153,7 @@ REFERENCE_ARRAY = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
 
 
 def from_bytes(data: bytes, latent: int, measured: int) -> Calibration:
-    """Deserialize what `to_bytes` made.
-
-    Args:
-        latent: size of the model's latent.
-        measured: number of measures of complexity of its inputs.
-
-    Raises:
-        ValueError: the arrays are no calibration, or one of a model of other sizes.
-    """
+    """Deserialize a calibration. Raise `ValueError` if it is not one of this many latent dimensions and measures."""
     arrays = safetensors.numpy.load(data)
     for name, array in arrays.items():
         if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():

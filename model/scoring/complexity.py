@@ -1,7 +1,6 @@
 """Complexity of an input, measured without a model, and the usual value of a score for inputs of a complexity.
 
-Most of the free energy of an image pays for its texture: a plain shoe upside down costs less than a checked shirt.
-Compared with images of equal complexity, the shoe stands out (Serra et al. 2020, arXiv 1909.11480).
+Most of the free energy of an image pays for its texture (Serra et al. 2020, arXiv 1909.11480).
 """
 
 from dataclasses import dataclass
@@ -9,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config import ImageData, VectorData
+from model.data import Floats, ImageData, VectorData
 
-Floats = NDArray[np.float64]
 #: A trend is constant beyond this distance from the mean of a measure, in standard deviations.
 MAX_DEVIATION = 4.0
 #: Ridge penalty of the trend, in inputs that would ask for coefficients of 0: keeps those of correlated measures small.
@@ -27,15 +24,10 @@ def measures(data: ImageData | VectorData) -> int:
 
 
 def complexity(x: Float[Tensor, "batch *data"], data: ImageData | VectorData) -> Float[Tensor, "batch measures"]:
-    """Measures of the texture of images; vectors have none.
+    """Measures of the texture of images; vectors have none. Images are first rounded to bytes.
 
-    Args:
-        x: inputs as the model takes them. Images are rounded to bytes first, so that noise below one level has no
-            effect.
-
-    Returns: per image six columns. The first four sum log2(1 + |difference| in bytes) over horizontal, vertical and
-    diagonal neighbours and over the curvature. Then follow the number of pixels that differ from the next one to the
-    right or below, and the sum of x.
+    The first four of six columns sum log2(1 + |difference| in bytes) over horizontal, vertical and diagonal neighbours
+    and over the curvature. The others are the number of pixels unlike the next one right or below, and the sum of x.
     """
     if not isinstance(data, ImageData):
         return x.new_zeros(len(x), 0)
@@ -55,10 +47,7 @@ def _bits(difference: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch"]:
 
 @dataclass(frozen=True)
 class Trend:
-    """Usual values of scores by complexity: a quadratic function, fitted by least squares.
-
-    It is the mean of the scores where there are no measures of complexity.
-    """
+    """Usual values of scores by complexity: a quadratic function; without measures, the mean of the scores."""
 
     shift: Floats  # of each measure
     unit: Floats  # of each measure, its standard deviation
@@ -66,12 +55,7 @@ class Trend:
 
     @classmethod
     def fit(cls, complexity: Floats, scores: Floats) -> "Trend":
-        """Fit to n inputs.
-
-        Args:
-            complexity: n x measures.
-            scores: n x scores, in any units.
-        """
+        """Fit by least squares to n x measures and n x scores."""
         shift, unit = complexity.mean(axis=0), np.maximum(complexity.std(axis=0), 1e-9)
         terms = _terms((complexity - shift) / unit)
         weights = np.linalg.solve(terms.T @ terms + RIDGE * np.eye(terms.shape[1]), terms.T @ scores)
@@ -84,11 +68,7 @@ class Trend:
 
 
 def quadratic_terms(count: int) -> int:
-    """Number of terms of a quadratic function of `count` measures.
-
-    >>> quadratic_terms(2)  # 1, a, b, aa, ab, bb
-    6
-    """
+    """Number of terms of a quadratic function of `count` measures."""
     return 1 + count + count * (count + 1) // 2
 
 

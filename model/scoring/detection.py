@@ -1,44 +1,30 @@
 """Outlier detection: how well scores separate a model's data from named sets of outliers, as areas under ROC curves.
 
-Some sets are close to the data (flips, shuffled columns), others far from it (another source, noise, constants). None
-of them is used to fit anything. The form of `model.scoring.typicality` was chosen by similar sets, made from held-out
-training images (docs/LOG.md).
+None of the sets is used to fit anything. The form of `model.scoring.typicality` was chosen by similar sets, made from
+held-out training images (docs/LOG.md).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from model import random
-from model.config import ImageData, VectorData
+from model.data import Array, Floats, ImageData, VectorData
 from model.datasets import Dataset
 from model.errors import DataError
 from model.scoring.batches import BATCH_ROWS, ScoredBatch, in_batches, score
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import VAE
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
-#: Scores that are compared; those that a model or its calibration lacks are left out.
-SCORES = (
-    "free_energy",
-    "distortion",
-    "rate",
-    "cross_entropy",
-    "entropy",
-    "nlog_p_x",
-    "inference_gap",
-    "regret",
-    "typicality",
-    "free_energy_two_sided",
-)
 #: Scores that need several draws: from one draw they are free energy again, and 0.
 SEVERAL_DRAWS_SCORES = ("nlog_p_x", "inference_gap")
+CALIBRATED_SCORES = ("regret", "typicality", "free_energy_two_sided")
+#: Scores that are compared; those that a model or its calibration lacks are left out.
+SCORES = ("free_energy", "distortion", "rate", "cross_entropy", "entropy", *SEVERAL_DRAWS_SCORES, *CALIBRATED_SCORES)
 
 
 def auroc(inliers: Floats, outliers: Floats) -> float:
@@ -72,15 +58,10 @@ def detect(
     calibration: Calibration | None,
     max_inputs: int,
 ) -> Detection:
-    """Compare scores of a dataset with those of outliers.
+    """Compare scores of inliers that the model was not fitted to with those of outliers.
 
-    Args:
-        dataset: inliers that the model was not fitted to.
-        against: more sets of outliers, named by their source.
-        max_inputs: most inputs of each set.
-
-    Raises:
-        DataError: two sets have one name, or a sample cannot be read.
+    `against` holds more sets of outliers. At most `max_inputs` of each set are scored. Raise `DataError` if two sets
+    have one name, or a sample cannot be read.
     """
     inliers = _scores(score(vae, _first(dataset, max_inputs), scoring, calibration), scoring)
     counts: dict[str, int] = {}
@@ -138,15 +119,12 @@ def handwritten_digits(data: ImageData) -> NDArray[np.uint8] | None:
         from sklearn.datasets import load_digits
     except ImportError:
         return None
-    small = (load_digits().images * (255 / 16)).round().astype(np.uint8)
-    size = (data.width, data.height)
+    small, size = (load_digits().images * (255 / 16)).round().astype(np.uint8), (data.width, data.height)
     scaled = np.stack([np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.BILINEAR)) for digit in small])
     return np.repeat(scaled[:, None], data.channels, axis=1)
 
 
 def _first(dataset: Dataset, count: int) -> Iterator[Array]:
     """The first samples of a dataset, in batches."""
-    remaining = count
-    for batch in islice(dataset.batches(BATCH_ROWS), -(-count // BATCH_ROWS)):
-        yield batch[:remaining]
-        remaining -= len(batch)
+    for index, batch in enumerate(islice(dataset.batches(BATCH_ROWS), -(-count // BATCH_ROWS))):
+        yield batch[: count - index * BATCH_ROWS]

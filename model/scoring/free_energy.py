@@ -4,29 +4,26 @@
 
 With z_1..z_K drawn from Q(z|x), a log-weight is log P(x, z_k) - log Q(z_k|x). Minus its mean over the draws is the
 free energy; minus the log of the mean of its exponential is the importance-weighted bound (Burda et al. 2016, arXiv
-1509.00519), which lies between nlog P(x) and F in expectation. Where Q is the true posterior every log-weight equals
-log P(x), so both are exact at every draw.
+1509.00519), which lies between nlog P(x) and F in expectation.
 
 All scores are in nats, summed over the dimensions of x and z, one per sample.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.data import Floats
 from model.likelihoods import Gaussian
 from model.vae import VAE
 
-Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class LogWeightTerms:
+class LogWeightTerms(NamedTuple):
     """Terms of minus a log-weight, distortion + cross_entropy - nlog_q: nats, one per row, summed in float64."""
 
     distortion: Tensor  # nlog P(x|z), summed over x
@@ -35,19 +32,8 @@ class LogWeightTerms:
     per_dimension: Tensor  # terms of distortion, as `Distribution.nlog_prob` returns them: batch x data, float32
 
 
-def log_weight_terms(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    q: Gaussian,
-    noise: Float[Tensor, "batch latent"],
-) -> LogWeightTerms:
-    """Terms of minus the log-weight at z = q.mean + q.scale * noise: one draw per row.
-
-    Args:
-        noise: standard normal.
-
-    Returns: nats, summed over dimensions, one per row; beside them the terms of distortion by dimension of x.
-    """
+def log_weight_terms(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor) -> LogWeightTerms:
+    """Terms of minus the log-weight at z = q.mean + q.scale * noise, for standard normal noise: one draw per row."""
     z = q.draw(noise)
     per_dimension = vae.decode(z).nlog_prob(x)
     # Weights are exponentials of these sums: rounding the sums to float32 would distort every effective sample size.
@@ -63,10 +49,9 @@ def log_weight_terms(
 class FreeEnergy:
     """Scores of n samples from K draws each: float64 arrays of n, in nats per sample.
 
-    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly, since all are means over the
-    same draws. `standard_error` belongs to `free_energy` over the draws; it is None at K = 1. `effective_sample_size`
-    is in draws, from 1 to K. `bits_per_dim` is free_energy / (D ln 2); it is None where x is real, since free energy is
-    then that of a density.
+    `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly. `standard_error` is that of
+    `free_energy` over the draws, None at K = 1. `effective_sample_size` is in draws, from 1 to K. `bits_per_dim` is
+    free_energy / (D ln 2), None where x is real.
     """
 
     free_energy: Floats
@@ -83,9 +68,7 @@ class FreeEnergy:
 
 
 class LogWeightAccumulator:
-    """Running sums over the log-weights of n samples: memory of n, whatever the number of draws.
-
-    Add draws in any number of slices, then ask for `scores`.
+    """Running sums over the log-weights of n samples: add draws in any number of slices, then ask for `scores`.
 
     >>> totals = LogWeightAccumulator(samples=1)
     >>> totals.add(np.array([0, 0]), np.array([8.0, 6.0]), np.array([3.0, 3.0]), np.array([2.0, 2.0]))
@@ -104,12 +87,7 @@ class LogWeightAccumulator:
         self.relative = np.zeros((2, samples))
 
     def add(self, sample: NDArray[np.intp], distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> None:
-        """Add one draw per row.
-
-        Args:
-            sample: index of the sample that each row belongs to, 0..n-1, in ascending order.
-            distortion, cross_entropy, nlog_q: terms of each row, nats.
-        """
+        """Add the terms of one draw per row, in nats. `sample` is the index of each row's sample, ascending."""
         # Slices are small in a service: the number of numpy calls decides the time, not the size of the arrays.
         is_first = np.empty(len(sample), bool)
         is_first[0] = True
@@ -132,9 +110,7 @@ class LogWeightAccumulator:
     def scores(self, rate_analytic: Floats, discrete_dims: int | None) -> FreeEnergy:
         """Scores from the draws so far. Every sample must have equally many draws, at least one.
 
-        Args:
-            rate_analytic: n, KL(Q(z|x), P(z)) in closed form, nats.
-            discrete_dims: number of dimensions of x where x is discrete, else None.
+        `rate_analytic` is KL(Q(z|x), P(z)) in closed form, nats; `discrete_dims` the dimensions of x if it is discrete.
         """
         draws = self.draws
         distortion, cross_entropy, entropy = self.terms / draws

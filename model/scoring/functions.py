@@ -1,7 +1,4 @@
-"""Model functions that scores and requests are made of: tensors in, tensors out, batch first.
-
-Row i of every output belongs to row i of the inputs, whatever the other rows hold.
-"""
+"""Model functions of tensors, batch first. Row i of every output depends on row i of the inputs alone."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,18 +6,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
+from model.data import Array
 from model.likelihoods import Gaussian
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.complexity import complexity
 from model.scoring.free_energy import log_weight_terms
-from model.scoring.refine import compare_q, refine_step, to_gaussian
+from model.scoring.refine import compare_q, refine_step
 from model.scoring.typicality import TypicalityFeatures, TypicalityModel, residual
-from model.vae import VAE
+from model.vae import VAE, to_gaussian
 
-Array = NDArray[Any]
 Arrays = tuple[Array, ...]
 #: A model function of arrays: batch first, as many rows out as in.
 Call = Callable[..., Arrays]
@@ -52,8 +48,7 @@ def score(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tu
 
 def score_per_dimension(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
     """As `score`, followed by the terms of distortion, batch x data."""
-    terms = log_weight_terms(vae, x, Gaussian(mean, scale), noise)
-    return terms.distortion, terms.cross_entropy, terms.nlog_q, terms.per_dimension
+    return log_weight_terms(vae, x, Gaussian(mean, scale), noise)
 
 
 def compare(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, params: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
@@ -89,10 +84,7 @@ def features_call(vae: VAE, decode: Call) -> Call:
 
 
 def typicality_call(model: TypicalityModel, features: Call) -> Call:
-    """Typicality of inputs, mean and scale of the encoder's Q, distortion, free energy, and regret where Q is refined.
-
-    It evaluates densities of hundreds of dimensions. One call for many rows takes little longer than one for few.
-    """
+    """Typicality of inputs, mean and scale of the encoder's Q, distortion, free energy, and regret if Q is refined."""
 
     def call(x: Array, mean: Array, scale: Array, *scores: Array) -> Arrays:
         return (model.score(TypicalityFeatures.of(features(x, mean, scale), *scores)),)
@@ -101,22 +93,15 @@ def typicality_call(model: TypicalityModel, features: Call) -> Call:
 
 
 def typicality_name(scoring: ScoringConfig) -> str:
-    """The name of the typicality function for scores made this way.
-
-    >>> typicality_name(ScoringConfig(samples=16, refine=0, seed=0))
-    'typicality, samples=16, refine=0, seed=0'
-    """
+    """The name of the typicality function for scores made this way."""
     return f"typicality, {scoring}"
 
 
 def typicality_calls(calibration: Calibration | None, features: Call) -> dict[ScoringConfig, Call]:
     """The typicality function of each configuration that has a typicality model."""
     references = calibration.references if calibration else {}
-    return {
-        scoring: typicality_call(reference.typicality_model, features)
-        for scoring, reference in references.items()
-        if reference.typicality_model
-    }
+    models = {scoring: reference.typicality_model for scoring, reference in references.items()}
+    return {scoring: typicality_call(model, features) for scoring, model in models.items() if model}
 
 
 def torch_calls(vae: VAE, calibration: Calibration | None = None) -> dict[str, Call]:

@@ -2,24 +2,21 @@
 
     nlog p(v) = -log sum_k w_k N(v; m_k, C_k)
 
-It is fitted by expectation maximization (Dempster et al. 1977), in float32 and from the clusters of k-means. This takes
-seconds where a general library takes minutes for precision that a score cannot use.
+It is fitted by expectation maximization (Dempster et al. 1977), in float32 and from the clusters of k-means.
 """
 
 import functools
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from model import random
+from model.data import Floats
 
-Floats = NDArray[np.float64]
 #: Fewest points for each dimension of each component.
 MIN_POINTS_PER_DIM = 3
 #: Rounds of k-means, and of expectation maximization after it.
@@ -38,13 +35,7 @@ class Mixture:
 
     @classmethod
     def fit(cls, points: Floats, *, components: int, ridge: float) -> "Mixture":
-        """Fit to n points.
-
-        Args:
-            points: n x D.
-            components: most components; fewer are used where points are few.
-            ridge: added to every variance, in the squared unit of the points.
-        """
+        """Fit to n x D points, by fewer components where points are few. `ridge` is added to every variance."""
         count, dims = points.shape
         center = points.mean(axis=0)
         x = torch.from_numpy(points - center).float()

@@ -14,21 +14,22 @@ same scores by the same code. The design is that of h11: no input or output insi
 import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model import random
+from model.data import Array, Floats
 from model.likelihoods import Gaussian
 from model.scoring.calibration import UNCALIBRATED, CalibratedScores, Calibration, ScoringConfig
 from model.scoring.free_energy import FreeEnergy, LogWeightAccumulator
-from model.scoring.functions import Array, Arrays, Call, typicality_name
-from model.scoring.refine import VALIDATION_DRAWS, select_q, to_gaussian
+from model.scoring.functions import Arrays, Call, typicality_name
+from model.scoring.refine import VALIDATION_DRAWS, select_q
 from model.scoring.typicality import TypicalityFeatures
+from model.vae import to_gaussian
 
-Floats = NDArray[np.float64]
 Result = TypeVar("Result")
 #: Most rows in one call of a model function, unless the driver decides otherwise.
 MAX_CALL_ROWS = 256
@@ -40,8 +41,7 @@ MAX_CACHED_NUMBERS, MAX_CACHED_DRAWS = 1 << 14, 64
 class ModelCall:
     """Rows for one model function, made and consumed in slices of any size, in ascending order.
 
-    `take(start, stop)` returns the arguments of rows start..stop-1, batch first. `put(start, stop, outputs)` receives
-    their outputs. The rows exist only while their slice is computed.
+    `take(start, stop)` returns the arguments of rows, batch first. `put(start, stop, outputs)` takes their outputs.
     """
 
     function: str
@@ -54,18 +54,12 @@ Program = Generator[ModelCall, None, Result]
 
 
 def run(program: Program[Result], functions: Mapping[str, Call], rows: int = MAX_CALL_ROWS) -> Result:
-    """Drive a program in this thread.
-
-    Args:
-        functions: what its calls name.
-        rows: most rows in one call.
-    """
+    """Drive a program in this thread, by calls of the named functions on at most `rows` rows."""
     while True:
         try:
             request = next(program)
         except StopIteration as finished:
-            result: Result = finished.value
-            return result
+            return cast("Result", finished.value)
         for start in range(0, request.rows, rows):
             stop = min(start + rows, request.rows)
             request.put(start, stop, functions[request.function](*request.take(start, stop)))
@@ -124,13 +118,7 @@ def score(
     """Score inputs by the same draws for every input, so that a score is a function of the input and `scoring` alone.
 
     With refinement the scores are those of the refined Q, and `regret` is the encoder's free energy minus the refined
-    one, on the same draws.
-
-    Args:
-        x: inputs as the model takes them, batch first.
-        discrete_dims: see `model.scoring.functions.discrete_dims`.
-        calibration: the model's, for typicality and p-values.
-        per_dimension: True to return the terms of distortion too.
+    one, on the same draws. `discrete_dims` is that of `model.scoring.functions`.
     """
     mean, _, scale, rate = yield from call("posterior", x)
     q = Posterior(mean, scale, rate.astype(np.float64))
@@ -155,11 +143,7 @@ def score_reference(x: Array, scoring: ScoringConfig, *, discrete_dims: int | No
 
 
 def expected_rows(rows: int, scoring: ScoringConfig, *, per_dimension: bool = False) -> dict[str, int]:
-    """Rows, by model function, of the large calls that follow the first call of `score`.
-
-    >>> expected_rows(3, ScoringConfig(samples=16, refine=20, seed=0))
-    {'score': 48, 'descend': 60}
-    """
+    """Rows, by model function, of the large calls that follow the first call of `score`."""
     pairs = rows * scoring.samples
     expected = {"map" if per_dimension else "score": pairs}
     return expected | {"score": pairs, "descend": rows * scoring.refine} if scoring.refine else expected
@@ -170,16 +154,8 @@ def estimate(
 ) -> Program[tuple[FreeEnergy, NDArray[np.float32] | None]]:
     """Estimate scores of each input under its Q, from the same draws of standard normal noise for every input.
 
-    A row is a pair of an input and a draw. Memory is that of the rows of one call, whatever the numbers of both.
-
-    Args:
-        x: n inputs.
-        q: any factorial Q of each, the encoder's or a refined one.
-        draws: K x latent.
-        discrete_dims: see `model.scoring.functions.discrete_dims`.
-        per_dimension: True to average the terms of distortion over the draws.
-
-    Returns: the estimates; n x data in nats, or None.
+    A row is a pair of an input and one of K draws. Memory is that of the rows of one call. The second result holds,
+    with `per_dimension`, the terms of distortion averaged over the draws: n x data, nats.
     """
     mean, scale, rate = q
     count, draws = len(draws), draws.astype(mean.dtype, copy=False)
@@ -203,13 +179,8 @@ def estimate(
 def refine(x: Array, q: Posterior, steps: int, seed: int) -> Program[Posterior]:
     """Improve each input's Q by gradient steps on its own free energy (see `model.scoring.refine`).
 
-    Each step is a call of its own, so that a driver can merge inputs with any number of steps into one call.
-
-    Args:
-        steps: S.
-        seed: of the draws, which are independent of those that score.
-
-    Returns: per input the refined Q, or the given one where that has the lower free energy on fresh, shared draws.
+    Each step is a call of its own, so that a driver can merge inputs with any number of steps into one call. The draws
+    are independent of those that score. The given Q is returned where it has the lower free energy on fresh draws.
     """
     (rows, latent), dtype = q.mean.shape, q.mean.dtype
 

@@ -2,14 +2,12 @@
 
     minimize over (mean, log scale):  F(x; Q) = E_Q[nlog P(x|z)] + KL(Q(z|x), P(z))
 
-The encoder guesses Q in one pass, by one function for all inputs. A few steps of Adam from there fit Q to one input
-(Kim et al. 2018, arXiv 1802.02550; the gap that they close: Cremer et al. 2018, arXiv 1801.03558). The refined Q serves
-any estimator in `model.scoring.free_energy`. `regret`, the encoder's free energy minus the refined one, measures how
-badly the encoder's guess fits (Xiao et al. 2020, arXiv 2003.02977).
+A few steps of Adam from the encoder's Q fit Q to one input (Kim et al. 2018, arXiv 1802.02550; Cremer et al. 2018,
+arXiv 1801.03558). `regret`, the encoder's free energy minus the refined one, measures how badly the encoder's guess
+fits (Xiao et al. 2020, arXiv 2003.02977).
 
-Each row is an optimization problem of its own, with its own moments and its own number of steps, and every row uses the
-same draws. So the result of a row does not depend on the rows beside it. `model.scoring.program.refine` puts the steps
-together.
+Each row has its own moments and number of steps, and every row uses the same draws. So the result of a row does not
+depend on the rows beside it. `model.scoring.program.refine` puts the steps together.
 """
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from model.likelihoods import Gaussian
 from model.scoring.free_energy import log_weight_terms
-from model.vae import LOG_SCALE_BOUNDS, VAE
+from model.vae import VAE, to_gaussian
 
 #: Learning rate of Adam at the first step, in units of z and of its log scale; falls linearly to zero after the last.
 LEARNING_RATE = 0.1
@@ -30,32 +28,13 @@ EPSILON = 1.0
 VALIDATION_DRAWS = 8
 
 
-def to_gaussian(params: Float[Tensor, "batch two_latent"]) -> Gaussian:
-    """Q of the parameters that refinement moves: mean and log scale side by side."""
-    mean, log_scale = params.chunk(2, dim=1)
-    return Gaussian(mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp())
-
-
 def refine_step(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    params: Float[Tensor, "batch two_latent"],
-    first: Float[Tensor, "batch two_latent"],
-    second: Float[Tensor, "batch two_latent"],
-    noise: Float[Tensor, "batch latent"],
-    step: Float[Tensor, "batch 1"],
-    steps: Float[Tensor, "batch 1"],
+    vae: VAE, x: Tensor, params: Tensor, first: Tensor, second: Tensor, noise: Tensor, step: Tensor, steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of Adam for each row, from one reparameterized draw and the analytic rate.
+    """`params`, `first` and `second` after a step of Adam per row, from one reparameterized draw and the analytic rate.
 
-    Args:
-        params: mean and log scale of Q side by side.
-        first, second: Adam's moments, zero before the first step.
-        noise: standard normal.
-        step: number of this step, from 1.
-        steps: number of the last step.
-
-    Returns: params, first and second after the step.
+    `params` holds mean and log scale of Q, `first` and `second` Adam's moments, zero before step 1: batch x 2 latent.
+    `step` is the number of this step, `steps` of the last: batch x 1.
     """
     with torch.enable_grad():
         variable = params.detach().requires_grad_()
@@ -71,9 +50,7 @@ def refine_step(
 
 
 @torch.no_grad()
-def compare_q(
-    vae: VAE, x: Float[Tensor, "batch *data"], q: Gaussian, refined: Gaussian, noise: Float[Tensor, "batch latent"]
-) -> Float[Tensor, "batch"]:
+def compare_q(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, noise: Tensor) -> Float[Tensor, "batch"]:
     """Free energy of q minus that of the refined Q, at one draw each and with analytic rates: nats, one per row."""
     costs = [log_weight_terms(vae, x, each, noise).distortion + each.rate().sum(1) for each in (q, refined)]
     return costs[0] - costs[1]

@@ -3,12 +3,11 @@
 It is a weighted sum of three surprises, each standardized to mean 0 and variance 1 on the model's own data:
 
 1. of the latent mean, under a density of such means;
-2. of a few features (distortion, rate, the norms of mean and standard deviation, the residual, complexity; where Q was
-   refined, regret), under a density of such features;
+2. of a few features (see `TypicalityFeatures.table`), under a density of such features;
 3. free energy.
 
-Surprises 1 and 3 are compared with their usual values for inputs of the same complexity. An input can be cheap to code
-and yet lie where no data lies: a black image, or a shoe upside down (Nalisnick et al. 2019, arXiv 1906.02994).
+Surprises 1 and 3 are compared with their usual values for inputs of the same complexity: an input can be cheap to code
+and yet lie where no data lies, such as a black image (Nalisnick et al. 2019, arXiv 1906.02994).
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.data import Floats
 from model.scoring.complexity import Trend
 from model.scoring.mixture import Mixture
 from model.vae import VAE
 
-Floats = NDArray[np.float64]
 #: Density of latent means: most components, and what is added to every variance; the prior's variance is 1.
 LATENT_COMPONENTS, LATENT_RIDGE = 32, 0.05
 #: Density of features, which are standardized to variance 1: most components, and what is added to every variance.
@@ -77,9 +76,7 @@ class TypicalityFeatures:
         return np.stack(columns if self.regret is None else [*columns, self.regret], axis=1)
 
 
-def residual(
-    vae: VAE, x: Float[Tensor, "batch *data"], decoded: Float[Tensor, "batch *data"]
-) -> Float[Tensor, "batch"]:
+def residual(vae: VAE, x: Tensor, decoded: Tensor) -> Float[Tensor, "batch"]:
     """Root mean square, over the dimensions of x, of x minus its decoding in standardized units; one per row."""
     difference = vae.standardize(x) - vae.standardize(decoded)
     rms: Tensor = difference.flatten(1).square().mean(1).sqrt()

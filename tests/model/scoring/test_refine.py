@@ -10,8 +10,8 @@ from model.likelihoods import Gaussian
 from model.scoring import refine as module
 from model.scoring.batches import estimate, refine
 from model.scoring.free_energy import FreeEnergy
-from model.scoring.refine import EPSILON, LEARNING_RATE, VALIDATION_DRAWS, compare_q, refine_step, select_q, to_gaussian
-from model.vae import LOG_SCALE_BOUNDS, VAE
+from model.scoring.refine import EPSILON, LEARNING_RATE, VALIDATION_DRAWS, compare_q, refine_step, select_q
+from model.vae import LOG_SCALE_BOUNDS, VAE, to_gaussian
 from tests.conftest import CONFIGS, build
 from tests.model.conftest import PPCA, Memory, rows, stripes
 

@@ -100,11 +100,11 @@ def make(
     scores = _scores(parts)
     if not all(np.isfinite(numbers).all() for numbers in (means, *scores.values())):
         raise DataError("a sample for the gallery has scores that are not finite; look for extreme values in the data")
-    picks = _evenly(len(samples), samples[0].nbytes)
+    picks = evenly_spaced(len(samples), samples[0].nbytes)
     shown = np.ascontiguousarray(samples[picks])
     mean, variance = _encode(vae, shown)
     projection = PCAProjection.fit(means)
-    edges, counts = _histogram(scores["free_energy"])
+    edges, counts = histogram(scores["free_energy"])
     return Gallery(
         inputs=shown,
         mean=mean,
@@ -137,7 +137,7 @@ def rescore(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
     return replace(gallery, scores=scores)
 
 
-def _evenly(count: int, size: int) -> NDArray[np.int64]:
+def evenly_spaced(count: int, size: int) -> NDArray[np.int64]:
     """Evenly spaced indices of the samples to keep, out of `count` samples of `size` bytes each."""
     number = min(count, max(MIN_INPUTS, min(MAX_INPUTS, MAX_BYTES // size)))
     return np.arange(number) * count // number
@@ -158,7 +158,7 @@ def _encode(vae: VAE, samples: Array) -> tuple[Singles, Singles]:
     return mean, torch.cat([q.scale.square() for q in posteriors]).float().cpu().numpy()
 
 
-def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     low, high = float(free_energy.min()), float(free_energy.max())
     # Equal free energies still need bins of positive width.
     edges = np.linspace(low, max(high, low + 1e-6 * max(1.0, abs(low))), BINS + 1)

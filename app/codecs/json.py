@@ -36,7 +36,7 @@ def decode_json(body: bytes, spec: InputSpec) -> Floats:
         Invalid: a key is unknown or missing, or a shape, type or value is wrong.
         TooLarge: too many rows or pixels.
     """
-    numbers = _parse_numbers(body, spec)
+    numbers = parse_numbers(body, spec)
     if numbers is not None:
         return spec.check(numbers, integers_are_bytes=False)
     try:
@@ -69,7 +69,7 @@ class _ThreadParser(threading.local):
 _thread = _ThreadParser()
 
 
-def _parse_numbers(body: bytes, spec: InputSpec) -> NDArray[np.float64] | None:
+def parse_numbers(body: bytes, spec: InputSpec) -> NDArray[np.float64] | None:
     """Parse nested lists of numbers without a Python object for each number.
 
     Returns:

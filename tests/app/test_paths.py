@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from model.checkpoint import Checkpoint
-from tests.app.api.test_latents import inputs
-from tests.app.api.test_refusals import CASES
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
+from tests.support.refusals import CASES
+from tests.support.requests import inputs
 from tests.support.services import Client, client_of
 
 #: Headers that no two responses share, or that only a server adds.

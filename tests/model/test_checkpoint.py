@@ -26,9 +26,9 @@ from model.checkpoint import (
     save_card,
 )
 from model.errors import CheckpointError
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import SAVED as NAME
-from tests.model.conftest import flipped, provenance, refusal, reseal
+from tests.support.checkpoints import SAVED as NAME
+from tests.support.checkpoints import flipped, provenance, refusal, reseal
+from tests.support.models import CONFIGS, build
 
 FILES = [CONFIG, WEIGHTS, CARD, SUMS]
 

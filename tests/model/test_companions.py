@@ -11,8 +11,8 @@ from model import checkpoint, files
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Card, load, save, save_card
 from model.errors import CheckpointError
 from model.scoring.calibration import Calibration, to_bytes
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import SAVED, flipped, refusal, reseal
+from tests.support.checkpoints import SAVED, flipped, refusal, reseal
+from tests.support.models import CONFIGS, build
 
 
 @pytest.fixture

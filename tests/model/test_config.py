@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from model.config import ConvNetwork, ImageData, ModelConfig, VectorData
 from model.errors import ConfigError
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
 
 IMAGE: dict[str, Any] = {"kind": "image", "height": 8, "width": 8}
 VECTOR: dict[str, Any] = {"kind": "vector", "columns": ["a", "b"], "mean": [0, 1], "std": [1, 2]}

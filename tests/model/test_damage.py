@@ -13,7 +13,7 @@ import pytest
 from model import checkpoint
 from model.checkpoint import CALIBRATION, CARD, CONFIG, PRETRAINED, SUMS, WEIGHTS, Checkpoint, load
 from model.errors import CheckpointError
-from tests.model.conftest import refusal
+from tests.support.checkpoints import refusal
 
 MODELS = ("grey-mlp-discretized", "rgb-conv-autoregressive", "table-mlp-gaussian")
 FILES = (CONFIG, WEIGHTS, CARD, CALIBRATION, SUMS)
@@ -124,7 +124,7 @@ def test_what_is_no_part_of_a_model_is_not_looked_at(name: str, copied: Callable
 def test_a_calibration_that_the_seal_does_not_name_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     held = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
-    (folder / SUMS).write_bytes(checkpoint._checksums(held))
+    (folder / SUMS).write_bytes(checkpoint.checksums(held))
     assert CALIBRATION in refused(folder)
     (folder / CALIBRATION).unlink()
     assert load(folder).calibration is None

@@ -20,8 +20,9 @@ from model.report.evaluation import evaluate
 from model.scoring import batches
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import to_tensor
-from tests.conftest import CLASSES, CONFIGS, LEARNING, build, reference
-from tests.model.conftest import Array, Memory, flipped, refusal
+from tests.support.checkpoints import flipped, refusal
+from tests.support.data import Array, Memory
+from tests.support.models import CLASSES, CONFIGS, LEARNING, build, reference
 
 Load = Callable[[str], Checkpoint]
 NAME = "grey-mlp-discretized"
@@ -97,11 +98,11 @@ class TestMaking:
 
     @pytest.mark.parametrize(("size", "number"), [(784, 2000), (1 << 14, 512), (1 << 20, 24), (3 << 20, 24)])
     def test_how_many_depends_on_their_size(self, size: int, number: int) -> None:
-        assert len(gallery._evenly(5000, size)) == number
-        assert gallery._evenly(7, size).tolist() == list(range(7))
+        assert len(gallery.evenly_spaced(5000, size)) == number
+        assert gallery.evenly_spaced(7, size).tolist() == list(range(7))
 
     def test_equal_free_energies_have_a_histogram_too(self) -> None:
-        edges, counts = gallery._histogram(np.full(9, 1e9))
+        edges, counts = gallery.histogram(np.full(9, 1e9))
         assert (np.diff(edges) > 0).all() and counts.sum() == 9
 
     def test_labels_beyond_their_names_have_none(self) -> None:
@@ -186,7 +187,7 @@ class TestSaving:
         changes, said = SPOILED[how]
         data = altered(to_bytes(kept(shown(NAME))), **changes)
         with pytest.raises(CheckpointError) as error:
-            checkpoint._parse_gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
+            checkpoint.parse_gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
         assert said in refusal(error)
         assert "make a new one with vae gallery" in refusal(error)
 
@@ -199,8 +200,7 @@ class TestSaving:
         refused = 0
         for data in spoiled:
             try:
-                with checkpoint._gallery_errors(Path("x")):
-                    from_bytes(data, CONFIGS[NAME])
+                checkpoint.parse_gallery(Path("x"), data, CONFIGS[NAME])
             except CheckpointError:
                 refused += 1
         assert refused > len(spoiled) / 2

@@ -18,8 +18,8 @@ from model.likelihoods.discretized import (
     DiscretizedLogistic,
 )
 from model.likelihoods.gaussian import GaussianLikelihood
-from tests.conftest import CONFIGS, GREY, MLP, build
-from tests.model.conftest import grid, uniforms
+from tests.support.data import grid, uniforms
+from tests.support.models import CONFIGS, GREY, MLP, build
 
 UNIFORM = 2.0**-8
 MEANS = (-1e6, -1e4, -300.0, -1.0, -0.5, 0.0, 0.2, 77.7, 127.5, 200.01, 254.7, 255.0, 255.5, 300.0, 1e4, 1e6)

@@ -7,7 +7,7 @@ from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, Vector
 from model.likelihoods.discretized import DiscretizedLikelihood
 from model.networks import NETWORKS, Residual, Standardize
 from model.vae import VAE
-from tests.conftest import CONFIGS, TABLE, build
+from tests.support.models import CONFIGS, TABLE, build
 
 SIZES = [(9, 10, 3), (28, 28, 1), (17, 16, 1), (4, 4, 1), (5, 33, 3)]
 

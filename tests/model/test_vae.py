@@ -10,7 +10,7 @@ from model.config import VectorData
 from model.likelihoods import Gaussian
 from model.scoring.batches import estimate
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_tensor
-from tests.conftest import CONFIGS, TABLE, build
+from tests.support.models import CONFIGS, TABLE, build
 
 DISCRETE = {
     "grey-mlp-discretized": 256,

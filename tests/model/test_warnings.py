@@ -10,8 +10,8 @@ from model.checkpoint import Card, Checkpoint
 from model.record import EpochRecord
 from model.scoring.detection import Detection
 from model.warnings import checkpoint_warnings, model_warnings, overfits, unlearned_columns
-from tests.conftest import epoch_record
-from tests.model.conftest import provenance
+from tests.support.checkpoints import provenance
+from tests.support.models import epoch_record
 
 RECORD = epoch_record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
 SOUND = {"active_units": 4, "scales_at_floor": 0.0}

@@ -109,11 +109,11 @@ def client_of(checkpoint: Checkpoint | None, transport: Transport = "asgi", **se
         running.stop()
 
 
-def until(happened: Callable[[], Any]) -> None:
-    """Wait until this is true."""
-    end = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < end, "it did not happen in 20 s"
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until the condition is true, for 60 s at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the condition was not true within 60 s"
         time.sleep(0.005)
 
 

@@ -15,8 +15,8 @@ from model import gallery
 from model.checkpoint import Card, Checkpoint, load, save, save_gallery
 from model.config import ImageData, MLPNetwork, ModelConfig
 from model.vae import VAE
-from tests.app.api.test_latents import IMAGES, Serving, close, every, npz
-from tests.conftest import CLASSES, CONFIGS, LEARNING, reference
+from tests.support.models import CLASSES, CONFIGS, LEARNING, reference
+from tests.support.requests import IMAGES, Serving, close, every, npz
 from tests.support.services import Running, Transport, client_of
 
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"

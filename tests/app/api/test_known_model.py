@@ -16,8 +16,7 @@ from model.checkpoint import Card, load, save
 from model.config import MLPNetwork, ModelConfig, VectorData
 from model.likelihoods.gaussian import GaussianLikelihood
 from model.vae import VAE
-from tests.app.api.test_latents import npy
-from tests.app.api.test_refine import scores
+from tests.support.requests import npy, scores
 from tests.support.services import Client, Transport, client_of
 
 Floats = NDArray[np.float64]

@@ -2,64 +2,15 @@
 
 import asyncio
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.support.services import Client
-
-Serving = Callable[[str], Client]
-IMAGES = [name for name in CONFIGS if not name.startswith("table")]
-every = pytest.mark.parametrize("name", CONFIGS)
-
-
-def inputs(name: str, count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Rows as a client writes them: bytes of images, or numbers in their units."""
-    generator = np.random.default_rng(seed)
-    data = CONFIGS[name].data
-    if name in IMAGES:
-        return generator.integers(0, 256, (count, *data.public_shape), np.uint8)
-    return (generator.normal(size=(count, 3)) * [10, 0.1, 12] + [40, 1.7, 70]).astype(np.float32)
-
-
-def inside(name: str, x: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The same rows as the model takes them."""
-    if name not in IMAGES:
-        return to_tensor(x)
-    return to_tensor(np.ascontiguousarray(x.reshape(*x.shape[:3], -1).transpose(0, 3, 1, 2)))
-
-
-def outside(x: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Rows of the model as a client reads them."""
-    array = x.numpy().clip(0, 1) if x.ndim == 4 else x.numpy()
-    return (
-        array.transpose(0, 2, 3, 1).squeeze(-1)
-        if array.ndim == 4 and array.shape[1] == 1
-        else (array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
-    )
-
-
-def npy(array: Any) -> dict[str, Any]:
-    file = io.BytesIO()
-    np.save(file, array)
-    return {"content": file.getvalue(), "headers": {"Content-Type": "application/x-npy"}}
-
-
-def npz(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    return dict(np.load(io.BytesIO(content), allow_pickle=False))
-
-
-def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    """Equal to a share of the largest magnitude."""
-    a, b = np.asarray(a), np.asarray(b)
-    assert a.shape == b.shape
-    assert np.abs(a - b).max() <= tolerance * max(np.abs(a).max(), np.abs(b).max())
+from model.vae import VAE
+from tests.support.models import CONFIGS, build
+from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside
 
 
 @every

@@ -16,8 +16,8 @@ from app.api.schemas import Answer, FreeEnergies, ModelCard
 from app.inference.context import RequestContext
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from tests.app.api.test_latents import every, inputs, npy
-from tests.conftest import CONFIGS, SCORINGS
+from tests.support.models import CONFIGS, SCORINGS
+from tests.support.requests import every, inputs, npy
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]

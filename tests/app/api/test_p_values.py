@@ -10,9 +10,8 @@ from app.api.schemas import FreeEnergies
 from model.checkpoint import Checkpoint
 from model.scoring.batches import score_batch
 from model.scoring.calibration import UNCALIBRATED, ScoringConfig
-from tests.app.api.test_latents import inputs, inside, npy, npz
-from tests.app.api.test_refine import GREY, scores
-from tests.conftest import SCORINGS, build
+from tests.support.models import SCORINGS, build
+from tests.support.requests import GREY, inputs, inside, npy, npz, scores
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]

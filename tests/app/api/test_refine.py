@@ -13,20 +13,11 @@ from app.inference import batcher
 from model.checkpoint import Checkpoint
 from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
-from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
-from tests.conftest import build
+from tests.support.models import build
+from tests.support.requests import GREY, IMAGES, Serving, close, every, inputs, inside, npy, npz, scores
 from tests.support.services import Client, Transport, client_of, state_of
 
-Serving = Callable[[str], Client]
 TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
-GREY = "grey-mlp-discretized"
-
-
-def scores(client: Client, x: np.ndarray[Any, Any], query: str) -> dict[str, Any]:
-    """The answer for these inputs, lists as arrays."""
-    response = client.post(f"/free-energy?{query}", **npy(x))
-    assert response.status_code == 200, response.text
-    return {key: np.array(value) if isinstance(value, list) else value for key, value in response.json().items()}
 
 
 @every

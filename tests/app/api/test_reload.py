@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import Card, load, save
-from tests.conftest import build
-from tests.model.conftest import flipped
+from tests.support.checkpoints import flipped
+from tests.support.models import build
 from tests.support.services import Client, HeldModel, Running, Transport, body, client_of, head, read, state_of, until
 
 
@@ -128,7 +128,7 @@ def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[...
 def test_sighup_asks_for_it_too(folder: Path) -> None:
     import httpx2
 
-    from tests.app.cli.test_serve import served
+    from tests.support.processes import served
 
     with served(folder) as (address, process):
         after = change(folder)

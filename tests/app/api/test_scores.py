@@ -11,8 +11,8 @@ from PIL import Image
 
 from model import random
 from model.scoring.batches import estimate
-from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
-from tests.conftest import CONFIGS, build
+from tests.support.models import CONFIGS, build
+from tests.support.requests import IMAGES, close, every, inputs, inside, npy, npz
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]

@@ -15,7 +15,7 @@ from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
 from model.scoring.program import Scores
 from model.vae import to_tensor
-from tests.conftest import CONFIGS, SCORINGS, reference
+from tests.support.models import CONFIGS, SCORINGS, reference
 
 Load = Callable[[str], Checkpoint]
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]

@@ -15,7 +15,7 @@ from hypercorn.config import Config
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from tests.app.api.test_latents import npy
+from tests.support.requests import npy
 from tests.support.services import head, until
 
 

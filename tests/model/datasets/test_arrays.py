@@ -12,8 +12,9 @@ import pytest
 
 from model.datasets import arrays, open_dataset
 from model.errors import DataError
-from tests.model.conftest import flipped, refusal, saved_array
-from tests.model.datasets.samples import (
+from tests.support.checkpoints import flipped, refusal
+from tests.support.data import saved_array
+from tests.support.datasets import (
     FILES,
     PICTURES,
     RNG,

@@ -12,8 +12,8 @@ from PIL import Image
 from model.datasets import open_dataset
 from model.datasets.folders import ImageFolder
 from model.errors import DataError
-from tests.model.conftest import flipped, refusal
-from tests.model.datasets.samples import GREY, PICTURES, RNG, attempt, write_folder
+from tests.support.checkpoints import flipped, refusal
+from tests.support.datasets import GREY, PICTURES, RNG, attempt, write_folder
 
 
 class TestFolder:

@@ -10,16 +10,8 @@ from model import datasets
 from model.config import ImageData
 from model.datasets import open_dataset
 from model.errors import DataError
-from tests.model.conftest import refusal
-from tests.model.datasets.samples import (
-    CLASSES,
-    GREY,
-    PICTURES,
-    TABLE,
-    WRITERS,
-    idx,
-    vector,
-)
+from tests.support.checkpoints import refusal
+from tests.support.datasets import CLASSES, GREY, PICTURES, TABLE, WRITERS, idx, vector
 
 
 @pytest.mark.parametrize("kind", WRITERS)

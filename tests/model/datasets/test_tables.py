@@ -9,8 +9,8 @@ from model import datasets
 from model.config import VectorData
 from model.datasets import open_dataset
 from model.errors import DataError
-from tests.model.conftest import refusal
-from tests.model.datasets.samples import vector
+from tests.support.checkpoints import refusal
+from tests.support.datasets import vector
 
 
 class TestCsv:

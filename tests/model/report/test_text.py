@@ -9,8 +9,8 @@ from model.report import text as words
 from model.report.evaluation import Report, evaluate
 from model.report.text import figures, short
 from model.scoring import detection
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Memory, rows, stripes
+from tests.support.data import Memory, rows, stripes
+from tests.support.models import CONFIGS, build
 
 
 def report(name: str, **changes: Any) -> Report:

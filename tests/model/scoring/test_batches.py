@@ -33,8 +33,9 @@ from model.scoring.calibration import (
 from model.scoring.complexity import measures
 from model.scoring.typicality import TypicalityFeatures
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Array, Floats, ranked, rows, stripes
+from tests.support.data import Array, Floats, rows, stripes
+from tests.support.models import CONFIGS, build
+from tests.support.scoring import ranked
 
 COUNT = 23
 PLAIN, REFINED = ScoringConfig(4, 0, 3), ScoringConfig(4, 3, 3)

@@ -24,7 +24,8 @@ from model.scoring.calibration import (
     two_sided,
 )
 from model.scoring.typicality import TypicalityFeatures, fit_latents
-from tests.model.conftest import Floats, chance, ranked
+from tests.support.data import Floats
+from tests.support.scoring import chance, ranked
 
 PLAIN, REFINED = ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0)
 LEVELS = (0.01, 0.05, 0.1)

@@ -6,8 +6,8 @@ import torch
 
 from model.config import ImageData
 from model.scoring.complexity import MAX_DEVIATION, Trend, complexity, measures, quadratic_terms
-from tests.conftest import CONFIGS, GREY, RGB, TABLE
-from tests.model.conftest import Array, rows, stripes
+from tests.support.data import Array, rows, stripes
+from tests.support.models import CONFIGS, GREY, RGB, TABLE
 
 
 def pictures(data: ImageData, count: int = 20) -> Array:

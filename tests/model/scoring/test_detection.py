@@ -12,8 +12,8 @@ from model.scoring.batches import calibrate, latent_density, score
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.detection import SCORES, Detection, auroc, detect, handwritten_digits, outlier_sets
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, GREY, RGB, TABLE, build
-from tests.model.conftest import Array, Memory, rows, stripes
+from tests.support.data import Array, Memory, rows, stripes
+from tests.support.models import CONFIGS, GREY, RGB, TABLE, build
 
 PICTURES = ["vertical flips", "horizontal flips", "digits", "noise", "constants"]
 

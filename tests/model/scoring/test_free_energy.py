@@ -13,8 +13,7 @@ from torch import Tensor
 from model.likelihoods import Gaussian
 from model.scoring.batches import estimate
 from model.scoring.free_energy import Floats, FreeEnergy, LogWeightAccumulator, log_weight_terms
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import LATENT, PPCA
+from tests.support.models import CONFIGS, LATENT, PPCA, build
 
 
 def noise(draws: int, latent: int = LATENT, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
 from sklearn.mixture import GaussianMixture
 
 from model.scoring.mixture import MIN_POINTS_PER_DIM, Mixture
-from tests.model.conftest import Floats
+from tests.support.data import Floats
 
 
 def clusters(count: int, dims: int, seed: int = 0) -> Floats:

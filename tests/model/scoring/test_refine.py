@@ -12,8 +12,8 @@ from model.scoring.batches import estimate, refine
 from model.scoring.free_energy import FreeEnergy
 from model.scoring.refine import EPSILON, LEARNING_RATE, VALIDATION_DRAWS, compare_q, refine_step, select_q, to_gaussian
 from model.vae import LOG_SCALE_BOUNDS, VAE
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import PPCA, Memory, rows, stripes
+from tests.support.data import Memory, rows, stripes
+from tests.support.models import CONFIGS, PPCA, build
 
 
 def inputs(name: str, count: int = 6) -> Tensor:

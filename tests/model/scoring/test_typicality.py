@@ -18,8 +18,9 @@ from model.scoring.typicality import (
     residual,
 )
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Array, chance, rows, stripes
+from tests.support.data import Array, rows, stripes
+from tests.support.models import CONFIGS, build
+from tests.support.scoring import chance
 
 
 def samples(name: str, count: int = 7) -> Array:

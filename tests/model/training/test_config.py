@@ -20,7 +20,8 @@ from model.training.config import (
     judges,
     unseen,
 )
-from tests.model.conftest import Memory, provenance, refusal, rows, stripes
+from tests.support.checkpoints import provenance, refusal
+from tests.support.data import Memory, rows, stripes
 
 
 def plan(dataset: Memory, **wishes: Any) -> tuple[Recipe, Split]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.training.loop import Training, TrainingSettings
 from model.training.optimizer import JOINTS, Optimizer
 from model.vae import VAE
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
 
 #: Layers of every kind that networks have, in the layout that trainings use.
 KINDS: dict[str, Callable[[], nn.Module]] = {

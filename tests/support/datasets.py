@@ -13,7 +13,7 @@ from PIL import Image
 from model.config import ImageData, VectorData
 from model.datasets import arrays, open_dataset
 from model.errors import DataError
-from tests.model.conftest import saved_array
+from tests.support.data import saved_array
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)

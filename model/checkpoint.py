@@ -242,6 +242,7 @@ def _parse_calibration(path: Path, data: bytes, config: ModelConfig) -> Calibrat
 
 
 def parse_gallery(path: Path, data: bytes, config: ModelConfig) -> Gallery:
+    """Parse the content of a gallery file; a CheckpointError names `path` if it is not a gallery of this model."""
     with _gallery_errors(path):
         return gallery.from_bytes(data, config)
 
@@ -329,6 +330,7 @@ def _checksum_line(name: str, data: bytes) -> bytes:
 
 
 def checksums(contents: dict[str, bytes]) -> bytes:
+    """Content of SHA256SUMS for these files, by name."""
     return b"".join(_checksum_line(name, data) for name, data in sorted(contents.items()))
 
 

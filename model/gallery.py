@@ -159,6 +159,7 @@ def _encode(vae: VAE, samples: Array) -> tuple[Singles, Singles]:
 
 
 def histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Bin edges, BINS + 1, and counts, BINS, of free energies."""
     low, high = float(free_energy.min()), float(free_energy.max())
     # Equal free energies still need bins of positive width.
     edges = np.linspace(low, max(high, low + 1e-6 * max(1.0, abs(low))), BINS + 1)

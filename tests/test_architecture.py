@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("model/**/*.py")])
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 
 def imports(path: Path) -> set[str]:
@@ -185,3 +186,29 @@ def test_no_module_asks_which_likelihood_a_model_has() -> None:
     for path in SOURCES:
         if path.parent != ROOT / "model/likelihoods":
             assert not asks.search(path.read_text()), path
+
+
+def test_no_module_imports_a_test_module_or_a_conftest() -> None:
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            for module in modules:
+                last = module.rpartition(".")[2]
+                assert not last.startswith("test_") and last != "conftest", f"{path} imports {module}"
+
+
+#: Documented names of named tuples, and private functions of `model` that their own tests call.
+NOT_PRIVATE = {"_asdict", "_replace", "_fields", "_left_out", "_learning_rate", "_names", "_worst"}
+
+
+def test_no_test_uses_a_private_attribute_of_another_object() -> None:
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and node.attr not in NOT_PRIVATE:
+                owner = node.value.id if isinstance(node.value, ast.Name) else ""
+                assert owner in {"self", "cls"}, f"{path}:{node.lineno} uses {node.attr}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+                names = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
+                private = [name for name in names if re.search(r"(^|\.)_(?!_)", str(name))]
+                assert not private, f"{path}:{node.lineno} replaces {private[0]}"

@@ -25,7 +25,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_model_knows_no_http_and_no_app() -> None:
+def test_model_imports_no_http_and_no_app() -> None:
     for path in ROOT.glob("model/**/*.py"):
         assert not imports(path) & {"app", "fastapi", "starlette", "uvicorn", "typer", "rich", "orjson"}, path
 
@@ -36,7 +36,7 @@ def test_nothing_unpickles() -> None:
         assert not re.search(r"(?<!safetensors\.)torch\.load\(|allow_pickle=True", path.read_text()), path
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in SOURCES:
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
@@ -124,7 +124,7 @@ def test_the_server_command_alone_imports_the_fast_path() -> None:
             )
 
 
-def test_nothing_but_the_application_stands_at_the_top() -> None:
+def test_only_expected_modules_are_at_the_top_of_app() -> None:
     assert {path.name for path in ROOT.glob("app/*.py")} <= {
         "main.py",
         "settings.py",
@@ -145,7 +145,7 @@ BATCHER_IMPORTS = {
 HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
 
 
-def test_the_batcher_knows_no_http_and_no_vae() -> None:
+def test_the_batcher_imports_no_http_and_no_model() -> None:
     for name, allowed in BATCHER_IMPORTS.items():
         path = ROOT / f"app/inference/{name}.py"
         assert not imports(path) & {"model", "torch"}, path
@@ -153,7 +153,7 @@ def test_the_batcher_knows_no_http_and_no_vae() -> None:
         assert ours <= {f"inference.{module}" for module in allowed}, path
 
 
-def test_inference_knows_no_http() -> None:
+def test_inference_imports_no_http() -> None:
     for path in ROOT.glob("app/inference/*.py"):
         assert not imports(path) & HTTP, path
         ours = set(re.findall(r"(?:from|import) app\.?([\w.]*)", path.read_text()))
@@ -172,7 +172,7 @@ def test_the_command_line_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_no_module_asks_which_likelihood_a_model_has() -> None:
+def test_no_module_depends_on_a_specific_likelihood() -> None:
     """A likelihood is one module and one row of a table: the rest of the program asks for its traits."""
     modules = {path.stem: path for path in ROOT.glob("model/likelihoods/*.py")}
     others = modules.keys() - {"__init__", "base"}

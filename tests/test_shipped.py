@@ -26,12 +26,12 @@ def test_set() -> Dataset:
         pytest.skip(str(error))
 
 
-def test_these_and_no_others_are_shipped() -> None:
+def test_the_list_of_shipped_models_is_complete() -> None:
     assert sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir()) == sorted(MODELS)
 
 
 @every
-def test_the_card_says_how_it_was_trained_and_how_well(name: str) -> None:
+def test_the_card_holds_training_and_evaluation(name: str) -> None:
     found = load(Path(name))
     assert found.folder == PRETRAINED / name
     assert (found.folder / WEIGHTS).stat().st_size <= 16 << 20
@@ -45,7 +45,7 @@ def test_the_card_says_how_it_was_trained_and_how_well(name: str) -> None:
     assert (report["dataset"], report["samples"]) == ("fashion-mnist:test", 10_000)
 
 
-def test_the_default_is_as_good_as_was_asked_of_it() -> None:
+def test_the_default_model_reaches_its_targets() -> None:
     card = load(Path("fashion-mnist")).card
     report = card.evaluation
     assert report is not None
@@ -85,7 +85,7 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
 
 
 @every
-def test_the_gallery_says_what_the_model_makes_of_its_inputs(name: str) -> None:
+def test_the_gallery_holds_the_results_of_the_model(name: str) -> None:
     found = load(Path(name))
     assert found.gallery is not None
     gallery = found.gallery
@@ -104,7 +104,7 @@ def test_a_density_has_no_bits() -> None:
 
 
 @every
-def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, test_set: Dataset) -> None:
+def test_scores_of_the_first_test_images_agree_with_the_card(name: str, test_set: Dataset) -> None:
     found = load(Path(name))
     part = next(score(found.vae, test_set.batches(1000), ScoringConfig(1, 0, 0)))
     assert found.card.evaluation is not None
@@ -115,7 +115,7 @@ def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, tes
 
 @pytest.mark.long
 @every
-def test_the_held_out_report_is_what_evaluation_finds(name: str, test_set: Dataset) -> None:
+def test_the_held_out_report_equals_an_evaluation(name: str, test_set: Dataset) -> None:
     """All images with one draw, and the costliest, whose scores the card has one by one, with all draws of the card."""
     found = load(Path(name))
     expected = found.card.evaluation

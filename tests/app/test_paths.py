@@ -38,14 +38,14 @@ def compare(pair: Pair, method: str, path: str, **request: Any) -> int:
     return reference.status_code
 
 
-def test_every_refusal_is_the_same(pair: tuple[str, Pair]) -> None:
+def test_refusals_are_equal(pair: tuple[str, Pair]) -> None:
     name, clients = pair
     statuses = {compare(clients, method, path, **request) for method, path, request, _, _ in CASES}
     assert statuses >= {404, 405, 406, 413, 415, 422}, name
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-npz", "image/png", "*/*", "text/html"])
-def test_every_call_is_the_same(pair: tuple[str, Pair], accept: str) -> None:
+def test_responses_of_every_call_are_equal(pair: tuple[str, Pair], accept: str) -> None:
     name, clients = pair
     x = inputs(name, 2).tolist()
     z = [[0.5] * CONFIGS[name].latent]
@@ -75,14 +75,14 @@ def test_every_call_is_the_same(pair: tuple[str, Pair], accept: str) -> None:
         compare(clients, "HEAD", path, headers=headers)
 
 
-def test_requests_with_a_timeout_or_a_key_are_the_same(pair: tuple[str, Pair]) -> None:
+def test_responses_with_a_timeout_or_a_key_are_equal(pair: tuple[str, Pair]) -> None:
     _, clients = pair
     for timeout in ("soon", "", "-1", "0.0", "5"):
         compare(clients, "GET", "/sample", headers={"X-Request-Timeout": timeout})
     compare(clients, "GET", "/sample", headers={"Authorization": "Bearer none-is-needed"})
 
 
-def test_the_card_differs_in_nothing(pair: tuple[str, Pair]) -> None:
+def test_cards_and_openapi_documents_are_equal(pair: tuple[str, Pair]) -> None:
     _, clients = pair
     assert compare(clients, "GET", "/model") == 200
     assert compare(clients, "GET", "/openapi.json") == 200

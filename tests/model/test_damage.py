@@ -61,16 +61,16 @@ def spoil(folder: Path, times: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(len(MODELS)))
-def test_any_flip_and_any_cut_of_any_file_is_refused(seed: int, copied: Callable[[str], Path]) -> None:
+def test_any_flipped_byte_or_truncation_of_any_file_is_refused(seed: int, copied: Callable[[str], Path]) -> None:
     spoil(copied(MODELS[seed]), 100, seed)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "fashion-mnist-mlp"])
-def test_so_it_is_of_the_shipped_models(name: str, tmp_path: Path) -> None:
+def test_any_flipped_byte_of_a_shipped_model_is_refused(name: str, tmp_path: Path) -> None:
     spoil(Path(shutil.copytree(PRETRAINED / name, tmp_path / name)), 6, 0)
 
 
-def test_every_byte_of_the_seal_counts(copied: Callable[[str], Path]) -> None:
+def test_any_flipped_byte_of_the_checksum_file_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     whole = (folder / SUMS).read_bytes()
     for place, byte in enumerate(whole):
@@ -79,7 +79,7 @@ def test_every_byte_of_the_seal_counts(copied: Callable[[str], Path]) -> None:
             assert SUMS in refused(folder)
 
 
-def test_a_seal_that_sha256sum_would_take_too_is_refused_all_the_same(copied: Callable[[str], Path]) -> None:
+def test_checksum_files_in_another_form_are_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     whole = (folder / SUMS).read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -114,14 +114,14 @@ def test_a_missing_file_is_refused(name: str, copied: Callable[[str], Path]) -> 
 
 
 @pytest.mark.parametrize("name", ["readme.txt", "model.py", "model.safetensors.old", "Config.json", ".hidden"])
-def test_what_is_no_part_of_a_model_is_not_looked_at(name: str, copied: Callable[[str], Path]) -> None:
+def test_other_files_in_the_folder_are_ignored(name: str, copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     before = load(folder).digest
     os.mkfifo(folder / name)  # whoever reads it waits for ever
     assert load(folder).digest == before
 
 
-def test_a_calibration_that_the_seal_does_not_name_is_refused(copied: Callable[[str], Path]) -> None:
+def test_a_calibration_without_a_checksum_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     held = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
     (folder / SUMS).write_bytes(checkpoint.checksums(held))
@@ -131,7 +131,7 @@ def test_a_calibration_that_the_seal_does_not_name_is_refused(copied: Callable[[
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_out_of_the_folder_is_refused_though_the_bytes_are_the_same(
+def test_a_link_out_of_the_folder_is_refused(
     name: str, copied: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = copied(IMAGE)
@@ -140,7 +140,7 @@ def test_a_link_out_of_the_folder_is_refused_though_the_bytes_are_the_same(
     assert "leads out of its folder" in refused(folder)
 
 
-def test_links_within_the_folder_are_as_good_as_files(copied: Callable[[str], Path], tmp_path: Path) -> None:
+def test_links_within_the_folder_are_followed(copied: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copied(IMAGE)
     before = load(folder).digest
     (folder / "..data").mkdir()
@@ -153,7 +153,7 @@ def test_links_within_the_folder_are_as_good_as_files(copied: Callable[[str], Pa
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("what", ["folder", "pipe", "device", "circle"])
-def test_what_is_no_file_is_refused_at_once(what: str, name: str, copied: Callable[[str], Path]) -> None:
+def test_pipes_sockets_and_folders_are_refused_without_blocking(what: str, name: str, copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     (folder / name).unlink()
     if what == "folder":
@@ -167,7 +167,7 @@ def test_what_is_no_file_is_refused_at_once(what: str, name: str, copied: Callab
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_far_too_large_is_refused_without_its_memory(name: str, copied: Callable[[str], Path]) -> None:
+def test_a_file_that_is_too_large_is_refused_without_reading_it(name: str, copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     whole = (folder / name).read_bytes()
     with (folder / name).open("r+b") as file:
@@ -199,7 +199,7 @@ def test_large_weights_are_read_where_the_configuration_asks_for_as_many(
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\0b"])
-def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+def test_an_impossible_folder_name_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError):
         load(Path(name))
 

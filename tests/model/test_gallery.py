@@ -84,7 +84,7 @@ class TestMaking:
         ends = [report.free_energy_percentiles[p] for p in ("0", "100")]
         np.testing.assert_allclose(found.edges[[0, -1]], ends, rtol=1e-6)
 
-    def test_of_many_inputs_evenly_spaced_ones_are_kept_and_all_are_counted(
+    def test_a_gallery_of_many_inputs_keeps_evenly_spaced_ones_and_counts_all(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(gallery, "MAX_INPUTS", 30)
@@ -97,18 +97,18 @@ class TestMaking:
         assert "typicality" not in found.scores
 
     @pytest.mark.parametrize(("size", "number"), [(784, 2000), (1 << 14, 512), (1 << 20, 24), (3 << 20, 24)])
-    def test_how_many_depends_on_their_size(self, size: int, number: int) -> None:
+    def test_the_number_of_inputs_depends_on_their_size(self, size: int, number: int) -> None:
         assert len(gallery.evenly_spaced(5000, size)) == number
         assert gallery.evenly_spaced(7, size).tolist() == list(range(7))
 
-    def test_equal_free_energies_have_a_histogram_too(self) -> None:
+    def test_equal_free_energies_have_a_histogram(self) -> None:
         edges, counts = gallery.histogram(np.full(9, 1e9))
         assert (np.diff(edges) > 0).all() and counts.sum() == 9
 
     def test_labels_beyond_their_names_have_none(self) -> None:
         assert make(build(NAME), reference(NAME, 30), labels=np.arange(30), label_names=CLASSES).label_names is None
 
-    def test_without_inputs_or_with_wild_ones_there_is_none(self) -> None:
+    def test_no_inputs_or_extreme_inputs_are_refused(self) -> None:
         with pytest.raises(DataError, match="no samples"):
             make(build(NAME), reference(NAME, 1)[:0])
         table = "table-mlp-gaussian"
@@ -169,7 +169,7 @@ SPOILED: dict[str, tuple[dict[str, Any], str]] = {
 
 class TestSaving:
     @every
-    def test_comes_back_as_it_was_made(self, name: str, shown: Load) -> None:
+    def test_a_saved_gallery_loads_unchanged(self, name: str, shown: Load) -> None:
         found = kept(shown(name))
         data = to_bytes(found)
         back = from_bytes(data, CONFIGS[name])
@@ -183,7 +183,7 @@ class TestSaving:
         assert (back.labels, back.label_names, back.learning) == (None, None, ())
 
     @pytest.mark.parametrize("how", SPOILED)
-    def test_that_is_spoiled_is_refused_by_what_is_wrong(self, how: str, shown: Load, tmp_path: Path) -> None:
+    def test_a_damaged_gallery_is_refused_with_the_reason(self, how: str, shown: Load, tmp_path: Path) -> None:
         changes, said = SPOILED[how]
         data = altered(to_bytes(kept(shown(NAME))), **changes)
         with pytest.raises(CheckpointError) as error:
@@ -191,7 +191,7 @@ class TestSaving:
         assert said in refusal(error)
         assert "make a new one with vae gallery" in refusal(error)
 
-    def test_of_another_model_or_cut_or_altered_anywhere_is_loaded_or_refused(self, shown: Load) -> None:
+    def test_altered_bytes_raise_only_checkpoint_errors(self, shown: Load) -> None:
         whole = to_bytes(kept(shown(NAME)))
         header = 8 + int.from_bytes(whole[:8], "little")
         spoiled = [whole[:end] for end in (0, 1, 7, 8, 9, header, len(whole) - 1)]

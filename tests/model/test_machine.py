@@ -59,7 +59,7 @@ def test_a_system_that_does_not_name_its_processor_is_named_by_its_architecture(
     assert machine.describe().startswith(platform.machine())
 
 
-def test_versions_name_all_that_decides_a_weight() -> None:
+def test_versions_name_every_package_that_affects_weights() -> None:
     said = machine.versions()
     assert {"python", "torch", "numpy"} <= said.keys()
     assert said["torch"] == torch.__version__

@@ -29,7 +29,7 @@ def test_bodies_fit_pictures_of_every_size(kind: str, height: int, width: int, c
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_sample_touches_its_neighbours(name: str) -> None:
+def test_a_sample_does_not_depend_on_the_other_rows(name: str) -> None:
     vae = build(name)
     draw = torch.Generator().manual_seed(0)
     x, z = torch.rand(5, *vae.config.data.shape, generator=draw), torch.randn(5, vae.config.latent, generator=draw)
@@ -46,7 +46,7 @@ def test_no_sample_touches_its_neighbours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rgb-conv-discretized", "grey-conv-gaussian"])
-def test_every_pixel_reaches_the_latent_and_every_pixel_is_reached(name: str) -> None:
+def test_every_pixel_affects_the_latent_and_is_affected_by_it(name: str) -> None:
     vae = build(name)
     x = torch.rand(1, *vae.config.data.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     vae.encode(x).mean.sum().backward()  # type: ignore[no-untyped-call]

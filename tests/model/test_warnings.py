@@ -87,7 +87,7 @@ def test_data_of_another_kind(held_out: float | None, error: float | None, expec
         assert "100.00 against 90.00 nats" in warnings[0].text
 
 
-def test_samples_that_training_has_used() -> None:
+def test_samples_of_the_training_set() -> None:
     typical = Detection(1, 0, 0, 10, {"noise": 5}, {"noise": {"free_energy": 0.5, "typicality": 0.5}})
     plain = replace(typical, auroc={"noise": {"free_energy": 0.5}})
     both = replace(typical, auroc={"noise": {"typicality": 0.5}, "flips": {"free_energy_two_sided": 0.5}})
@@ -100,7 +100,7 @@ def test_samples_that_training_has_used() -> None:
     assert warning.title == "The evaluated samples also calibrated typicality and free_energy_two_sided"
 
 
-def test_columns_about_which_nothing_is_learned() -> None:
+def test_columns_that_the_model_does_not_explain() -> None:
     (warning,) = unlearned_columns(["age"])
     assert warning.title == "Nothing is learned about 1 column" and "model does: age." in warning.text
     (warning,) = unlearned_columns(list("abcdefgh"))

@@ -124,20 +124,20 @@ def test_at_the_true_posterior_every_score_is_exact(exact: Known, seed: int, sam
         assert (answer["standard_error"] < 1e-4).all()
 
 
-def test_at_the_true_posterior_there_is_nothing_to_refine(exact: Known) -> None:
+def test_refinement_of_the_true_posterior_has_no_regret(exact: Known) -> None:
     answer = scores(exact.client, exact.ppca.x, "samples=100&refine=50")
     np.testing.assert_allclose(answer["free_energy"], exact.ppca.nlog_p_x, rtol=2e-3)
     np.testing.assert_allclose(answer["regret"], 0, atol=1e-2)
 
 
-def test_one_row_is_scored_as_exactly_as_all(exact: Known) -> None:
+def test_a_single_row_has_the_exact_score(exact: Known) -> None:
     for row, expected in zip(exact.ppca.x, exact.ppca.nlog_p_x, strict=True):
         answer = exact.client.post("/free-energy?samples=3", **npy(row[None])).json()
         assert answer["free_energy"][0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 77])
-def test_elsewhere_free_energy_exceeds_it_by_the_divergence_from_the_posterior(wrong: Known, seed: int) -> None:
+def test_free_energy_of_another_q_exceeds_nlog_p_x_by_its_divergence(wrong: Known, seed: int) -> None:
     answer = scores(wrong.client, wrong.ppca.x, f"samples=5000&seed={seed}")
     excess = answer["free_energy"] - wrong.ppca.nlog_p_x
     assert wrong.ppca.divergence > 0.3
@@ -148,7 +148,7 @@ def test_elsewhere_free_energy_exceeds_it_by_the_divergence_from_the_posterior(w
     assert (answer["effective_sample_size"] < 4999).all()
 
 
-def test_more_draws_bring_the_weighted_bound_down_to_it(wrong: Known) -> None:
+def test_the_weighted_bound_approaches_nlog_p_x_with_more_draws(wrong: Known) -> None:
     def bound(samples: int) -> float:
         answers = [scores(wrong.client, wrong.ppca.x, f"samples={samples}&seed={seed}") for seed in range(20)]
         return float(np.mean([answer["nlog_p_x"] - wrong.ppca.nlog_p_x for answer in answers]))
@@ -158,7 +158,7 @@ def test_more_draws_bring_the_weighted_bound_down_to_it(wrong: Known) -> None:
     assert most < 0.1 * few
 
 
-def test_refinement_brings_it_back(wrong: Known) -> None:
+def test_refinement_approaches_the_true_posterior(wrong: Known) -> None:
     ppca = wrong.ppca
     excess = [
         scores(wrong.client, ppca.x, f"samples=100&refine={steps}")["free_energy"] - ppca.nlog_p_x
@@ -169,7 +169,7 @@ def test_refinement_brings_it_back(wrong: Known) -> None:
     assert (np.abs(excess[3]) < 0.1 * ppca.divergence).all()
 
 
-def test_regret_is_what_the_wrong_encoder_costs(wrong: Known) -> None:
+def test_regret_equals_the_divergence_of_the_wrong_encoder(wrong: Known) -> None:
     answer = scores(wrong.client, wrong.ppca.x, "samples=100&refine=150")
     encoder = scores(wrong.client, wrong.ppca.x, "samples=100")
     error = np.hypot(answer["standard_error"], encoder["standard_error"])
@@ -179,7 +179,7 @@ def test_regret_is_what_the_wrong_encoder_costs(wrong: Known) -> None:
 
 
 @pytest.mark.parametrize("which", ["exact", "wrong"])
-def test_its_samples_have_the_moments_of_its_data(exact: Known, wrong: Known, which: str) -> None:
+def test_samples_have_the_covariance_of_the_model(exact: Known, wrong: Known, which: str) -> None:
     known = exact if which == "exact" else wrong
     x = np.array([known.client.get(f"/sample?n=64&noise=true&seed={seed}").json()["outputs"] for seed in range(30)])
     covariance = np.cov(x.reshape(-1, DIMS).T)

@@ -41,7 +41,7 @@ def test_reconstruct_is_decode_of_the_encoded_mean(serving: Serving, name: str) 
 
 
 @every
-def test_the_first_samples_of_a_larger_request_are_the_same(serving: Serving, name: str) -> None:
+def test_the_first_n_samples_are_a_prefix(serving: Serving, name: str) -> None:
     client = serving(name)
     for noise in ("false", "true"):
         few = client.get(f"/sample?n=3&seed=5&noise={noise}").json()
@@ -81,7 +81,7 @@ def test_noise_is_drawn_around_the_mean(serving: Serving, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_pictures_in_and_out(serving: Serving, name: str) -> None:
+def test_images_are_accepted_and_returned_as_png(serving: Serving, name: str) -> None:
     client, data = serving(name), CONFIGS[name].data
     x = inputs(name, 3)
     files = []
@@ -104,7 +104,7 @@ def test_pictures_in_and_out(serving: Serving, name: str) -> None:
     np.testing.assert_array_equal(picture[height:, :width], np.rint(outputs[2] * 255))
 
 
-def test_vectors_have_no_pictures(serving: Serving) -> None:
+def test_models_of_vectors_refuse_images(serving: Serving) -> None:
     client = serving("table-mlp-gaussian")
     for path in ("/sample?format=png", "/encode?format=png"):
         assert client.request("GET" if "sample" in path else "POST", path).status_code in {406, 422}
@@ -115,7 +115,7 @@ def test_vectors_have_no_pictures(serving: Serving) -> None:
 
 
 @every
-def test_an_answer_does_not_depend_on_its_neighbours(serving: Serving, name: str) -> None:
+def test_a_result_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     client = serving(name)
     x = inputs(name, 64)
     together = client.post("/encode", **npy(x)).json()
@@ -125,7 +125,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(serving: Serving, name: str
             close(alone[key], together[key][i : i + 1])
 
 
-def test_requests_at_the_same_time_each_get_their_own_answer(serving: Serving) -> None:
+def test_concurrent_requests_each_get_their_own_result(serving: Serving) -> None:
     name = "grey-mlp-discretized"
     client = serving(name)
     x = inputs(name, 60)

@@ -32,7 +32,7 @@ def mixed(name: str, count: int) -> np.ndarray[Any, Any]:
 
 @kinds
 @every_scoring
-def test_they_are_those_of_the_calibration(
+def test_p_values_equal_those_of_the_calibration(
     serving_calibrated: Serving, calibrated: Callable[[str], Checkpoint], name: str, scoring: ScoringConfig
 ) -> None:
     x = mixed(name, 12)
@@ -52,7 +52,7 @@ def test_they_are_those_of_the_calibration(
 
 @kinds
 @every_scoring
-def test_they_are_multiples_of_one_in_n_plus_one(
+def test_p_values_are_multiples_of_one_over_n_plus_one(
     serving_calibrated: Serving, name: str, scoring: ScoringConfig
 ) -> None:
     answer = scores(serving_calibrated(name), mixed(name, 12), query(scoring))
@@ -65,7 +65,7 @@ def test_they_are_multiples_of_one_in_n_plus_one(
 
 
 @kinds
-def test_inputs_that_are_far_out_are_rare_and_others_are_not(serving_calibrated: Serving, name: str) -> None:
+def test_only_outliers_have_small_p_values(serving_calibrated: Serving, name: str) -> None:
     answer = scores(serving_calibrated(name), mixed(name, 40), "samples=4")
     p = np.array(answer["p_values"]["typicality"])
     assert (p[::2] <= 2 / 61).all()
@@ -76,7 +76,7 @@ def test_inputs_that_are_far_out_are_rare_and_others_are_not(serving_calibrated:
 
 @kinds
 @every_scoring
-def test_those_of_an_array_repeat_those_of_its_rows(
+def test_p_values_of_a_batch_equal_those_of_its_rows(
     serving_calibrated: Serving, name: str, scoring: ScoringConfig
 ) -> None:
     x = mixed(name, 8)
@@ -89,7 +89,7 @@ def test_those_of_an_array_repeat_those_of_its_rows(
 
 @kinds
 @pytest.mark.parametrize("other", [ScoringConfig(2, 0, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 0, 1)], ids=str)
-def test_there_are_none_for_scores_that_were_made_otherwise(
+def test_uncalibrated_scorings_have_no_p_values(
     serving_calibrated: Serving, name: str, other: ScoringConfig
 ) -> None:
     answer = scores(serving_calibrated(name), inputs(name, 2), query(other))
@@ -101,7 +101,7 @@ def test_there_are_none_for_scores_that_were_made_otherwise(
 
 
 @kinds
-def test_a_model_without_a_calibration_has_none_and_says_so(serving: Serving, name: str) -> None:
+def test_a_model_without_a_calibration_has_no_p_values_and_gives_the_reason(serving: Serving, name: str) -> None:
     answer = scores(serving(name), inputs(name, 2), "samples=4")
     assert answer["p_values"] is None
     assert answer["typicality"] is None
@@ -113,7 +113,7 @@ def test_a_model_without_a_calibration_has_none_and_says_so(serving: Serving, na
 
 @kinds
 @every_scoring
-def test_npz_names_each_by_its_score(serving_calibrated: Serving, name: str, scoring: ScoringConfig) -> None:
+def test_npz_names_each_p_value_by_its_score(serving_calibrated: Serving, name: str, scoring: ScoringConfig) -> None:
     x = mixed(name, 4)
     arrays = npz(serving_calibrated(name).post(f"/free-energy?format=npz&{query(scoring)}", **npy(x)).content)
     answer = scores(serving_calibrated(name), x, query(scoring))

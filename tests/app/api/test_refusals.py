@@ -37,11 +37,11 @@ def test_a_validation_problem_lists_every_place(grey: Client) -> None:
     assert [error["place"] for error in body["errors"]] == ["inputs[0]"]
 
 
-def test_a_large_body_is_refused_by_its_announcement(grey: Client) -> None:
+def test_a_large_body_is_refused_by_its_content_length(grey: Client) -> None:
     check(grey.post("/encode", content=b" " * (2 << 20), headers=JSON), 413, "1,048,576 bytes")
 
 
-def test_a_large_body_without_announcement_is_refused_while_it_is_read(grey: Client) -> None:
+def test_a_large_body_without_content_length_is_refused_while_it_is_read(grey: Client) -> None:
     sent = 0
 
     def chunks() -> Iterator[bytes]:
@@ -54,7 +54,7 @@ def test_a_large_body_without_announcement_is_refused_while_it_is_read(grey: Cli
 
 
 @pytest.mark.parametrize("length", ["-1", "many", "1.5"])
-def test_a_length_that_is_no_number(loaded: Callable[[str], Checkpoint], length: str) -> None:
+def test_a_content_length_that_is_not_a_number_is_a_400(loaded: Callable[[str], Checkpoint], length: str) -> None:
     """uvicorn's parser refuses such a head itself; other servers may pass it on."""
     with client_of(loaded("grey-mlp-discretized"), "asgi") as client:
         response = client.post("/encode", content=b"{}", headers={**JSON, "Content-Length": length})
@@ -99,7 +99,7 @@ def test_outputs_that_are_not_finite_are_a_500_and_never_invalid_json(service: S
         engine.vae.decoder.layers[-1].bias[0] = 0.0
 
 
-def test_an_error_nobody_thought_of_is_a_problem_without_its_trace(service: Service) -> None:
+def test_an_unexpected_error_is_a_500_without_traceback(service: Service) -> None:
     client = service()
     model_of(client).engine.encode = None
     response = client.post("/encode", json=GOOD)
@@ -121,11 +121,11 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
     assert response.headers["retry-after"] == "7"
 
 
-def test_past_the_deadline_is_a_504(service: Service) -> None:
+def test_a_deadline_that_has_passed_is_a_504(service: Service) -> None:
     check(service(deadline=1e-9).post("/encode", json=GOOD), 504, "in time")
 
 
-def test_a_dead_worker_turns_readiness_and_work_into_503_while_alive_stays(service: Service) -> None:
+def test_with_a_dead_worker_readiness_and_calls_are_503_and_liveness_is_200(service: Service) -> None:
     client = service()
     assert client.get("/health/ready").json() == {"status": "ready"}
     model_of(client).engine.stop(5)
@@ -135,7 +135,7 @@ def test_a_dead_worker_turns_readiness_and_work_into_503_while_alive_stays(servi
     assert "vae_ready 0.0" in client.get("/metrics").text
 
 
-def test_json_stays_json_with_odd_values(grey: Client) -> None:
+def test_json_bodies_with_unusual_values_get_problems(grey: Client) -> None:
     for bad in (b'{"inputs": "\\ud800"}', b'{"inputs": [[[1e400]]]}', b'{"inputs": [[[-0.0, 123456789012345678901]]]}'):
         response = grey.post("/encode", content=bad, headers=JSON)
         assert response.status_code in {400, 422}

@@ -31,7 +31,7 @@ def client_for(folder: Path, transport: Transport, **settings: object) -> Abstra
     return client_of(None, transport, model=str(folder), **settings)
 
 
-def test_the_new_model_answers_from_then_on(folder: Path, transport: Transport) -> None:
+def test_the_new_model_serves_all_later_requests(folder: Path, transport: Transport) -> None:
     before = load(folder).digest
     with client_for(folder, transport, reload=True) as client:
         first = client.get("/sample?format=json")
@@ -50,7 +50,7 @@ def test_the_new_model_answers_from_then_on(folder: Path, transport: Transport) 
         assert not old.engine.batcher.alive
 
 
-def test_one_of_another_kind_is_taken_whole(folder: Path, transport: Transport) -> None:
+def test_a_reload_may_change_the_kind_of_the_model(folder: Path, transport: Transport) -> None:
     with client_for(folder, transport, reload=True) as client:
         assert client.post("/encode", json={"inputs": [[40, 1.7, 70]]}).status_code == 422
         change(folder, "table-mlp-gaussian")
@@ -61,7 +61,7 @@ def test_one_of_another_kind_is_taken_whole(folder: Path, transport: Transport) 
 
 
 @pytest.mark.parametrize("broken", ["truncated", "flipped", "a pipe", "missing", "not finite"])
-def test_a_broken_model_leaves_the_old_one_serving_and_says_why(
+def test_a_broken_model_is_refused_with_the_reason_and_the_old_one_stays(
     folder: Path, transport: Transport, broken: str
 ) -> None:
     before = load(folder).digest
@@ -93,14 +93,14 @@ def test_a_broken_model_leaves_the_old_one_serving_and_says_why(
         assert client.get("/sample").content == answer
 
 
-def test_it_is_refused_unless_the_settings_allow_it(folder: Path, transport: Transport) -> None:
+def test_a_reload_is_refused_unless_the_settings_allow_it(folder: Path, transport: Transport) -> None:
     with client_for(folder, transport) as client:
         refused = client.post("/model/reload")
         assert refused.status_code == 403
         assert "VAE_RELOAD" in refused.json()["detail"]
 
 
-def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[..., Running], folder: Path) -> None:
+def test_a_request_finishes_with_the_model_it_began_with(running: Callable[..., Running], folder: Path) -> None:
     service = running(model=str(folder), reload=True)
     held = HeldModel(service)
     old = service.model
@@ -125,7 +125,7 @@ def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[...
         assert read(first)[2] == new
 
 
-def test_sighup_asks_for_it_too(folder: Path) -> None:
+def test_sighup_reloads_the_model(folder: Path) -> None:
     import httpx2
 
     from tests.support.processes import served

@@ -21,7 +21,7 @@ from app.fastpath.routes import FastRoute, fast_routes
 from tests.support.services import HeldModel, Running, body, head, read, until
 
 
-def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callable[..., Running]) -> None:
+def test_responses_do_not_depend_on_how_a_request_is_split_into_segments(running: Callable[..., Running]) -> None:
     service = running()
     content = body()
     pieces = {
@@ -48,7 +48,7 @@ def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callabl
     assert all(answer == answers["whole"] for answer in answers.values())
 
 
-def test_chunks_and_a_client_that_asks_whether_to_go_on(running: Callable[..., Running]) -> None:
+def test_chunked_bodies_and_expect_100_continue(running: Callable[..., Running]) -> None:
     service, content = running(), body()
     with service.connect() as connection:
         connection.sendall(head(content) + content)
@@ -62,7 +62,7 @@ def test_chunks_and_a_client_that_asks_whether_to_go_on(running: Callable[..., R
         assert read(connection)[2] == expected
 
 
-def test_pipelined_requests_are_answered_in_their_order(running: Callable[..., Running]) -> None:
+def test_pipelined_requests_are_answered_in_order(running: Callable[..., Running]) -> None:
     service = running()
     levels = [0.1, 0.9, 0.4]
     alone = []
@@ -105,7 +105,7 @@ def test_refusals_keep_the_connection(running: Callable[..., Running]) -> None:
                 assert json.loads(answer)["status"] == status
 
 
-def test_a_client_that_sent_ahead_and_left_is_done_with(
+def test_pipelined_requests_of_a_closed_connection_are_dropped(
     running: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = running()
@@ -120,7 +120,7 @@ def test_a_client_that_sent_ahead_and_left_is_done_with(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Running]) -> None:
+def test_queued_work_of_a_closed_connection_is_not_computed(running: Callable[..., Running]) -> None:
     service = running()
     assert service.metric("vae_requests_abandoned_total") == 0, "a rise to 1 needs a 0 before it"
     held = HeldModel(service)
@@ -144,7 +144,7 @@ def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Runni
     assert not service.server.server_state.tasks
 
 
-def test_what_is_under_way_is_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
+def test_requests_in_flight_are_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
     service = running()
     held = HeldModel(service)
     with service.connect() as connection:
@@ -168,7 +168,7 @@ def _refused(port: int) -> bool:
     return False
 
 
-def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> None:
+def test_every_client_gets_its_own_response(running: Callable[..., Running]) -> None:
     service = running(batch_rows=5)
     levels = np.random.default_rng(0).random(60).round(3)
 
@@ -194,7 +194,7 @@ def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> No
     assert len(set().union(*answers)) == len(set(levels))
 
 
-def test_which_requests_take_the_shortcut(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_path_takes_the_expected_requests(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     service, taken = running(http="fast"), []
     respond = FastRoute.respond
 
@@ -225,7 +225,7 @@ def test_which_requests_take_the_shortcut(running: Callable[..., Running], monke
             assert taken == ([path] if path else [])
 
 
-def test_every_endpoint_but_none_is_left_to_fastapi(running: Callable[..., Running]) -> None:
+def test_every_endpoint_has_its_expected_path(running: Callable[..., Running]) -> None:
     service = running(http="fast")
     every = {
         (method.encode(), route.path.encode())
@@ -237,7 +237,7 @@ def test_every_endpoint_but_none_is_left_to_fastapi(running: Callable[..., Runni
     assert fast_routes(service.app).keys() == every
 
 
-def test_a_slow_body_is_handed_over(running: Callable[..., Running]) -> None:
+def test_a_slow_body_is_passed_to_fastapi(running: Callable[..., Running]) -> None:
     service, content = running(http="fast"), body()
     with service.connect() as connection:
         connection.sendall(head(content) + content[:50])

@@ -116,7 +116,7 @@ def test_p_values_do_not_depend_on_concurrent_requests(calibrated: Load, scoring
 
 
 @pytest.mark.parametrize(("seconds", "rows"), [(1e-6, 256), (1.4e-3, 128), (1e-2, 64), (1.0, 64)])
-def test_batches_are_the_larger_the_faster_the_model_is(
+def test_faster_models_get_larger_batches(
     seconds: float, rows: int, loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose_batch_rows(seconds) == rows

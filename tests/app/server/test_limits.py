@@ -18,7 +18,7 @@ from app.server.limits import MAX_PIPELINED, LimitedProtocol
 from tests.support.services import HeldModel, Running, body, head, read, until
 
 
-def test_a_body_that_is_announced_too_large_is_refused_before_it_is_here(running: Callable[..., Running]) -> None:
+def test_a_too_large_content_length_is_refused_before_the_body_arrives(running: Callable[..., Running]) -> None:
     service = running(max_body_bytes=1024)
     large = bytes(5000)
     with service.connect() as connection:
@@ -38,7 +38,7 @@ def test_a_slow_body(running: Callable[..., Running]) -> None:
         assert "0.2 s" in json.loads(answer)["detail"]
 
 
-def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_sooner_one(
+def test_deadlines_of_the_server_and_of_the_client_hold_while_the_model_hangs(
     running: Callable[..., Running],
 ) -> None:
     service = running(deadline=1.0)
@@ -63,7 +63,7 @@ def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_soone
 
 
 @pytest.mark.parametrize("timeout", ["soon", "-1", "1e3", "nan", "inf", "0x10", ""])
-def test_a_timeout_that_is_no_number_of_seconds(running: Callable[..., Running], timeout: str) -> None:
+def test_an_invalid_timeout_is_refused(running: Callable[..., Running], timeout: str) -> None:
     with running().connect() as connection:
         connection.sendall(head(body(), f"X-Request-Timeout: {timeout}") + body())
         status, _, answer = read(connection)
@@ -94,7 +94,7 @@ def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Runni
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
-def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Running], chunked: bool) -> None:
+def test_bodies_of_all_requests_share_a_limit(running: Callable[..., Running], chunked: bool) -> None:
     service = running(queue_bytes=300_000)
     budget = service.state.body_limits.budget
     large = io.BytesIO()
@@ -120,7 +120,7 @@ def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Ru
     until(lambda: budget.acquired == 0)
 
 
-def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Running]) -> None:
+def test_no_object_of_a_closed_connection_stays_alive(running: Callable[..., Running]) -> None:
     service = running(deadline=0.001)
     held = HeldModel(service)
 
@@ -149,7 +149,7 @@ def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Ru
         held.release.set()
 
 
-def test_a_body_that_nobody_reads_is_not_kept(running: Callable[..., Running]) -> None:
+def test_an_unread_body_is_not_buffered(running: Callable[..., Running]) -> None:
     service = running()
     for path, method in (("/health/live", "GET"), ("/encode", "POST")):
         with service.connect() as connection:

@@ -132,13 +132,13 @@ class TestEveryModel:
         assert np.allclose(many.rate, many.rate_analytic, atol=4 * 2 / math.sqrt(2000))
 
     @pytest.mark.parametrize("rows", [1, 4, 5, 7, 17, 1000])
-    def test_slices_change_nothing(self, scorer: Scorer, rows: int) -> None:
+    def test_results_do_not_depend_on_slices(self, scorer: Scorer, rows: int) -> None:
         whole, cut = scorer(5), scorer(5, rows=rows)
         for name in ("free_energy", "nlog_p_x", "distortion", "entropy", "cross_entropy"):
             expected = getattr(whole, name)
             np.testing.assert_allclose(getattr(cut, name), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
-    def test_neighbours_change_nothing(self, scorer: Scorer) -> None:
+    def test_results_do_not_depend_on_the_other_rows(self, scorer: Scorer) -> None:
         whole = scorer(5)
         for i in range(6):
             alone = scorer(5, pick=slice(i, i + 1))
@@ -235,7 +235,7 @@ class TestLogWeightAccumulator:
         peak(500)
         assert peak(5000) < 2 * peak(500)
 
-    def test_nor_does_that_of_an_estimate(self) -> None:
+    def test_memory_of_an_estimate_does_not_grow_with_the_number_of_draws(self) -> None:
         vae = build("table-mlp-gaussian")
         x = torch.rand(4, 3)
 

@@ -91,7 +91,7 @@ class TestTypicalityModel:
         floors = np.array([[MIN_SURPRISE], [-99.0], [MIN_SURPRISE]])
         assert np.allclose(typical(scored).score(scored), WEIGHTS @ np.maximum(surprises, floors))
 
-    def test_what_is_too_complex_to_be_cheap_is_not_typical_for_being_cheap(self, refined: bool) -> None:
+    def test_a_low_cost_at_high_complexity_is_not_typical(self, refined: bool) -> None:
         def costly(features: TypicalityFeatures) -> TypicalityFeatures:
             price = 1000 * (features.complexity[:, 0] - 50)
             return replace(features, free_energy=features.free_energy + price)
@@ -102,7 +102,7 @@ class TestTypicalityModel:
         assert np.ptp(usual.free_energy) > 10 * 300
         assert (one.score(dearer) > one.score(usual) + 2).all()
 
-    def test_nothing_makes_up_for_a_complexity_that_no_data_has(self, refined: bool) -> None:
+    def test_a_complexity_outside_the_data_is_never_typical(self, refined: bool) -> None:
         one = typical(chance(1000, refined=refined, measured=2))
         far = chance(50, seed=1, refined=refined, measured=2)
         farther = replace(far, complexity=far.complexity + 400)
@@ -113,14 +113,14 @@ class TestTypicalityModel:
         assert abs(found.mean()) < 0.3
         assert 0.7 < found.std() < 1.8
 
-    def test_each_input_is_judged_by_itself(self, refined: bool) -> None:
+    def test_the_typicality_of_an_input_does_not_depend_on_others(self, refined: bool) -> None:
         one, scored = typical(chance(500, refined=refined)), chance(20, seed=1, refined=refined)
         whole = one.score(scored)
         alone = [one.score(scored[i : i + 1])[0] for i in range(20)]
         assert np.allclose(alone, whole)
 
     @pytest.mark.parametrize("what", ["mean", "scale_norm", "rate", "residual", "distortion"])
-    def test_what_lies_far_out_in_one_size_alone_is_less_typical(self, what: str, refined: bool) -> None:
+    def test_an_extreme_value_of_one_feature_is_less_typical(self, what: str, refined: bool) -> None:
         one, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
         before = one.score(scored)
         assert (one.score(replace(scored, **{what: getattr(scored, what) * 20 + 50})) > before + 2).all()
@@ -138,12 +138,12 @@ class TestTypicalityModel:
         other = typical(rescaled(chance(800, refined=refined))).score(rescaled(chance(40, 1, refined=refined)))
         assert np.corrcoef(plain, other)[0, 1] > 0.9
 
-    def test_a_size_that_never_varies_is_no_obstacle(self, refined: bool) -> None:
+    def test_a_constant_feature_is_accepted(self, refined: bool) -> None:
         scored = replace(chance(200, refined=refined), scale_norm=np.full(200, 2.0), mean=np.zeros((200, 2)))
         assert np.isfinite(typical(scored).score(scored)).all()
 
 
-def test_so_is_what_gains_far_more_by_refinement() -> None:
+def test_a_large_gain_by_refinement_is_less_typical() -> None:
     one, scored = typical(chance(1000, refined=True)), chance(50, seed=1, refined=True)
     assert scored.regret is not None
     gained = replace(scored, regret=scored.regret + 20)
@@ -151,7 +151,7 @@ def test_so_is_what_gains_far_more_by_refinement() -> None:
 
 
 @pytest.mark.parametrize("refine", [0, 5])
-def test_what_is_no_stripe_is_less_typical_than_stripes(trained: VAE, refine: int) -> None:
+def test_outliers_are_less_typical_than_stripes(trained: VAE, refine: int) -> None:
     def scored(batch: Array) -> TypicalityFeatures:
         return score_features(trained, batch, ScoringConfig(4, refine, 0))
 
@@ -169,7 +169,7 @@ def test_what_is_no_stripe_is_less_typical_than_stripes(trained: VAE, refine: in
         assert auroc(inliers, one.score(scored(outliers))) > 0.9
 
 
-def test_a_model_that_says_nothing_in_its_latent_still_has_sizes() -> None:
+def test_a_model_without_active_latents_has_finite_features() -> None:
     vae = build("grey-mlp-discretized")
     # The last layer of the encoder gives mean 0 and scale 1 whatever it sees: a rate of exactly zero.
     for key, weight in vae.encoder.named_parameters():

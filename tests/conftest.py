@@ -39,7 +39,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def loaded(saved: Callable[[str], Path]) -> Callable[[str], Checkpoint]:
-    """A small model, loaded."""
+    """A function that loads a small model, by the name of its configuration."""
     return lambda name: load(saved(name))
 
 
@@ -52,8 +52,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
     def of(name: str) -> Checkpoint:
         vae = build(name)
         save(root / name, vae, Card(name=name, created="2024-01-01"))
-        known = Calibration(batches.latent_density(vae, reference(name, 300, seed=2)), {})
-        save_calibration(root / name, batches.calibrate(vae, reference(name), SCORINGS, calibration=known))
+        density = Calibration(batches.latent_density(vae, reference(name, 300, seed=2)), {})
+        save_calibration(root / name, batches.calibrate(vae, reference(name), SCORINGS, calibration=density))
         return load(root / name)
 
     return of
@@ -70,7 +70,7 @@ def shown(
     def of(name: str) -> Checkpoint:
         shutil.copytree(calibrated(name).folder, root / name)
         samples = reference(name)
-        made = gallery.make(
+        content = gallery.make(
             calibrated(name).vae,
             samples,
             labels=np.arange(len(samples)) % 3,
@@ -78,7 +78,7 @@ def shown(
             calibration=calibrated(name).calibration,
             learning=LEARNING,
         )
-        save_gallery(root / name, made)
+        save_gallery(root / name, content)
         return load(root / name)
 
     return of
@@ -86,7 +86,7 @@ def shown(
 
 @pytest.fixture(scope="session", params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> Transport:
-    """How requests reach the service: tests of HTTP run over both."""
+    """Transport of requests to the service. Tests of HTTP run over both."""
     value: Transport = request.param
     return value
 

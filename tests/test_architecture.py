@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what must not be in it."""
+"""Rules of the source tree: layers, forbidden imports, public names."""
 
 import ast
 import re
@@ -16,13 +16,13 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 def imports(path: Path) -> set[str]:
     """The top-level packages that a module imports, anywhere in it."""
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
+            modules.add(node.module.partition(".")[0])
+    return modules
 
 
 def test_model_imports_no_http_and_no_app() -> None:
@@ -100,7 +100,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def modules_imported(path: Path) -> set[Path]:
     """The files of this project that a module imports, anywhere in it and for types alone too."""
-    found: set[Path] = set()
+    paths: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -108,8 +108,8 @@ def modules_imported(path: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            found |= {ROOT / (name.replace(".", "/") + ".py")} & set(SOURCES)
-    return found - {path}
+            paths |= {ROOT / (name.replace(".", "/") + ".py")} & set(SOURCES)
+    return paths - {path}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -209,6 +209,8 @@ def test_no_test_uses_a_private_attribute_of_another_object() -> None:
                 owner = node.value.id if isinstance(node.value, ast.Name) else ""
                 assert owner in {"self", "cls"}, f"{path}:{node.lineno} uses {node.attr}"
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
-                names = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
-                private = [name for name in names if re.search(r"(^|\.)_(?!_)", str(name))]
+                names = [
+                    arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                ]
+                private = [name for name in names if re.search(r"(^|\.)_(?!_)", name)]
                 assert not private, f"{path}:{node.lineno} replaces {private[0]}"

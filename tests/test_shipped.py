@@ -32,10 +32,10 @@ def test_the_list_of_shipped_models_is_complete() -> None:
 
 @every
 def test_the_card_holds_training_and_evaluation(name: str) -> None:
-    found = load(Path(name))
-    assert found.folder == PRETRAINED / name
-    assert (found.folder / WEIGHTS).stat().st_size <= 16 << 20
-    training, report = found.card.training, found.card.evaluation
+    checkpoint = load(Path(name))
+    assert checkpoint.folder == PRETRAINED / name
+    assert (checkpoint.folder / WEIGHTS).stat().st_size <= 16 << 20
+    training, report = checkpoint.card.training, checkpoint.card.evaluation
     assert training is not None
     assert training.command.startswith("vae train fashion-mnist ")
     assert training.seconds > 0
@@ -62,10 +62,10 @@ def test_the_default_model_reaches_its_targets() -> None:
 
 @every
 def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
-    found = load(Path(name))
-    training, report = found.card.training, found.card.evaluation
-    assert found.gallery is not None and training is not None and report is not None
-    gallery = found.gallery
+    checkpoint = load(Path(name))
+    training, report = checkpoint.card.training, checkpoint.card.evaluation
+    assert checkpoint.gallery is not None and training is not None and report is not None
+    gallery = checkpoint.gallery
     assert len(gallery) == 2000 and gallery.counts.sum() == training.settings["set_aside"]
     assert gallery.label_names == GARMENTS
     assert gallery.labels is not None and set(gallery.labels.tolist()) == set(range(10))
@@ -86,10 +86,10 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
 
 @every
 def test_the_gallery_holds_the_results_of_the_model(name: str) -> None:
-    found = load(Path(name))
-    assert found.gallery is not None
-    gallery = found.gallery
-    part = next(score(found.vae, [gallery.inputs[:50]], ScoringConfig(1, 0, 0), found.calibration))
+    checkpoint = load(Path(name))
+    assert checkpoint.gallery is not None
+    gallery = checkpoint.gallery
+    part = next(score(checkpoint.vae, [gallery.inputs[:50]], ScoringConfig(1, 0, 0), checkpoint.calibration))
     np.testing.assert_allclose(gallery.scores["free_energy"][:50], part.scores.estimates.free_energy, rtol=1e-4)
     np.testing.assert_allclose(gallery.mean[:50], part.means, atol=1e-3)
     assert part.scores.calibrated.typicality is not None
@@ -97,19 +97,19 @@ def test_the_gallery_holds_the_results_of_the_model(name: str) -> None:
 
 
 def test_a_density_has_no_bits() -> None:
-    found = load(Path("fashion-mnist-mlp"))
-    assert found.vae.levels is None
-    assert found.card.evaluation is not None
-    assert found.card.evaluation["bits_per_dim"] is None
+    checkpoint = load(Path("fashion-mnist-mlp"))
+    assert checkpoint.vae.levels is None
+    assert checkpoint.card.evaluation is not None
+    assert checkpoint.card.evaluation["bits_per_dim"] is None
 
 
 @every
 def test_scores_of_the_first_test_images_agree_with_the_card(name: str, test_set: Dataset) -> None:
-    found = load(Path(name))
-    part = next(score(found.vae, test_set.batches(1000), ScoringConfig(1, 0, 0)))
-    assert found.card.evaluation is not None
-    mean = found.card.evaluation["free_energy"]
-    error = found.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
+    checkpoint = load(Path(name))
+    part = next(score(checkpoint.vae, test_set.batches(1000), ScoringConfig(1, 0, 0)))
+    assert checkpoint.card.evaluation is not None
+    mean = checkpoint.card.evaluation["free_energy"]
+    error = checkpoint.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
     assert abs(part.scores.estimates.free_energy.mean() - mean) < 4 * error
 
 
@@ -117,16 +117,16 @@ def test_scores_of_the_first_test_images_agree_with_the_card(name: str, test_set
 @every
 def test_the_held_out_report_equals_an_evaluation(name: str, test_set: Dataset) -> None:
     """All images with one draw, and the costliest, whose scores the card has one by one, with all draws of the card."""
-    found = load(Path(name))
-    expected = found.card.evaluation
+    checkpoint = load(Path(name))
+    expected = checkpoint.card.evaluation
     assert expected is not None
-    report = evaluate(found.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
+    report = evaluate(checkpoint.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
     assert report["active_units"] == expected["active_units"]
     # Rates have a closed form; the rest differs by the chance of its draw.
     assert report["rate_per_dimension"] == pytest.approx(expected["rate_per_dimension"], rel=1e-3, abs=1e-3)
     for key in ("free_energy", "distortion", "rate"):
         assert report[key] == pytest.approx(expected[key], rel=0.01)
     samples = test_set.load()[[int(worst["sample"]) for worst in expected["worst"]]]
-    part = next(score(found.vae, [samples], ScoringConfig(expected["draws"], 0, expected["seed"])))
+    part = next(score(checkpoint.vae, [samples], ScoringConfig(expected["draws"], 0, expected["seed"])))
     costs = [worst["free_energy"] for worst in expected["worst"]]
     assert part.scores.estimates.free_energy == pytest.approx(costs, rel=1e-4)

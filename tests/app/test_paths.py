@@ -1,4 +1,4 @@
-"""The fast path and FastAPI give the same response to the same request: status, headers and every byte."""
+"""Equal responses of the fast path and of FastAPI: status, headers and content."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ Pair = tuple[Client, Client]
 
 @pytest.fixture(scope="module", params=["grey-mlp-discretized", "rgb-conv-discretized", "table-mlp-gaussian"])
 def pair(shown: Callable[[str], Checkpoint], request: pytest.FixtureRequest) -> Iterator[tuple[str, Pair]]:
-    """Two services of one model, by both ways."""
+    """Two services of one model, over ASGI and over the fast path."""
     model = shown(request.param)
     with client_of(model, "asgi") as reference, client_of(model, "fast") as fast:
         yield request.param, (reference, fast)
 
 
 def compare(pair: Pair, method: str, path: str, **request: Any) -> int:
-    """Ask both, and return the status of their common response."""
+    """Send the request to both, and return the status of their common response."""
     reference, fast = (client.request(method, path, **request) for client in pair)
     assert fast.status_code == reference.status_code, (path, fast.text, reference.text)
     headers = [

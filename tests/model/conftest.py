@@ -1,4 +1,4 @@
-"""Data with structure, small enough to train on in a second, and models whose answers are known."""
+"""One thread for torch, a checkpoint to damage, a trained model and a model with scores in closed form."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from tests.support.models import GREY, PPCA
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """These models are too small to share: threads that wait for each other cost more than all the arithmetic."""
+    """Use one thread: small models run slower with more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,14 +27,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def folder(saved: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A saved model to spoil."""
+    """A copy of a saved model."""
     shutil.copytree(saved(SAVED), tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture(scope="session")
 def trained() -> VAE:
-    """A model that has seen a few stripes: good enough to know one from what is none."""
+    """A model trained on stripes, good enough to tell them from outliers."""
     config = ModelConfig(
         data=GREY, network=MLPNetwork(hidden=(32,)), latent=4, likelihood=DiscretizedLikelihood(components=1)
     )

@@ -129,12 +129,12 @@ class TestStrangers:
 
     @pytest.mark.parametrize("how", SPOILED)
     def test_weights_that_do_not_match_the_configuration_are_refused(self, how: str, folder: Path) -> None:
-        spoil, said = SPOILED[how]
+        spoil, message = SPOILED[how]
         weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
         reseal(folder, weights=safetensors.torch.save(spoil(weights)))
         with pytest.raises(CheckpointError) as error:
             load(folder)
-        assert said in refusal(error) and WEIGHTS in refusal(error)
+        assert message in refusal(error) and WEIGHTS in refusal(error)
 
     @pytest.mark.parametrize(
         "data",
@@ -164,7 +164,7 @@ class TestStrangers:
                 load(folder)
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"latent": 5}, "not of one model"),
             ({"latent": -1}, "latent"),
@@ -176,13 +176,13 @@ class TestStrangers:
         ],
     )
     def test_a_configuration_of_another_model_is_refused_without_its_memory(
-        self, change: dict[str, Any], said: str, folder: Path
+        self, change: dict[str, Any], message: str, folder: Path
     ) -> None:
         reseal(folder, config=json.dumps(json.loads((folder / CONFIG).read_bytes()) | change).encode())
         # The largest of these would take petabytes, so an attempt at it would fail with another error.
         with pytest.raises(CheckpointError) as error:
             load(folder)
-        assert said in refusal(error)
+        assert message in refusal(error)
 
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"name": 3}', b"[" * 100_000])
     @pytest.mark.parametrize("which", ["config", "card"])

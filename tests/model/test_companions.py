@@ -1,4 +1,4 @@
-"""What stands beside a model in its folder, calibration and gallery: it comes back as it was saved, or is refused."""
+"""Calibration and gallery of a checkpoint: saving, loading and damaged files."""
 
 import shutil
 from collections.abc import Callable
@@ -27,13 +27,13 @@ class TestCalibration:
     def test_is_loaded_unchanged(
         self, name: str, calibrated: Callable[[str], checkpoint.Checkpoint], tmp_path: Path
     ) -> None:
-        made = calibrated(name).calibration
-        assert made is not None
+        calibration = calibrated(name).calibration
+        assert calibration is not None
         save(tmp_path / "model", build(name), Card(name=name, created="2024-01-01"))
         assert load(tmp_path / "model").calibration is None
-        checkpoint.save_calibration(tmp_path / "model", made)
+        checkpoint.save_calibration(tmp_path / "model", calibration)
         back = load(tmp_path / "model").calibration
-        assert back is not None and to_bytes(back) == to_bytes(made)
+        assert back is not None and to_bytes(back) == to_bytes(calibration)
         files = [path.name for path in (tmp_path / "model").iterdir()]
         assert sorted(files) == sorted([CONFIG, WEIGHTS, CARD, SUMS, CALIBRATION])
 
@@ -129,7 +129,7 @@ class TestGallery:
         save_card(looked_at, Card(name="other", created="2025-01-01"))
         checkpoint.save_calibration(looked_at, Calibration(None, {}))
         assert (looked_at / GALLERY).read_bytes() == whole
-        found = load(looked_at)
-        assert found.gallery is not None
-        save(looked_at, found.vae, found.card)
+        loaded = load(looked_at)
+        assert loaded.gallery is not None
+        save(looked_at, loaded.vae, loaded.card)
         assert load(looked_at).gallery is None

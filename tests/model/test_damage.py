@@ -1,4 +1,4 @@
-"""Whatever happens to a saved model on its way: it is refused in one line, and never taken for whole."""
+"""Damaged checkpoints are refused with an error of one line."""
 
 import os
 import shutil
@@ -27,12 +27,12 @@ def copied(calibrated: Callable[[str], Checkpoint], tmp_path: Path) -> Callable[
 
 
 def refused(folder: Path) -> str:
-    """What loading says, in one line."""
+    """Error message of loading, in one line."""
     with pytest.raises(CheckpointError) as error:
         load(folder)
-    said = refusal(error)
-    assert "\n" not in said and str(folder) in said and ";" in said
-    return said
+    message = refusal(error)
+    assert "\n" not in message and str(folder) in message and ";" in message
+    return message
 
 
 def damaged(data: bytes, draw: np.random.Generator) -> bytes:
@@ -54,8 +54,8 @@ def spoil(folder: Path, times: int, seed: int) -> None:
             spoilt = damaged(whole, draw)
             assert spoilt != whole
             (folder / name).write_bytes(spoilt)
-            said = refused(folder)
-            assert name in said or SUMS in said
+            message = refused(folder)
+            assert name in message or SUMS in message
         (folder / name).write_bytes(whole)
     load(folder)
 
@@ -123,17 +123,15 @@ def test_other_files_in_the_folder_are_ignored(name: str, copied: Callable[[str]
 
 def test_a_calibration_without_a_checksum_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
-    held = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
-    (folder / SUMS).write_bytes(checkpoint.checksums(held))
+    contents = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+    (folder / SUMS).write_bytes(checkpoint.checksums(contents))
     assert CALIBRATION in refused(folder)
     (folder / CALIBRATION).unlink()
     assert load(folder).calibration is None
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_out_of_the_folder_is_refused(
-    name: str, copied: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_link_out_of_the_folder_is_refused(name: str, copied: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copied(IMAGE)
     (folder / name).rename(tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)
@@ -153,7 +151,9 @@ def test_links_within_the_folder_are_followed(copied: Callable[[str], Path], tmp
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("what", ["folder", "pipe", "device", "circle"])
-def test_pipes_sockets_and_folders_are_refused_without_blocking(what: str, name: str, copied: Callable[[str], Path]) -> None:
+def test_folders_pipes_and_devices_are_refused_without_blocking(
+    what: str, name: str, copied: Callable[[str], Path]
+) -> None:
     folder = copied(IMAGE)
     (folder / name).unlink()
     if what == "folder":
@@ -174,11 +174,11 @@ def test_a_file_that_is_too_large_is_refused_without_reading_it(name: str, copie
         file.truncate(10 << 30)
     tracemalloc.start()
     try:
-        said = refused(folder)
+        message = refused(folder)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert name in said and "10,737,418,240 bytes" in said
+    assert name in message and "10,737,418,240 bytes" in message
     assert most < 64 << 20
     (folder / name).write_bytes(whole)
     load(folder)
@@ -215,7 +215,7 @@ def test_a_folder_that_this_user_may_not_read_is_refused(mode: int, calibrated: 
         (folder / SUMS).chmod(0o644)
         os.seteuid(65534)
         try:
-            said = refused(folder)
+            message = refused(folder)
         finally:
             os.seteuid(0)
-        assert "let this user read it" in said
+        assert "let this user read it" in message

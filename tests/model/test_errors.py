@@ -27,6 +27,6 @@ def test_an_input_error_names_its_place_first() -> None:
     assert str(InputError("not finite")) == "not finite"
 
 
-def test_no_error_has_two_parents_in_the_package() -> None:
+def test_errors_derive_from_no_standard_error() -> None:
     # A caller that guards against ValueError or OSError must not swallow what was raised on purpose.
     assert DataError.__mro__ == (DataError, VAEError, Exception, BaseException, object)

@@ -1,4 +1,4 @@
-"""Pictures of any size and mode become the bytes of one sample."""
+"""Conversion of images of any size and mode to samples."""
 
 import io
 from typing import Any
@@ -77,10 +77,10 @@ def test_16_bit_grey_keeps_its_upper_bits(kind: str) -> None:
 
 
 def test_rgb_is_converted_to_grey_by_luma() -> None:
-    said = [
+    greys = [
         int(fit_image(Image.new("RGB", (4, 6), colour), GREY).max()) for colour in ("#ff0000", "#00ff00", "#0000ff")
     ]
-    assert said == [round(255 * share) for share in (0.299, 0.587, 0.114)]
+    assert greys == [round(255 * share) for share in (0.299, 0.587, 0.114)]
 
 
 def test_a_grey_picture_is_the_same_in_each_channel() -> None:
@@ -120,9 +120,9 @@ def test_another_size_is_resized_with_antialiasing() -> None:
 def test_strict_refuses_what_would_be_converted(image: Image.Image) -> None:
     with pytest.raises(InputError) as error:
         fit_image(image, GREY, strict=True)
-    said = str(error.value)
-    assert f"{image.height}x{image.width} of mode {image.mode}" in said
-    assert "6x4 of mode L" in said and "strict=true" in said
+    message = str(error.value)
+    assert f"{image.height}x{image.width} of mode {image.mode}" in message
+    assert "6x4 of mode L" in message and "strict=true" in message
 
 
 def test_strict_judges_a_picture_as_it_stands_upright() -> None:

@@ -61,8 +61,8 @@ def _head(config: ModelConfig) -> Any:
 
 
 def log_prob(p: torch.distributions.Distribution, x: Tensor) -> Tensor:
-    found: Tensor = p.log_prob(x)
-    return found
+    result: Tensor = p.log_prob(x)
+    return result
 
 
 DISCRETIZED = {"one": one_component(), "three": mixture(3)}
@@ -268,11 +268,11 @@ class TestAutoregressive:
         likelihood = DiscretizedLikelihood(components=2, autoregressive=True)
         data = ImageData(height=6, width=5, channels=3)
         head = _head(ModelConfig(data=data, network=MLP, likelihood=likelihood))
-        said = torch.full((3, head.params, 3, 6, 5), raw, requires_grad=True)
-        p = head(said)
+        parameters = torch.full((3, head.params, 3, 6, 5), raw, requires_grad=True)
+        p = head(parameters)
         nlog = p.nlog_prob(x)
         nlog.sum().backward()
-        assert torch.isfinite(nlog).all() and said.grad is not None and torch.isfinite(said.grad).all()
+        assert torch.isfinite(nlog).all() and parameters.grad is not None and torch.isfinite(parameters.grad).all()
         assert torch.isfinite(p.sample(x)).all()
 
 

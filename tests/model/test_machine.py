@@ -1,4 +1,4 @@
-"""What a training ran on."""
+"""Description of the machine: cores, processor, accelerator, package versions."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("said", "cores"),
+    ("text", "cores"),
     [
         ("max 100000", 8),
         ("200000 100000", 2),
@@ -30,8 +30,8 @@ def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("1 2 3", 8),
     ],
 )
-def test_a_container_limits_the_cores(said: str, cores: int, quota: Path) -> None:
-    quota.write_text(said)
+def test_a_container_limits_the_cores(text: str, cores: int, quota: Path) -> None:
+    quota.write_text(text)
     assert machine.cores() == cores
 
 
@@ -60,7 +60,7 @@ def test_a_system_that_does_not_name_its_processor_is_named_by_its_architecture(
 
 
 def test_versions_name_every_package_that_affects_weights() -> None:
-    said = machine.versions()
-    assert {"python", "torch", "numpy"} <= said.keys()
-    assert said["torch"] == torch.__version__
-    assert all(said.values())
+    versions = machine.versions()
+    assert {"python", "torch", "numpy"} <= versions.keys()
+    assert versions["torch"] == torch.__version__
+    assert all(versions.values())

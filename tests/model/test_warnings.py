@@ -116,10 +116,10 @@ def test_a_checkpoint_without_calibration_and_evaluation(loaded: Callable[[str],
 def test_a_checkpoint_is_judged_by_its_gallery(shown: Callable[[str], Checkpoint]) -> None:
     checkpoint = shown("grey-mlp-discretized")
     assert checkpoint.gallery is not None
-    found = {warning.code for warning in checkpoint_warnings(checkpoint)}
-    assert ("overfitting" in found) is overfits(checkpoint.gallery.learning)
-    assert ("inactive_dimensions" in found) is (0 < checkpoint.gallery.active_units < checkpoint.vae.config.latent)
-    assert "not_calibrated" not in found
+    codes = {warning.code for warning in checkpoint_warnings(checkpoint)}
+    assert ("overfitting" in codes) is overfits(checkpoint.gallery.learning)
+    assert ("inactive_dimensions" in codes) is (0 < checkpoint.gallery.active_units < checkpoint.vae.config.latent)
+    assert "not_calibrated" not in codes
 
 
 def test_an_evaluation_with_unknown_figures_gives_no_warnings() -> None:
@@ -130,5 +130,5 @@ def test_an_evaluation_with_unknown_figures_gives_no_warnings() -> None:
 def test_a_checkpoint_is_judged_by_its_evaluation(loaded: Callable[[str], Checkpoint]) -> None:
     checkpoint = loaded("grey-mlp-discretized")
     card = Card(name="x", created="2024-01-01", evaluation={**SOUND, "scales_at_floor": 0.5})
-    found = [warning.code for warning in checkpoint_warnings(replace(checkpoint, card=card))]
-    assert found == ["scales_at_floor", "not_calibrated"]
+    codes = [warning.code for warning in checkpoint_warnings(replace(checkpoint, card=card))]
+    assert codes == ["scales_at_floor", "not_calibrated"]

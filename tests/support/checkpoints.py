@@ -14,7 +14,7 @@ SAVED = "grey-mlp-discretized"
 
 
 def reseal(folder: Path, **changed: bytes) -> None:
-    """Replace files and make the digests fit: what a stranger's folder may hold."""
+    """Replace files of a checkpoint and update the checksums."""
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMS}
     places = {"config": CONFIG, "weights": WEIGHTS, "card": CARD, "calibration": CALIBRATION, "gallery": GALLERY}
     files |= {places[key]: data for key, data in changed.items()}
@@ -23,7 +23,7 @@ def reseal(folder: Path, **changed: bytes) -> None:
 
 
 def provenance(**changes: Any) -> Provenance:
-    """Where some model comes from."""
+    """Provenance with these changes."""
     plain: dict[str, Any] = {
         "dataset": "x.npy",
         "dataset_sha256": "0" * 64,
@@ -41,7 +41,7 @@ def provenance(**changes: Any) -> Provenance:
 
 
 def flipped(data: bytes, place: int) -> bytes:
-    """The same bytes with one of them changed."""
+    """Bytes with the one at this place changed."""
     return data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
 
 

@@ -27,7 +27,7 @@ SMALL = (
 
 
 def invoke(*arguments: str) -> str:
-    """Run `vae` with these arguments where we are; what it printed."""
+    """Run `vae` with these arguments in the working folder, and return its output."""
     result = CliRunner().invoke(cli.cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output

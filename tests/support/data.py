@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 class Memory(Dataset):
-    """A dataset that is already in memory, as the model takes it."""
+    """A dataset in memory, in the layout of the model."""
 
     def __init__(self, samples: Array, labels: Sequence[int] | None = None, source: str = "memory") -> None:
         self.source = source
@@ -36,7 +36,7 @@ class Memory(Dataset):
 
 
 def stripes(count: int, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> NDArray[np.uint8]:
-    """Pictures of one soft bright stripe, whose place and brightness vary: two numbers decide each picture."""
+    """Images, n x shape, of one soft bright stripe of random place and brightness."""
     generator = np.random.default_rng(seed)
     place, bright = generator.uniform(0, shape[2], (count, 1, 1, 1)), generator.uniform(80, 240, (count, 1, 1, 1))
     distance = np.arange(shape[2]) - place
@@ -45,7 +45,7 @@ def stripes(count: int, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> ND
 
 
 def rows(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Three columns in units of their own that one hidden number decides, but for a little noise."""
+    """Rows of three columns in different units: functions of one hidden number plus noise."""
     generator = np.random.default_rng(seed)
     hidden = generator.normal(size=(count, 1))
     clean = np.hstack([40 + 10 * hidden, 1.7 - 0.1 * hidden, 70 + 12 * np.tanh(hidden)])
@@ -62,7 +62,7 @@ def squares(count: int = 80) -> np.ndarray[Any, Any]:
 
 
 def grid(count: int) -> NDArray[np.float32]:
-    """The middles of `count` equal parts of (0, 1): uniform numbers without chance."""
+    """Midpoints of `count` equal parts of (0, 1)."""
     return ((np.arange(count) + 0.5) / count).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The same small samples, written as every kind of data on disk."""
+"""Small samples in every supported file format."""
 
 import gzip
 import struct
@@ -33,7 +33,7 @@ def idx(array: Array) -> bytes:
 
 
 def attempt(source: Path, named: Path | None = None) -> str | None:
-    """Read all there is: None where that works, the name of the file where it is refused by it, else the refusal."""
+    """Read a dataset: None on success, else the name of the file if the error holds it, else the error message."""
     try:
         dataset = open_dataset(str(source))
         dataset.load()

@@ -1,4 +1,4 @@
-"""Small models of every kind, and a model whose answers are known."""
+"""Small models of every configuration, and a model with scores in closed form."""
 
 import math
 from typing import Any
@@ -36,10 +36,10 @@ CONFIGS = {
     "table-mlp-gaussian": ModelConfig(data=TABLE, network=MLP, latent=2, likelihood=GaussianLikelihood()),
 }
 
-#: What the calibrated models are calibrated for.
+#: Scorings of the calibrated models.
 SCORINGS = (ScoringConfig(1, 0, 0), ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0))
 
-#: Of the models with galleries, all alike but for what they look at: three classes, and two epochs of training.
+#: Label names and epochs of the models with galleries.
 CLASSES = ("cat", "dog", "<b>bird</b>")
 LEARNING = tuple(
     EpochRecord(
@@ -58,7 +58,7 @@ LEARNING = tuple(
 
 
 def build(name: str, seed: int = 0) -> VAE:
-    """A model of this configuration with weights from the seed, large enough to make its outputs vary."""
+    """A model of this configuration, with random weights large enough for outputs that vary."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = VAE(CONFIGS[name]).eval().requires_grad_(False)
@@ -68,7 +68,7 @@ def build(name: str, seed: int = 0) -> VAE:
 
 
 def reference(name: str, count: int = 120, seed: int = 1) -> np.ndarray[Any, Any]:
-    """Samples as a dataset gives them, for a calibration."""
+    """Random samples in the layout of a dataset."""
     generator, data = np.random.default_rng(seed), CONFIGS[name].data
     if isinstance(data, ImageData):
         return generator.integers(0, 256, (count, *data.shape), np.uint8)

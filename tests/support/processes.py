@@ -16,7 +16,7 @@ VAE = [sys.executable, "-c", "from app.cli.main import main; main()"]
 
 @contextmanager
 def served(folder: Path, *options: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """A server of this model on a free port: its address, and its process."""
+    """Run a server of this model on a free port. Yields its address and its process."""
     command = [*VAE, "serve", str(folder), "--port", "0", "--threads", "1", *options]
     environ = {**os.environ, "VAE_GRACE": "0", **environment}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
@@ -31,7 +31,7 @@ def served(folder: Path, *options: str, **environment: str) -> Iterator[tuple[st
 
 
 def post(address: str, path: str, inputs: object) -> socket.socket:
-    """A client that has sent a request and waits for the answer."""
+    """Send a request, and return the connection on which the response arrives."""
     host, port = address.removeprefix("http://").rsplit(":", 1)
     body = json.dumps({"inputs": inputs}).encode()
     head = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
@@ -41,13 +41,13 @@ def post(address: str, path: str, inputs: object) -> socket.socket:
 
 
 def value(address: str, name: str) -> float:
-    """Of a metric, 0 where there is none yet."""
+    """Sum of the samples of a metric; 0 if there is none."""
     lines = httpx2.get(f"{address}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 def workers_of(parent: int) -> list[int]:
-    """The living children of a process that serve."""
+    """Ids of the living worker processes of a supervisor."""
     found = []
     for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has just gone

@@ -7,7 +7,7 @@ from model.scoring.typicality import TypicalityFeatures
 
 
 def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> TypicalityFeatures:
-    """Random features of inputs of one kind, with this many measures of complexity."""
+    """Random features of `count` inputs, with `measured` measures of complexity."""
     draw = np.random.default_rng(seed)
     distortion, rate = 90 + 10 * draw.normal(size=count), draw.gamma(9, size=count)
     return TypicalityFeatures(

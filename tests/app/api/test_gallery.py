@@ -81,8 +81,8 @@ def test_gallery_scores_equal_those_of_free_energy(serving_shown: Serving, name:
 
 @every
 def test_an_input_comes_with_its_latents_and_scores(serving_shown: Serving, shown: Load, name: str) -> None:
-    found = shown(name).gallery
-    assert found is not None
+    content = shown(name).gallery
+    assert content is not None
     client, scale = serving_shown(name), 255 if name in IMAGES else 1
     for index in (0, 17, 119):
         answer = GalleryInput.model_validate(client.get(f"/model/gallery/input?index={index}").json())
@@ -90,11 +90,11 @@ def test_an_input_comes_with_its_latents_and_scores(serving_shown: Serving, show
         for inputs in (answer.inputs, arrays["inputs"]):
             close(np.array(inputs) * scale, inside_out(name)[index : index + 1])
         for mean, variance in ((answer.mean, answer.variance), (arrays["mean"], arrays["variance"])):
-            close(mean, found.mean[index : index + 1])
-            close(variance, found.variance[index : index + 1])
+            close(mean, content.mean[index : index + 1])
+            close(variance, content.variance[index : index + 1])
         assert (answer.label, answer.label_name) == (index % 3, CLASSES[index % 3])
         assert arrays["label"] == index % 3
-        for score, numbers in found.scores.items():
+        for score, numbers in content.scores.items():
             close(answer.model_dump()["scores"][score], numbers[index : index + 1])
             close(arrays[f"scores.{score}"], numbers[index : index + 1])
     assert client.get("/model/gallery/input").json() == client.get("/model/gallery/input?index=0").json()
@@ -195,23 +195,23 @@ def test_a_matching_etag_gets_304(serving_shown: Serving, shown: Load, path: str
     first = client.get(path)
     assert first.headers["cache-control"] == "no-cache"
     tag = first.headers["etag"]
-    for said in (tag, f"W/{tag}", f'"other", {tag}'):
-        again = client.get(path, headers={"If-None-Match": said})
+    for etags in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = client.get(path, headers={"If-None-Match": etags})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
         assert again.headers["x-model-digest"] == shown(GREY).digest
-    for said in ('"other"', "", "nonsense"):
-        assert client.get(path, headers={"If-None-Match": said}).content == first.content
+    for etags in ('"other"', "", "nonsense"):
+        assert client.get(path, headers={"If-None-Match": etags}).content == first.content
     assert serving_shown("rgb-conv-discretized").get(path).headers["etag"] != tag
 
 
 def test_the_gallery_is_encoded_once_at_its_first_request(
     shown: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made: list[str] = []
+    encoded: list[str] = []
 
     def counted(write: Callable[..., bytes]) -> Callable[..., bytes]:
         def wrapped(*arguments: object) -> bytes:
-            made.append(write.__name__)
+            encoded.append(write.__name__)
             return write(*arguments)
 
         return wrapped
@@ -222,11 +222,11 @@ def test_the_gallery_is_encoded_once_at_its_first_request(
     assert fresh.gallery is not None
     with client_of(fresh) as client:
         client.get("/model")
-        assert made == []
+        assert encoded == []
         for _ in range(3):
             for path in ("/model/gallery", "/model/gallery?format=png"):
                 assert client.get(path).status_code == 200
-        assert made == ["_json", "_thumbnail_sheet"]
+        assert encoded == ["_json", "_thumbnail_sheet"]
 
 
 def test_responses_are_complete_over_a_socket(running: Callable[..., Running], shown: Load) -> None:

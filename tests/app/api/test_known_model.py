@@ -16,7 +16,7 @@ from model.checkpoint import Card, load, save
 from model.config import MLPNetwork, ModelConfig, VectorData
 from model.likelihoods.gaussian import GaussianLikelihood
 from model.vae import VAE
-from tests.support.requests import npy, scores
+from tests.support.requests import npy, over_asgi, scores
 from tests.support.services import Client, Transport, client_of
 
 Floats = NDArray[np.float64]
@@ -112,6 +112,7 @@ def test_the_model_is_linear_and_in_the_units_of_its_columns(exact: Known) -> No
     assert card["data"]["std"] == list(DATA.std)
 
 
+@over_asgi
 @pytest.mark.parametrize("seed", [0, 1, 77])
 @pytest.mark.parametrize("samples", [1, 2, 64, 1000])
 def test_at_the_true_posterior_every_score_is_exact(exact: Known, seed: int, samples: int) -> None:
@@ -130,12 +131,14 @@ def test_refinement_of_the_true_posterior_has_no_regret(exact: Known) -> None:
     np.testing.assert_allclose(answer["regret"], 0, atol=1e-2)
 
 
+@over_asgi
 def test_a_single_row_has_the_exact_score(exact: Known) -> None:
     for row, expected in zip(exact.ppca.x, exact.ppca.nlog_p_x, strict=True):
         answer = exact.client.post("/free-energy?samples=3", **npy(row[None])).json()
         assert answer["free_energy"][0] == pytest.approx(expected, rel=1e-4)
 
 
+@over_asgi
 @pytest.mark.parametrize("seed", [0, 1, 77])
 def test_free_energy_of_another_q_exceeds_nlog_p_x_by_its_divergence(wrong: Known, seed: int) -> None:
     answer = scores(wrong.client, wrong.ppca.x, f"samples=5000&seed={seed}")
@@ -148,6 +151,7 @@ def test_free_energy_of_another_q_exceeds_nlog_p_x_by_its_divergence(wrong: Know
     assert (answer["effective_sample_size"] < 4999).all()
 
 
+@over_asgi
 def test_the_weighted_bound_approaches_nlog_p_x_with_more_draws(wrong: Known) -> None:
     def bound(samples: int) -> float:
         answers = [scores(wrong.client, wrong.ppca.x, f"samples={samples}&seed={seed}") for seed in range(20)]
@@ -158,6 +162,7 @@ def test_the_weighted_bound_approaches_nlog_p_x_with_more_draws(wrong: Known) ->
     assert most < 0.1 * few
 
 
+@over_asgi
 def test_refinement_approaches_the_true_posterior(wrong: Known) -> None:
     ppca = wrong.ppca
     excess = [
@@ -169,6 +174,7 @@ def test_refinement_approaches_the_true_posterior(wrong: Known) -> None:
     assert (np.abs(excess[3]) < 0.1 * ppca.divergence).all()
 
 
+@over_asgi
 def test_regret_equals_the_divergence_of_the_wrong_encoder(wrong: Known) -> None:
     answer = scores(wrong.client, wrong.ppca.x, "samples=100&refine=150")
     encoder = scores(wrong.client, wrong.ppca.x, "samples=100")
@@ -178,11 +184,12 @@ def test_regret_equals_the_divergence_of_the_wrong_encoder(wrong: Known) -> None
     assert (answer["effective_sample_size"] > encoder["effective_sample_size"]).all()
 
 
+@over_asgi
 @pytest.mark.parametrize("which", ["exact", "wrong"])
 def test_samples_have_the_covariance_of_the_model(exact: Known, wrong: Known, which: str) -> None:
-    known = exact if which == "exact" else wrong
-    x = np.array([known.client.get(f"/sample?n=64&noise=true&seed={seed}").json()["outputs"] for seed in range(30)])
+    service = exact if which == "exact" else wrong
+    x = np.array([service.client.get(f"/sample?n=64&noise=true&seed={seed}").json()["outputs"] for seed in range(30)])
     covariance = np.cov(x.reshape(-1, DIMS).T)
-    expected = known.ppca.covariance
+    expected = service.ppca.covariance
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     assert (np.abs(covariance - expected) < 5 * scale * np.sqrt(2 / 1920)).all()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.vae import VAE
 from tests.support.models import CONFIGS, build
-from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside
+from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside, over_asgi
 
 
 @every
@@ -59,16 +59,18 @@ def test_samples_are_their_latents_decoded(serving: Serving, name: str) -> None:
     close(client.post("/decode", json={"latents": sampled["latents"]}).json()["outputs"], sampled["outputs"])
 
 
+@over_asgi
 def test_temperature_scales_the_latents(serving: Serving) -> None:
     client = serving("table-mlp-gaussian")
-    one = np.array(client.get("/sample?n=64").json()["latents"])
+    drawn = np.array(client.get("/sample?n=64").json()["latents"])
     half = np.array(client.get("/sample?n=64&temperature=0.5").json()["latents"])
-    close(half, one / 2)
+    close(half, drawn / 2)
     assert not np.array(client.get("/sample?n=9&temperature=0").json()["latents"]).any()
-    assert abs(one.mean()) < 4 / np.sqrt(one.size)
-    assert abs(one.std() - 1) < 4 / np.sqrt(2 * one.size)
+    assert abs(drawn.mean()) < 4 / np.sqrt(drawn.size)
+    assert abs(drawn.std() - 1) < 4 / np.sqrt(2 * drawn.size)
 
 
+@over_asgi
 @every
 def test_noise_is_drawn_around_the_mean(serving: Serving, name: str) -> None:
     client = serving(name)
@@ -114,6 +116,7 @@ def test_models_of_vectors_refuse_images(serving: Serving) -> None:
     assert refused.status_code == 415
 
 
+@over_asgi
 @every
 def test_a_result_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     client = serving(name)
@@ -131,10 +134,10 @@ def test_concurrent_requests_each_get_their_own_result(serving: Serving) -> None
     x = inputs(name, 60)
     alone = client.post("/encode", **npy(x)).json()["mean"]
 
-    async def one(i: int) -> Any:
+    async def encode(i: int) -> Any:
         return await asyncio.to_thread(lambda: client.post("/encode", **npy(x[i : i + 1])).json()["mean"])
 
     async def all_at_once() -> list[Any]:
-        return await asyncio.gather(*(one(i) for i in range(60)))
+        return await asyncio.gather(*(encode(i) for i in range(60)))
 
     close(np.concatenate(asyncio.run(all_at_once())), alone)

@@ -47,8 +47,8 @@ def test_the_card_lists_the_calibrated_scorings(serving_calibrated: Serving) -> 
     # One half fits typicality, the other is what typicalities are compared with.
     assert [c.typicality_inputs for c in card.calibrations] == [60] * len(SCORINGS)
     assert card.anomaly_score == "typicality"
-    for known in card.calibrations:
-        query = f"samples={known.samples}&refine={known.refine}&seed={known.seed}"
+    for scoring in card.calibrations:
+        query = f"samples={scoring.samples}&refine={scoring.refine}&seed={scoring.seed}"
         answer = client.post(f"/free-energy?{query}", **npy(inputs("table-mlp-gaussian", 1))).json()
         assert card.anomaly_score in answer["p_values"]
 

@@ -11,7 +11,7 @@ from model.checkpoint import Checkpoint
 from model.scoring.batches import score_batch
 from model.scoring.calibration import UNCALIBRATED, ScoringConfig
 from tests.support.models import SCORINGS, build
-from tests.support.requests import GREY, inputs, inside, npy, npz, scores
+from tests.support.requests import GREY, inputs, inside, npy, npz, over_asgi, scores
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]
@@ -50,6 +50,7 @@ def test_p_values_equal_those_of_the_calibration(
     np.testing.assert_allclose(answer["typicality"], expected.typicality, rtol=1e-3, atol=1e-3)
 
 
+@over_asgi
 @kinds
 @every_scoring
 def test_p_values_are_multiples_of_one_over_n_plus_one(
@@ -64,6 +65,7 @@ def test_p_values_are_multiples_of_one_over_n_plus_one(
         assert (np.array(p) <= 1).all()
 
 
+@over_asgi
 @kinds
 def test_only_outliers_have_small_p_values(serving_calibrated: Serving, name: str) -> None:
     answer = scores(serving_calibrated(name), mixed(name, 40), "samples=4")
@@ -74,6 +76,7 @@ def test_only_outliers_have_small_p_values(serving_calibrated: Serving, name: st
     assert abs(np.median(answer["typicality"][1::2])) < 1.5
 
 
+@over_asgi
 @kinds
 @every_scoring
 def test_p_values_of_a_batch_equal_those_of_its_rows(
@@ -89,14 +92,12 @@ def test_p_values_of_a_batch_equal_those_of_its_rows(
 
 @kinds
 @pytest.mark.parametrize("other", [ScoringConfig(2, 0, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 0, 1)], ids=str)
-def test_uncalibrated_scorings_have_no_p_values(
-    serving_calibrated: Serving, name: str, other: ScoringConfig
-) -> None:
+def test_uncalibrated_scorings_have_no_p_values(serving_calibrated: Serving, name: str, other: ScoringConfig) -> None:
     answer = scores(serving_calibrated(name), inputs(name, 2), query(other))
     assert answer["p_values"] is None
     assert answer["typicality"] is None
     assert f"not for ({other})" in answer["p_values_reason"]
-    assert all(f"({known})" in answer["p_values_reason"] for known in SCORINGS)
+    assert all(f"({scoring})" in answer["p_values_reason"] for scoring in SCORINGS)
     assert len(answer["free_energy"]) == 2
 
 

@@ -14,7 +14,7 @@ from model.checkpoint import Checkpoint
 from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
 from tests.support.models import build
-from tests.support.requests import GREY, IMAGES, Serving, close, every, inputs, inside, npy, npz, scores
+from tests.support.requests import GREY, IMAGES, Serving, close, every, inputs, inside, npy, npz, over_asgi, scores
 from tests.support.services import Client, Transport, client_of, state_of
 
 TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
@@ -34,6 +34,7 @@ def test_refined_scores_equal_those_of_the_library(serving: Serving, name: str) 
     )
 
 
+@over_asgi
 @every
 def test_regret_is_the_gain_of_refinement_on_equal_draws(serving: Serving, name: str) -> None:
     x = inputs(name, 12)
@@ -47,6 +48,7 @@ def test_regret_is_the_gain_of_refinement_on_equal_draws(serving: Serving, name:
     assert after["regret"].mean() > 0
 
 
+@over_asgi
 @every
 def test_the_terms_of_a_refined_q_add_up(serving: Serving, name: str) -> None:
     answer = scores(serving(name), inputs(name, 5), "samples=5&refine=4")
@@ -55,6 +57,7 @@ def test_the_terms_of_a_refined_q_add_up(serving: Serving, name: str) -> None:
     np.testing.assert_allclose(answer["inference_gap"], answer["free_energy"] - answer["nlog_p_x"], atol=1e-9)
 
 
+@over_asgi
 @every
 def test_a_refined_score_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     x = inputs(name, 20)
@@ -78,9 +81,9 @@ def test_concurrent_refinements_do_not_change_a_score(serving: Serving, name: st
         calls = (asyncio.to_thread(scores, client, x[i : i + 1], query) for i, query in enumerate(queries))
         return await asyncio.gather(*calls)
 
-    for expected, found in zip(alone, asyncio.run(all_at_once()), strict=True):
+    for expected, answer in zip(alone, asyncio.run(all_at_once()), strict=True):
         for key in TERMS:
-            np.testing.assert_allclose(found[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
+            np.testing.assert_allclose(answer[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
 
 
 @every

@@ -12,7 +12,7 @@ from tests.support.refusals import CASES, GOOD, JSON
 from tests.support.services import Client, Transport, client_of, state_of
 
 
-def check(response: Any, status: int, said: str) -> dict[str, Any]:
+def check(response: Any, status: int, message: str) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     assert len(response.headers["x-model-digest"]) == 64
@@ -20,14 +20,16 @@ def check(response: Any, status: int, said: str) -> dict[str, Any]:
     assert body["status"] == status
     assert body["type"].startswith("urn:vae-server:problem:")
     assert body["title"]
-    assert said in body["detail"]
+    assert message in body["detail"]
     assert "Traceback" not in response.text
     return body
 
 
-@pytest.mark.parametrize(("method", "path", "request_", "status", "said"), CASES, ids=[f"{c[1]}-{c[4]}" for c in CASES])
-def test_refused(grey: Client, method: str, path: str, request_: dict[str, Any], status: int, said: str) -> None:
-    check(grey.request(method, path, **request_), status, said)
+@pytest.mark.parametrize(
+    ("method", "path", "request_", "status", "message"), CASES, ids=[f"{c[1]}-{c[4]}" for c in CASES]
+)
+def test_refused(grey: Client, method: str, path: str, request_: dict[str, Any], status: int, message: str) -> None:
+    check(grey.request(method, path, **request_), status, message)
 
 
 def test_a_validation_problem_lists_every_place(grey: Client) -> None:

@@ -85,8 +85,8 @@ def test_a_broken_model_is_refused_with_the_reason_and_the_old_one_stays(
         for _ in range(2):
             refused = client.post("/model/reload")
             assert refused.status_code == 500, refused.text
-            said = {"a pipe": "card.json", "missing": "model", "not finite": "not finite"}
-            assert said.get(broken, "model.safetensors") in refused.json()["detail"]
+            messages = {"a pipe": "card.json", "missing": "model", "not finite": "not finite"}
+            assert messages.get(broken, "model.safetensors") in refused.json()["detail"]
             assert refused.json()["title"] == "Model failed"
             assert refused.headers["x-model-digest"] == before
         assert client.get("/health/ready").status_code == 200
@@ -102,11 +102,11 @@ def test_a_reload_is_refused_unless_the_settings_allow_it(folder: Path, transpor
 
 def test_a_request_finishes_with_the_model_it_began_with(running: Callable[..., Running], folder: Path) -> None:
     service = running(model=str(folder), reload=True)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     old = service.model
     with service.connect() as first, service.connect() as second:
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         after = change(folder)
         second.sendall(head(b"", method="POST", path="/model/reload"))
         status, headers, _ = read(second)
@@ -116,7 +116,7 @@ def test_a_request_finishes_with_the_model_it_began_with(running: Callable[..., 
         status, headers, new = read(second)
         assert (status, headers["x-model-digest"]) == (200, after)
         assert old.engine.batcher.alive
-        held.release.set()
+        held_model.release.set()
         status, headers, answer = read(first)
         assert (status, headers["x-model-digest"]) == (200, old.digest.decode())
         assert answer != new

@@ -12,7 +12,7 @@ from PIL import Image
 from model import random
 from model.scoring.batches import estimate
 from tests.support.models import CONFIGS, build
-from tests.support.requests import IMAGES, close, every, inputs, inside, npy, npz
+from tests.support.requests import IMAGES, close, every, inputs, inside, npy, npz, over_asgi
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]
@@ -32,6 +32,7 @@ def test_scores_equal_those_of_the_estimator_with_the_same_seed(serving: Serving
     close(answer["effective_sample_size"], expected.effective_sample_size, 1e-3)
 
 
+@over_asgi
 @every
 def test_the_terms_add_up(serving: Serving, name: str) -> None:
     answer = {
@@ -61,6 +62,7 @@ def test_one_draw_has_no_standard_error_and_no_gap(grey: Client) -> None:
     )
 
 
+@over_asgi
 @every
 def test_a_score_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     client = serving(name)

@@ -1,4 +1,4 @@
-"""Requests over real sockets: whichever way they arrive, in one piece or in many, the answer is the same."""
+"""HTTP over sockets: framing, pipelining, closed connections, and the routes of the fast path."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from app.fastpath.routes import FastRoute, fast_routes
 from tests.support.services import HeldModel, Running, body, head, read, until
 
 
-def test_responses_do_not_depend_on_how_a_request_is_split_into_segments(running: Callable[..., Running]) -> None:
+def test_equivalent_requests_get_equal_responses(running: Callable[..., Running]) -> None:
     service = running()
     content = body()
     pieces = {
@@ -98,8 +98,8 @@ def test_refusals_keep_the_connection(running: Callable[..., Running]) -> None:
             (body(), "/encode", 200),
         ):
             connection.sendall(head(content, path=path) + content)
-            found, headers, answer = read(connection)
-            assert found == status, answer
+            received, headers, answer = read(connection)
+            assert received == status, answer
             if status != 200:
                 assert headers["content-type"] == "application/problem+json"
                 assert json.loads(answer)["status"] == status
@@ -109,13 +109,13 @@ def test_pipelined_requests_of_a_closed_connection_are_dropped(
     running: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = running()
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(3 * (head(body(), "Accept: */*", "Accept: */*") + body()))
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
     until(lambda: not service.server.server_state.tasks)
-    held.release.set()
-    assert held.seen == [1]
+    held_model.release.set()
+    assert held_model.seen == [1]
     assert service.counted(499) == 1
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
@@ -123,18 +123,18 @@ def test_pipelined_requests_of_a_closed_connection_are_dropped(
 def test_queued_work_of_a_closed_connection_is_not_computed(running: Callable[..., Running]) -> None:
     service = running()
     assert service.metric("vae_requests_abandoned_total") == 0, "a rise to 1 needs a 0 before it"
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     first, second = service.connect(), service.connect()
     first.sendall(head(body()) + body())
-    assert held.entered.wait(20)
+    assert held_model.entered.wait(20)
     second.sendall(head(body()) + body())
-    until(lambda: held.batcher.waiting == 1)
+    until(lambda: held_model.batcher.waiting == 1)
     second.close()
     until(lambda: service.counted(499) == 1)
-    held.release.set()
+    held_model.release.set()
     assert read(first)[0] == 200
     first.close()
-    assert held.seen == [1]
+    assert held_model.seen == [1]
     half = service.connect()
     half.sendall(head(body()) + body()[:20])
     until(lambda: service.server.server_state.tasks)
@@ -146,13 +146,13 @@ def test_queued_work_of_a_closed_connection_is_not_computed(running: Callable[..
 
 def test_requests_in_flight_are_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
     service = running()
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         service.server.should_exit = True
         until(lambda: _refused(service.port))
-        held.release.set()
+        held_model.release.set()
         status, headers, _ = read(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert connection.recv(1) == b""
@@ -174,16 +174,16 @@ def test_every_client_gets_its_own_response(running: Callable[..., Running]) -> 
 
     async def ask(level: float, times: int) -> set[bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        found = set()
+        means = set()
         for _ in range(times):
             writer.write(head(body(level)) + body(level))
             start = await reader.readuntil(b"\r\n\r\n")
             size = int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             mean = json.loads(await reader.readexactly(size))["mean"]
-            found.add(np.round(mean, 4).tobytes())
+            means.add(np.round(mean, 4).tobytes())
         writer.close()
         await writer.wait_closed()
-        return found
+        return means
 
     async def everyone() -> list[set[bytes]]:
         return await asyncio.gather(*(ask(float(level), 20) for level in levels))
@@ -194,7 +194,9 @@ def test_every_client_gets_its_own_response(running: Callable[..., Running]) -> 
     assert len(set().union(*answers)) == len(set(levels))
 
 
-def test_the_fast_path_takes_the_expected_requests(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_path_takes_the_expected_requests(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     service, taken = running(http="fast"), []
     respond = FastRoute.respond
 
@@ -225,7 +227,7 @@ def test_the_fast_path_takes_the_expected_requests(running: Callable[..., Runnin
             assert taken == ([path] if path else [])
 
 
-def test_every_endpoint_has_its_expected_path(running: Callable[..., Running]) -> None:
+def test_every_endpoint_is_on_the_fast_path(running: Callable[..., Running]) -> None:
     service = running(http="fast")
     every = {
         (method.encode(), route.path.encode())

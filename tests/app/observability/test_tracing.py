@@ -28,7 +28,7 @@ SAMPLED = f"00-{TRACE}-{PARENT}-01"
 
 
 @pytest.mark.parametrize(
-    ("said", "trace"),
+    ("header", "trace"),
     [
         (SAMPLED, TRACE),
         (f"00-{TRACE}-{PARENT}-00", TRACE),
@@ -43,8 +43,8 @@ SAMPLED = f"00-{TRACE}-{PARENT}-01"
         (None, None),
     ],
 )
-def test_the_trace_of_a_request(said: str | None, trace: str | None) -> None:
-    assert trace_id(said) == trace
+def test_the_trace_of_a_request(header: str | None, trace: str | None) -> None:
+    assert trace_id(header) == trace
 
 
 def test_log_lines_hold_the_trace_id(running: Callable[..., Running], caplog: pytest.LogCaptureFixture) -> None:
@@ -93,8 +93,8 @@ class Collector:
 
     def inside(self, outer: Span) -> list[Span]:
         """Of one span, those that it holds, in the order in which they began."""
-        found = [span for span in self.spans if span.parent_span_id == outer.span_id]
-        return sorted(found, key=lambda span: span.start_time_unix_nano)
+        children = [span for span in self.spans if span.parent_span_id == outer.span_id]
+        return sorted(children, key=lambda span: span.start_time_unix_nano)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -104,11 +104,11 @@ class Collector:
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    made = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.address)
+    collector = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-    yield made
-    made.close()
+    yield collector
+    collector.close()
 
 
 def attributes(span: Span) -> dict[str, str | int]:
@@ -156,12 +156,12 @@ def test_the_spans_of_a_request(running: Callable[..., Running], collector: Coll
 
 def test_the_spans_of_refused_and_failed_requests(running: Callable[..., Running], collector: Collector) -> None:
     service = running(traces=True, deadline=0.2)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         for content, status in ((body(2), 422), (body(), 504)):
             connection.sendall(head(content) + content)
             assert read(connection)[0] == status
-        held.release.set()
+        held_model.release.set()
         connection.sendall(head(b"", path="/health/live", method="GET"))
         assert read(connection)[0] == 200
     until(lambda: len(collector.named("POST /encode")) == 2)

@@ -1,4 +1,4 @@
-"""What a client may take, over real sockets: time, room, size, and how far ahead of answers it may be."""
+"""Limits of a client over sockets: time, memory, size and pipelined requests."""
 
 import contextlib
 import gc
@@ -42,23 +42,23 @@ def test_deadlines_of_the_server_and_of_the_client_hold_while_the_model_hangs(
     running: Callable[..., Running],
 ) -> None:
     service = running(deadline=1.0)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         started = time.monotonic()
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         second.sendall(head(body(), "X-Request-Timeout: 0.2") + body())
         status, _, answer = read(second)
         assert status == 504
         assert json.loads(answer)["title"] == "Deadline passed"
         assert time.monotonic() - started < 1.0, "the sooner deadline did not come first"
-        assert held.batcher.waiting == 0
+        assert held_model.batcher.waiting == 0
         third.sendall(head(body(), "X-Request-Timeout: 600") + body())  # no later than the service's own
         assert read(first)[0] == read(third)[0] == 504
-        held.release.set()
+        held_model.release.set()
         first.sendall(head(body()) + body())
         assert read(first)[0] == 200
-        assert held.seen == [1, 1], "expired work was computed"
+        assert held_model.seen == [1, 1], "expired work was computed"
         until(lambda: service.metric("vae_requests_expired_total") == 3)
 
 
@@ -73,21 +73,21 @@ def test_an_invalid_timeout_is_refused(running: Callable[..., Running], timeout:
 
 def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Running]) -> None:
     service = running(queue_rows=3)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         several = io.BytesIO()
         np.save(several, np.zeros((3, 8, 8), np.float32))
         second.sendall(head(several.getvalue()) + several.getvalue())
-        until(lambda: held.batcher.waiting == 3)
+        until(lambda: held_model.batcher.waiting == 3)
         third.sendall(head(bytes(100_000)))  # and no body yet
         status, headers, answer = read(third)
         assert status == 429
         assert 1 <= int(headers["retry-after"]) <= 60
         assert json.loads(answer)["title"] == "Overloaded"
         assert service.metric("vae_requests_rejected_total") == 1
-        held.release.set()
+        held_model.release.set()
         assert read(first)[0] == read(second)[0] == 200
         third.sendall(bytes(100_000) + head(body()) + body())
         assert read(third)[0] == 200
@@ -122,7 +122,7 @@ def test_bodies_of_all_requests_share_a_limit(running: Callable[..., Running], c
 
 def test_no_object_of_a_closed_connection_stays_alive(running: Callable[..., Running]) -> None:
     service = running(deadline=0.001)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
 
     def all_of_them() -> list[Any]:
         return [found for found in gc.get_objects() if type(found) in {FastRequest, FastProtocol, LimitedProtocol, Job}]
@@ -142,11 +142,11 @@ def test_no_object_of_a_closed_connection_stays_alive(running: Callable[..., Run
                 assert any(isinstance(found, LimitedProtocol) for found in alive())
             if status != 504:
                 until(lambda: not alive())
-        held.release.set()
+        held_model.release.set()
         until(lambda: not alive())
     finally:
         gc.enable()
-        held.release.set()
+        held_model.release.set()
 
 
 def test_an_unread_body_is_not_buffered(running: Callable[..., Running]) -> None:
@@ -208,17 +208,17 @@ def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
 @pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
 def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], path: str) -> None:
     service = running()
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         connection.settimeout(0.2)
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(200):
                 connection.sendall(head(b"", method="GET", path=path) * 1000)
         # Refused, or not read any more: that depends on how much of it came in one piece.
         assert all(len(one.pipeline) <= MAX_PIPELINED for one in list(service.server.server_state.connections))  # type: ignore[union-attr]
-    held.release.set()
+    held_model.release.set()
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         assert read(connection)[0] == 200
@@ -237,17 +237,17 @@ def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
 
 def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
     service = running(hang_timeout=0.2)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second:
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         until(lambda: service.model.hangs)
         for path in ("/health/ready", "/health/live"):
             second.sendall(head(b"", method="GET", path=path))
             status, _, answer = read(second)
             assert status == 503
             assert "hangs" in json.loads(answer)["detail"]
-        held.release.set()
+        held_model.release.set()
         assert read(first)[0] == 200
         second.sendall(head(b"", method="GET", path="/health/ready"))
         assert read(second)[0] == 200

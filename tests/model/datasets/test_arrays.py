@@ -75,11 +75,11 @@ class TestArrays:
     ) -> None:
         scale = 255 if "f" in dtype else 1
         dataset = open_dataset(str(saved_array(tmp_path / "x.npy", (raw / scale).astype(dtype))))
-        found = dataset.load()
-        assert dataset.shape == found.shape[1:] == shape
-        assert found.dtype == (np.float32 if "f" in dtype else np.uint8)
+        samples = dataset.load()
+        assert dataset.shape == samples.shape[1:] == shape
+        assert samples.dtype == (np.float32 if "f" in dtype else np.uint8)
         last = raw[..., None] if raw.ndim == 3 else raw if raw.shape[1:] != shape else raw.transpose(0, 2, 3, 1)
-        assert np.allclose(found.transpose(0, 2, 3, 1) * scale, last, atol=1e-4)
+        assert np.allclose(samples.transpose(0, 2, 3, 1) * scale, last, atol=1e-4)
 
     @pytest.mark.parametrize("shape", [(4,), (), (4, 9, 10, 2), (4, 2, 3, 9, 10), (4, 0)])
     def test_what_is_neither_images_nor_vectors_is_refused(self, shape: tuple[int, ...], tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ class TestArrays:
 
     def test_integers_of_a_table_are_numbers_of_their_own_units(self, tmp_path: Path) -> None:
         rows = np.array([[300, -5], [70_000, 2]])
-        found = open_dataset(str(saved_array(tmp_path / "x.npy", rows))).load()
-        assert found.dtype == np.float32
-        assert np.array_equal(found, rows)
+        samples = open_dataset(str(saved_array(tmp_path / "x.npy", rows))).load()
+        assert samples.dtype == np.float32
+        assert np.array_equal(samples, rows)
 
     @pytest.mark.parametrize("dtype", ["<U3", "c8", "M8[s]"])
     def test_what_is_no_number_is_refused_by_its_type(self, dtype: str, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ class TestFolder:
         Image.new("P", (6, 5)).save(tmp_path / "3.gif")
         (tmp_path / "notes.txt").write_text("no picture")
         dataset = open_dataset(str(tmp_path))
-        found = dataset.load()
-        assert found.shape == (4, 1, 5, 6)
-        assert np.array_equal(found[0, 0], PICTURES[0])
-        assert (found[1] > 250).all() and (found[2] == 0).all()
+        samples = dataset.load()
+        assert samples.shape == (4, 1, 5, 6)
+        assert np.array_equal(samples[0, 0], PICTURES[0])
+        assert (samples[1] > 250).all() and (samples[2] == 0).all()
         assert dataset.name_of(1) == str(tmp_path / "1.JPG")
         assert dataset.labels() is None
 

@@ -19,11 +19,11 @@ class TestEveryKind:
     def test_samples_are_what_was_written(self, kind: str, tmp_path: Path) -> None:
         dataset = open_dataset(WRITERS[kind](tmp_path))
         expected = TABLE if kind == "csv" else PICTURES[:, None]
-        found = dataset.load()
+        samples = dataset.load()
         if kind == "folder":
             expected = expected[np.argsort(CLASSES, kind="stable")]
-        assert found.dtype == expected.dtype
-        assert np.array_equal(found, expected)
+        assert samples.dtype == expected.dtype
+        assert np.array_equal(samples, expected)
         assert (len(dataset), dataset.shape) == (11, expected.shape[1:])
         assert str(tmp_path) in dataset.describe() and "11 samples" in dataset.describe()
 

@@ -32,7 +32,7 @@ class TestCsv:
             self.of(tmp_path, f'a,b\n"{cell}",2\n').load()
 
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "message"),
         [
             ("", "empty"),
             ("\n\n", "empty"),
@@ -45,10 +45,10 @@ class TestCsv:
             ("a,b\n1,2\n" + '"' + "x" * 200_000 + '",2\n', "line 3"),
         ],
     )
-    def test_what_is_not_a_table_is_refused(self, text: str | bytes, said: str, tmp_path: Path) -> None:
+    def test_what_is_not_a_table_is_refused(self, text: str | bytes, message: str, tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             self.of(tmp_path, text).load()
-        assert said in refusal(error) and "x.csv" in refusal(error)
+        assert message in refusal(error) and "x.csv" in refusal(error)
 
     def test_columns_are_chosen_and_ordered_by_the_model(self, tmp_path: Path) -> None:
         text = "name,b,c,a\nx,2,3,1\ny,5,6,4\n"

@@ -33,13 +33,15 @@ LEVELS = (0.01, 0.05, 0.1)
 
 def calibration(count: int = 300, seed: int = 0, measured: int = 0) -> Calibration:
     """Known for a scoring with refinement and one without, with typicality."""
-    made = Calibration(fit_latents(chance(400, seed=1000).mean), {})
+    calibrated_model = Calibration(fit_latents(chance(400, seed=1000).mean), {})
     plain, refined = (chance(count, seed + i, refined=bool(i), measured=measured) for i in range(2))
-    return made.with_reference(PLAIN, plain).with_reference(REFINED, refined)
+    return calibrated_model.with_reference(PLAIN, plain).with_reference(REFINED, refined)
 
 
-def p_values_of(made: Calibration, scoring: ScoringConfig, features: TypicalityFeatures) -> dict[str, Floats]:
-    p_values = ranked(made, scoring, features).p_values
+def p_values_of(
+    calibrated_model: Calibration, scoring: ScoringConfig, features: TypicalityFeatures
+) -> dict[str, Floats]:
+    p_values = ranked(calibrated_model, scoring, features).p_values
     assert p_values is not None
     return p_values
 
@@ -57,7 +59,7 @@ class TestPValues:
         draw = np.random.default_rng(values + count)
         reference = np.sort(draw.integers(0, values, count)).astype(float)
         score = np.concatenate([draw.integers(-1, values + 2, 40), reference, [-np.inf, np.inf]])
-        expected = np.array([by_hand(reference, one) for one in score])
+        expected = np.array([by_hand(reference, value) for value in score])
         assert np.allclose(p_value(reference, score), expected[:, 0], rtol=1e-12)
         assert np.allclose(two_sided(reference, score), expected[:, 1], rtol=1e-12)
 
@@ -95,17 +97,17 @@ class TestDiscoveries:
             assert np.array_equal(discoveries(p, rate), expected)
 
     def test_errors_among_the_flagged_stay_below_the_rate(self) -> None:
-        draw, rate, shares, found = np.random.default_rng(1), 0.2, [], []
+        draw, rate, shares, detected = np.random.default_rng(1), 0.2, [], []
         for _ in range(400):
             reference = np.sort(draw.normal(size=500))
             score = np.concatenate([draw.normal(size=80), draw.normal(3.5, size=20)])
             flagged = discoveries(p_value(reference, score), rate)
             shares.append(flagged[:80].sum() / max(1, flagged.sum()))
-            found.append(flagged[80:].mean())
+            detected.append(flagged[80:].mean())
         four_sigma = 4 * np.std(shares) / np.sqrt(len(shares))
         assert np.mean(shares) <= rate * 0.8 + four_sigma
         # It is of use: most outliers are found, and the allowance is used.
-        assert np.mean(found) > 0.5
+        assert np.mean(detected) > 0.5
         assert np.mean(shares) > rate * 0.4
 
     def test_there_are_none_where_nothing_stands_out(self) -> None:
@@ -115,9 +117,13 @@ class TestDiscoveries:
 
 class TestCalibratedScores:
     def test_has_a_p_value_for_every_score_of_the_scoring(self) -> None:
-        made = calibration()
-        assert set(p_values_of(made, PLAIN, chance(5, 9))) == {"free_energy", "free_energy_two_sided", "typicality"}
-        assert set(p_values_of(made, REFINED, chance(5, 9, refined=True))) == {
+        calibrated_model = calibration()
+        assert set(p_values_of(calibrated_model, PLAIN, chance(5, 9))) == {
+            "free_energy",
+            "free_energy_two_sided",
+            "typicality",
+        }
+        assert set(p_values_of(calibrated_model, REFINED, chance(5, 9, refined=True))) == {
             "free_energy",
             "free_energy_two_sided",
             "regret",
@@ -125,13 +131,13 @@ class TestCalibratedScores:
         }
 
     def test_is_that_of_the_reference(self) -> None:
-        known, fresh = chance(300, 1, refined=True), chance(40, 9, refined=True)
-        found = p_values_of(calibration(), REFINED, fresh)
-        assert known.regret is not None and fresh.regret is not None
-        reference = np.sort(known.free_energy)
-        assert np.array_equal(found["free_energy"], p_value(reference, fresh.free_energy))
-        assert np.array_equal(found["free_energy_two_sided"], two_sided(reference, fresh.free_energy))
-        assert np.array_equal(found["regret"], p_value(np.sort(known.regret), fresh.regret))
+        reference_features, fresh = chance(300, 1, refined=True), chance(40, 9, refined=True)
+        result = p_values_of(calibration(), REFINED, fresh)
+        assert reference_features.regret is not None and fresh.regret is not None
+        reference = np.sort(reference_features.free_energy)
+        assert np.array_equal(result["free_energy"], p_value(reference, fresh.free_energy))
+        assert np.array_equal(result["free_energy_two_sided"], two_sided(reference, fresh.free_energy))
+        assert np.array_equal(result["regret"], p_value(np.sort(reference_features.regret), fresh.regret))
 
     @pytest.mark.parametrize("asked", [ScoringConfig(5, 5, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 5, 1)])
     def test_other_configurations_are_refused_and_known_ones_named(self, asked: ScoringConfig) -> None:
@@ -146,10 +152,12 @@ class TestCalibratedScores:
 
     @pytest.mark.parametrize(("count", "latents"), [(MIN_TYPICALITY_INPUTS - 1, True), (MIN_TYPICALITY_INPUTS, False)])
     def test_has_no_typicality_of_few_inputs_or_without_a_density(self, count: int, latents: bool) -> None:
-        made = Calibration(calibration().latents if latents else None, {}).with_reference(PLAIN, chance(count))
-        calibrated = ranked(made, PLAIN, chance(5, 1))
+        calibrated_model = Calibration(calibration().latents if latents else None, {}).with_reference(
+            PLAIN, chance(count)
+        )
+        calibrated = ranked(calibrated_model, PLAIN, chance(5, 1))
         assert calibrated.typicality is None
-        assert set(p_values_of(made, PLAIN, chance(5, 1))) == {"free_energy", "free_energy_two_sided"}
+        assert set(p_values_of(calibrated_model, PLAIN, chance(5, 1))) == {"free_energy", "free_energy_two_sided"}
 
     def test_of_more_scorings_leaves_the_others_alone(self) -> None:
         first = Calibration(None, {}).with_reference(PLAIN, chance(50))
@@ -161,8 +169,8 @@ class TestCalibratedScores:
 
 class TestValidity:
     def test_fresh_scores_are_distributed_as_the_reference(self) -> None:
-        made, fresh = calibration(2000), chance(2000, 7, refined=True)
-        reference, calibrated = made.references[REFINED], ranked(made, REFINED, fresh)
+        calibrated_model, fresh = calibration(2000), chance(2000, 7, refined=True)
+        reference, calibrated = calibrated_model.references[REFINED], ranked(calibrated_model, REFINED, fresh)
         assert fresh.regret is not None and reference.regret is not None
         assert ks_2samp(reference.free_energy, fresh.free_energy).pvalue > 0.001
         assert ks_2samp(reference.regret, fresh.regret).pvalue > 0.001
@@ -173,8 +181,8 @@ class TestValidity:
         latents = calibration().latents
         p = []
         for seed in range(60):
-            made = Calibration(latents, {}).with_reference(PLAIN, chance(MIN_TYPICALITY_INPUTS, seed))
-            p.append(p_values_of(made, PLAIN, chance(200, 500 + seed))["typicality"])
+            calibrated_model = Calibration(latents, {}).with_reference(PLAIN, chance(MIN_TYPICALITY_INPUTS, seed))
+            p.append(p_values_of(calibrated_model, PLAIN, chance(200, 500 + seed))["typicality"])
         table = np.stack(p)
         for level in LEVELS[1:]:
             shares = (table <= level).mean(axis=1)
@@ -199,10 +207,10 @@ class TestBytes:
     @pytest.mark.parametrize("scoring", [PLAIN, REFINED])
     @pytest.mark.parametrize("measured", [0, 3])
     def test_give_the_same_calibrateds(self, scoring: ScoringConfig, measured: int) -> None:
-        made = calibration(measured=measured)
+        calibrated_model = calibration(measured=measured)
         fresh = chance(200, 9, refined=bool(scoring.refine), measured=measured)
-        back = from_bytes(to_bytes(made), latent=2, measured=measured)
-        before, after = ranked(made, scoring, fresh), ranked(back, scoring, fresh)
+        back = from_bytes(to_bytes(calibrated_model), latent=2, measured=measured)
+        before, after = ranked(calibrated_model, scoring, fresh), ranked(back, scoring, fresh)
         assert before.typicality is not None and after.typicality is not None
         assert before.p_values is not None and after.p_values is not None
         assert np.allclose(after.typicality, before.typicality, rtol=1e-4, atol=1e-4)
@@ -237,12 +245,12 @@ class TestBytes:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         assert len(arrays) == 3 + 2 * (2 + 3 + 4 + 3) + 1
         for lost in arrays:
-            kept = {name: array for name, array in arrays.items() if name != lost}
+            remaining = {name: array for name, array in arrays.items() if name != lost}
             with pytest.raises(ValueError, match=r"missing|unknown"):
-                from_bytes(safetensors.numpy.save(kept), latent=2, measured=0)
+                from_bytes(safetensors.numpy.save(remaining), latent=2, measured=0)
 
     @pytest.mark.parametrize(
-        ("name", "spoil", "said"),
+        ("name", "spoil", "message"),
         [
             ("reference.4.0.0.free_energy", lambda a: a[::-1].copy(), "free_energy is not in ascending order"),
             ("reference.4.5.0.regret", lambda a: a[:0], "regret is not in ascending order"),
@@ -259,15 +267,15 @@ class TestBytes:
         ],
     )
     def test_that_hold_something_else_are_refused_by_its_name(
-        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], said: str
+        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], message: str
     ) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         arrays[name] = spoil(arrays.get(name, np.zeros(0)))
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=0)
 
     @pytest.mark.parametrize(
-        ("name", "spoil", "said"),
+        ("name", "spoil", "message"),
         [
             ("latents.factors", lambda a: -a, "latents"),
             ("reference.4.0.0.typical.sizes.factors", lambda a: 0 * a, r"typical\.sizes"),
@@ -277,11 +285,11 @@ class TestBytes:
         ],
     )
     def test_that_hold_no_density_are_refused(
-        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], said: str
+        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], message: str
     ) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration(measured=1)))
         arrays[name] = spoil(arrays[name])
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=1)
 
     def test_that_hold_a_mixture_of_nothing_are_refused(self) -> None:
@@ -305,9 +313,9 @@ class TestBytes:
                 continue
             for scoring in back.references:
                 with np.errstate(all="ignore"):
-                    found = ranked(back, scoring, fresh if not scoring.refine else chance(20, 9, refined=True))
-                assert found.p_values is not None
-                assert all(((p > 0) & (p <= 1)).all() for p in found.p_values.values())
+                    result = ranked(back, scoring, fresh if not scoring.refine else chance(20, 9, refined=True))
+                assert result.p_values is not None
+                assert all(((p > 0) & (p <= 1)).all() for p in result.p_values.values())
 
 
 def test_one_that_could_not_be_loaded_again_is_not_saved(saved: Callable[[str], Path], tmp_path: Path) -> None:

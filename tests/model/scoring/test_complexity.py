@@ -1,4 +1,4 @@
-"""Complexity is the same upside down, and a trend follows what depends on it."""
+"""Complexity: invariance to flips, and the fit of a trend."""
 
 import numpy as np
 import pytest
@@ -41,8 +41,8 @@ class TestComplexity:
             assert (np.abs(flipped - before) <= edges * data.channels + 1e-4 * np.abs(before)).all()
 
     def test_of_what_is_one_grey_is_its_brightness_alone(self, data: ImageData) -> None:
-        found = measured(np.full((1, *data.shape), 51, np.uint8), data)
-        assert np.allclose(found, [[0, 0, 0, 0, 0, data.dims / 5]])
+        complexity = measured(np.full((1, *data.shape), 51, np.uint8), data)
+        assert np.allclose(complexity, [[0, 0, 0, 0, 0, data.dims / 5]])
 
     def test_noise_that_no_byte_feels_counts_for_nothing(self, data: ImageData) -> None:
         x = torch.from_numpy(pictures(data)).float() / 255

@@ -66,9 +66,9 @@ def test_one_point_far_out_does_not_spoil_it(dims: int, scale: float) -> None:
     points = clusters(600, dims)
     sound = Mixture.fit(points, components=8, ridge=0.05).nlog_density(points[1:]).mean()
     points[0] *= scale
-    found = Mixture.fit(points, components=8, ridge=0.05).nlog_density(points)
-    assert np.isfinite(found).all()
-    assert found[1:].mean() < sound + dims
+    result = Mixture.fit(points, components=8, ridge=0.05).nlog_density(points)
+    assert np.isfinite(result).all()
+    assert result[1:].mean() < sound + dims
 
 
 def test_the_mixture_is_equivariant_to_translation() -> None:

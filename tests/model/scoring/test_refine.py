@@ -181,7 +181,7 @@ def test_rows_without_gain_on_the_judging_draws_keep_their_q(ppca: PPCA, monkeyp
     assert torch.equal(kept.mean, q.mean) and torch.equal(kept.scale, q.scale)
 
 
-def test_equal_free_energies_are_no_gain() -> None:
+def test_only_a_positive_gain_is_accepted() -> None:
     q, refined = Gaussian(torch.zeros(4, 2), torch.ones(4, 2)), Gaussian(torch.ones(4, 2), torch.full((4, 2), 2.0))
     chosen = select_q(q, refined, torch.tensor([1.0, 0.0, -1.0, torch.nan]))
     assert chosen.mean[:, 0].tolist() == [1, 0, 0, 0]

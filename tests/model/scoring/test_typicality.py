@@ -96,34 +96,34 @@ class TestTypicalityModel:
             price = 1000 * (features.complexity[:, 0] - 50)
             return replace(features, free_energy=features.free_energy + price)
 
-        one = typical(costly(chance(1000, refined=refined, measured=2)))
+        model = typical(costly(chance(1000, refined=refined, measured=2)))
         usual = costly(chance(50, seed=1, refined=refined, measured=2))
         dearer = replace(usual, free_energy=usual.free_energy + 300)
         assert np.ptp(usual.free_energy) > 10 * 300
-        assert (one.score(dearer) > one.score(usual) + 2).all()
+        assert (model.score(dearer) > model.score(usual) + 2).all()
 
     def test_a_complexity_outside_the_data_is_never_typical(self, refined: bool) -> None:
-        one = typical(chance(1000, refined=refined, measured=2))
+        model = typical(chance(1000, refined=refined, measured=2))
         far = chance(50, seed=1, refined=refined, measured=2)
         farther = replace(far, complexity=far.complexity + 400)
-        assert (one.score(farther) > one.score(far) + 5).all()
+        assert (model.score(farther) > model.score(far) + 5).all()
 
     def test_fresh_inputs_of_the_same_kind_are_about_as_typical(self, refined: bool) -> None:
-        found = typical(chance(2000, refined=refined)).score(chance(2000, seed=1, refined=refined))
-        assert abs(found.mean()) < 0.3
-        assert 0.7 < found.std() < 1.8
+        typicality = typical(chance(2000, refined=refined)).score(chance(2000, seed=1, refined=refined))
+        assert abs(typicality.mean()) < 0.3
+        assert 0.7 < typicality.std() < 1.8
 
     def test_the_typicality_of_an_input_does_not_depend_on_others(self, refined: bool) -> None:
-        one, scored = typical(chance(500, refined=refined)), chance(20, seed=1, refined=refined)
-        whole = one.score(scored)
-        alone = [one.score(scored[i : i + 1])[0] for i in range(20)]
+        model, scored = typical(chance(500, refined=refined)), chance(20, seed=1, refined=refined)
+        whole = model.score(scored)
+        alone = [model.score(scored[i : i + 1])[0] for i in range(20)]
         assert np.allclose(alone, whole)
 
     @pytest.mark.parametrize("what", ["mean", "scale_norm", "rate", "residual", "distortion"])
     def test_an_extreme_value_of_one_feature_is_less_typical(self, what: str, refined: bool) -> None:
-        one, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
-        before = one.score(scored)
-        assert (one.score(replace(scored, **{what: getattr(scored, what) * 20 + 50})) > before + 2).all()
+        model, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
+        before = model.score(scored)
+        assert (model.score(replace(scored, **{what: getattr(scored, what) * 20 + 50})) > before + 2).all()
 
     def test_units_of_nats_and_residuals_do_not_matter(self, refined: bool) -> None:
         def rescaled(features: TypicalityFeatures) -> TypicalityFeatures:
@@ -144,10 +144,10 @@ class TestTypicalityModel:
 
 
 def test_a_large_gain_by_refinement_is_less_typical() -> None:
-    one, scored = typical(chance(1000, refined=True)), chance(50, seed=1, refined=True)
+    model, scored = typical(chance(1000, refined=True)), chance(50, seed=1, refined=True)
     assert scored.regret is not None
     gained = replace(scored, regret=scored.regret + 20)
-    assert (one.score(gained) > one.score(scored) + 2).all()
+    assert (model.score(gained) > model.score(scored) + 2).all()
 
 
 @pytest.mark.parametrize("refine", [0, 5])
@@ -157,8 +157,8 @@ def test_outliers_are_less_typical_than_stripes(trained: VAE, refine: int) -> No
 
     half = scored(stripes(300, seed=1))
     latents = latent_density(trained, stripes(500))
-    one = TypicalityModel.fit(latents, half)
-    inliers = one.score(scored(stripes(200, seed=2)))
+    model = TypicalityModel.fit(latents, half)
+    inliers = model.score(scored(stripes(200, seed=2)))
     draw = np.random.default_rng(0)
     black, white = (np.full((20, 1, 8, 8), value, np.uint8) for value in (0, 255))
     for outliers in (
@@ -166,7 +166,7 @@ def test_outliers_are_less_typical_than_stripes(trained: VAE, refine: int) -> No
         stripes(200, seed=3).swapaxes(2, 3).copy(),
         np.concatenate([black, white]),
     ):
-        assert auroc(inliers, one.score(scored(outliers))) > 0.9
+        assert auroc(inliers, model.score(scored(outliers))) > 0.9
 
 
 def test_a_model_without_active_latents_has_finite_features() -> None:

@@ -26,7 +26,7 @@ from tests.support.services import TRANSPORTS, Client, Transport, client_of  # n
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a small model, by the name of its configuration."""
+    """A function that saves a small model and returns its folder, by the name of its configuration."""
     root = tmp_path_factory.mktemp("models")
 
     def of(name: str) -> Path:
@@ -45,7 +45,7 @@ def loaded(saved: Callable[[str], Path]) -> Callable[[str], Checkpoint]:
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """A small model that is calibrated for `SCORINGS`, by the name of its configuration, loaded."""
+    """A function that loads a small model calibrated for `SCORINGS`, by the name of its configuration."""
     root = tmp_path_factory.mktemp("calibrated")
 
     @functools.cache
@@ -63,7 +63,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chec
 def shown(
     tmp_path_factory: pytest.TempPathFactory, calibrated: Callable[[str], Checkpoint]
 ) -> Callable[[str], Checkpoint]:
-    """A small calibrated model with a gallery of its `reference`, by the name of its configuration, loaded."""
+    """A function that loads a calibrated model with a gallery of its `reference`, by the name of its configuration."""
     root = tmp_path_factory.mktemp("shown")
 
     @functools.cache
@@ -92,14 +92,14 @@ def transport(request: pytest.FixtureRequest) -> Transport:
 
 
 def clients_of(find: Callable[[str], Checkpoint], transport: Transport) -> Iterator[Callable[[str], Client]]:
-    """Clients by the name of their model, each made when it is first asked for."""
+    """A function that returns the client of a model, by its name; started at its first use."""
     with ExitStack() as stack:
         yield functools.cache(lambda name: stack.enter_context(client_of(find(name), transport)))
 
 
 @pytest.fixture(scope="session")
 def serving(loaded: Callable[[str], Checkpoint], transport: Transport) -> Iterator[Callable[[str], Client]]:
-    """A client of a service that serves a small model with small limits; one a session for each model."""
+    """Clients of services of small models with small limits."""
     yield from clients_of(loaded, transport)
 
 

@@ -1,4 +1,4 @@
-"""The shipped models are what their cards say."""
+"""Shipped models and their cards."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_scores_of_the_first_test_images_agree_with_the_card(name: str, test_set
 @pytest.mark.long
 @every
 def test_the_held_out_report_equals_an_evaluation(name: str, test_set: Dataset) -> None:
-    """All images with one draw, and the costliest, whose scores the card has one by one, with all draws of the card."""
+    """Evaluate all images with one draw, and the costliest images of the card with all draws of the card."""
     checkpoint = load(Path(name))
     expected = checkpoint.card.evaluation
     assert expected is not None

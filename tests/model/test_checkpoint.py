@@ -1,4 +1,4 @@
-"""A model folder comes back as it was saved, or is refused: never another model, never another error."""
+"""Checkpoints: saving, loading and errors of damaged or foreign folders."""
 
 import json
 import shutil
@@ -125,7 +125,7 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
 
 
 class TestStrangers:
-    """Folders whose digests fit, but whose contents do not."""
+    """Folders with valid checksums and invalid contents."""
 
     @pytest.mark.parametrize("how", SPOILED)
     def test_weights_that_do_not_match_the_configuration_are_refused(self, how: str, folder: Path) -> None:

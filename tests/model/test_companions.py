@@ -17,7 +17,7 @@ from tests.support.models import CONFIGS, build
 
 @pytest.fixture
 def judging(calibrated: Callable[[str], checkpoint.Checkpoint], tmp_path: Path) -> Path:
-    """A saved model with a calibration, to spoil."""
+    """A copy of a saved model with a calibration."""
     shutil.copytree(calibrated(SAVED).folder, tmp_path / "judging")
     return tmp_path / "judging"
 
@@ -89,7 +89,7 @@ class TestCalibration:
 class TestGallery:
     @pytest.fixture
     def looked_at(self, shown: Callable[[str], checkpoint.Checkpoint], tmp_path: Path) -> Path:
-        """A saved model with a calibration and a gallery, to spoil."""
+        """A copy of a saved model with a calibration and a gallery."""
         shutil.copytree(shown(SAVED).folder, tmp_path / "shown")
         return tmp_path / "shown"
 

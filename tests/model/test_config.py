@@ -1,4 +1,4 @@
-"""Descriptions of models: what is accepted, what is refused, and what a refusal says."""
+"""Model configurations: JSON, validation and error messages."""
 
 from typing import Any
 

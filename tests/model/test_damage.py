@@ -22,7 +22,7 @@ IMAGE = MODELS[0]
 
 @pytest.fixture
 def copied(calibrated: Callable[[str], Checkpoint], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a calibrated model, to spoil."""
+    """A copy of a calibrated model."""
     return lambda name: Path(shutil.copytree(calibrated(name).folder, tmp_path / name))
 
 
@@ -36,7 +36,7 @@ def refused(folder: Path) -> str:
 
 
 def damaged(data: bytes, draw: np.random.Generator) -> bytes:
-    """The same bytes with one changed anyhow, with one bit of one changed, or cut at some place."""
+    """Bytes with one byte changed, with one bit flipped, or truncated."""
     place = int(draw.integers(len(data)))
     how = draw.integers(3)
     if how == 0:
@@ -46,7 +46,7 @@ def damaged(data: bytes, draw: np.random.Generator) -> bytes:
 
 
 def spoil(folder: Path, times: int, seed: int) -> None:
-    """Damage each file in turn so many times, and put it right again."""
+    """Damage each file `count` times, and restore it."""
     draw = np.random.default_rng(seed)
     for name in FILES:
         whole = (folder / name).read_bytes()

@@ -1,4 +1,4 @@
-"""The error tree is the one that the module draws."""
+"""Error classes and the tree in the docstring."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A file is read as what it is, or not at all; and written whole, or not at all."""
+"""Checked reads and atomic writes of files."""
 
 import os
 import resource

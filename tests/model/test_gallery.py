@@ -30,7 +30,7 @@ every = pytest.mark.parametrize("name", CONFIGS)
 
 
 def gallery_of(checkpoint_: Checkpoint) -> gallery.Gallery:
-    """The gallery of a model that has one."""
+    """Gallery of a checkpoint that has one."""
     assert checkpoint_.gallery is not None
     return checkpoint_.gallery
 
@@ -132,7 +132,7 @@ class TestMaking:
 
 
 def altered(data: bytes, words: dict[str, Any] | None = None, **arrays: Array | None) -> bytes:
-    """The bytes of a gallery with other arrays or words: what a stranger's folder may hold."""
+    """Bytes of a gallery with other arrays or header fields."""
     result = {**safetensors.numpy.load(data), **{key.replace("__", "."): value for key, value in arrays.items()}}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     header_fields = json.loads(header["__metadata__"]["gallery"]) | (words or {})

@@ -1,4 +1,4 @@
-"""Every likelihood is a distribution, stays one at the ends of its parameters, and draws what it says."""
+"""Likelihoods: normalization, extreme parameters and draws."""
 
 import itertools
 import math
@@ -152,11 +152,11 @@ def test_discretized_head_starts_its_components_apart() -> None:
 
 
 class TestAutoregressive:
-    """What can be said of it beyond what holds for every likelihood; 6 x 5 pixels, grey and RGB."""
+    """Properties of autoregressive likelihoods, for grey and RGB images of 6 x 5 pixels."""
 
     @staticmethod
     def drawn(channels: int, seed: int = 0) -> tuple[AutoregressiveLogistic, Tensor]:
-        """A distribution with coefficients of all sizes, and three pictures of chance."""
+        """A distribution with coefficients of all sizes, and three random images."""
         data = ImageData(height=6, width=5, channels=3 if channels == 3 else 1)
         likelihood = DiscretizedLikelihood(components=2, autoregressive=True)
         head = _head(ModelConfig(data=data, network=MLP, likelihood=likelihood))

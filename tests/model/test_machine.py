@@ -12,7 +12,7 @@ from model import machine
 
 @pytest.fixture
 def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight processors, and a container's file that may limit the share of them."""
+    """A machine with eight processors, and the file in which a container limits their share."""
     monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     return tmp_path / "cpu.max"

@@ -1,4 +1,4 @@
-"""Network bodies: shapes for every size of picture, and no way from one sample of a batch to another."""
+"""Networks: shapes for every image size, and independence of the samples of a batch."""
 
 import pytest
 import torch

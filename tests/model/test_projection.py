@@ -1,4 +1,4 @@
-"""The plane of largest variance: coordinates, their sign, and what they hold."""
+"""Projection on the plane of largest variance: axes, signs and invariances."""
 
 import numpy as np
 import pytest

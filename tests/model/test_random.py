@@ -1,4 +1,4 @@
-"""Noise is a function of its key, and a shorter draw is the start of a longer one."""
+"""Random streams: reproducibility, prefixes and independence."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The model: what goes in, what comes out, and in which units."""
+"""VAE: shapes, units and precision of inputs and outputs."""
 
 import math
 

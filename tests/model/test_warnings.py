@@ -1,4 +1,4 @@
-"""Each warning is given if its rule holds, and only then."""
+"""Warnings and the conditions under which they are given."""
 
 from collections.abc import Callable
 from dataclasses import replace

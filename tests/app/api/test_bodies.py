@@ -1,4 +1,4 @@
-"""Reading bodies: their limits, slow clients, and clients that leave."""
+"""Reading bodies: limits, slow clients, and closed connections."""
 
 import asyncio
 from collections.abc import Callable

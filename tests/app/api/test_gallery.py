@@ -33,7 +33,7 @@ def picture(content: bytes) -> np.ndarray:
 
 
 def inside_out(name: str) -> np.ndarray:
-    """The inputs of the gallery as a client orders their axes."""
+    """Inputs of the gallery, channels last."""
     x = reference(name)
     if name not in IMAGES:
         return x
@@ -230,7 +230,7 @@ def test_the_gallery_is_encoded_once_at_its_first_request(
 
 
 def test_responses_are_complete_over_a_socket(running: Callable[..., Running], shown: Load) -> None:
-    """By uvicorn's protocol, on one connection: a 304 has no body, and the next answer begins where it ends."""
+    """A 304 has no body, and the next response on the connection begins where it ends."""
     import httpx2
 
     service = running(GREY)

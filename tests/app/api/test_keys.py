@@ -1,4 +1,4 @@
-"""Who may call, with keys and without."""
+"""Authorization with and without keys."""
 
 import json
 from collections.abc import Callable, Iterator

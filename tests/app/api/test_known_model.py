@@ -95,13 +95,13 @@ def served(folder: Path, ppca: PPCA, transport: Transport) -> Iterator[Known]:
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Iterator[Known]:
-    """One whose encoder gives the true posterior."""
+    """A service of a model whose encoder gives the true posterior."""
     yield from served(tmp_path_factory.mktemp("ppca") / "exact", PPCA(), transport)
 
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Iterator[Known]:
-    """One whose encoder gives another Q: a little aside, and too wide."""
+    """A service of a model whose encoder gives a shifted and wider Q."""
     yield from served(tmp_path_factory.mktemp("ppca") / "wrong", PPCA(shift=0.2, stretch=1.3), transport)
 
 

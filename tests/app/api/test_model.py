@@ -1,4 +1,4 @@
-"""The card, health, metrics, documentation: what an operator sees."""
+"""Card, metrics, OpenAPI document and pages."""
 
 import math
 import re

@@ -34,7 +34,7 @@ COUNT = 2000
 
 
 def ask(service: Running, count: int) -> Counter[int]:
-    """About so many requests, over all operations; their statuses."""
+    """Send about this many requests over all operations. Returns the number of responses by status."""
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json")
     operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
     varied = sum(bool(operation.query or operation.body) for operation in operations)

@@ -24,7 +24,7 @@ def query(scoring: ScoringConfig) -> str:
 
 
 def mixed(name: str, count: int) -> np.ndarray[Any, Any]:
-    """Inputs of which every second is far from those that calibrated: black, or a row a hundred times as large."""
+    """Inputs of which every second is an outlier: a black image, or a row a hundred times as large."""
     x = inputs(name, count, seed=5)
     x[::2] = 0 if x.dtype == np.uint8 else 100 * x[::2]
     return x

@@ -1,4 +1,4 @@
-"""The table that gives each exception its status, and the trees that the docstrings draw."""
+"""Status of every exception, and the class trees in the docstrings."""
 
 import http
 import inspect

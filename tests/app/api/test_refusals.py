@@ -1,4 +1,4 @@
-"""Every refusal over HTTP is a problem that names the place and the remedy, and costs nobody else anything."""
+"""Errors over HTTP: problem documents that name the place and the remedy."""
 
 import json
 from collections.abc import Callable, Iterator

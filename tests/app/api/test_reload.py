@@ -1,4 +1,4 @@
-"""Another model in the place of the one that is served, without an end to the service."""
+"""Reload of a model while the service runs."""
 
 import os
 import signal
@@ -16,13 +16,13 @@ from tests.support.services import Client, HeldModel, Running, Transport, body, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model that may be changed."""
+    """A copy of a saved model."""
     save(tmp_path / "model", build("grey-mlp-discretized"), Card(name="first", created="2024-01-01"))
     return tmp_path / "model"
 
 
 def change(folder: Path, name: str = "grey-mlp-discretized", seed: int = 1) -> str:
-    """Put another model there, and return its digest."""
+    """Save another model in the folder, and return its digest."""
     save(folder, build(name, seed), Card(name="second", created="2024-01-02"))
     return load(folder).digest
 

@@ -1,4 +1,4 @@
-"""Which trace a request belongs to, and its spans as a collector receives them."""
+"""Trace context of requests, and their spans as a collector receives them."""
 
 import http.server
 import json
@@ -61,7 +61,7 @@ def test_log_lines_hold_the_trace_id(running: Callable[..., Running], caplog: py
 
 
 class Collector:
-    """Takes spans by OTLP over HTTP."""
+    """Receiver of spans by OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -92,7 +92,7 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     def inside(self, outer: Span) -> list[Span]:
-        """Of one span, those that it holds, in the order in which they began."""
+        """Children of a span, in order of their start."""
         children = [span for span in self.spans if span.parent_span_id == outer.span_id]
         return sorted(children, key=lambda span: span.start_time_unix_nano)
 

@@ -1,4 +1,4 @@
-"""npy, npz and idx: what is read, and what is refused by the place that is wrong."""
+"""npy, npz and idx files: accepted layouts, and errors that name the place."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Every kind of data on disk, read whole and in batches, and what is found by a name."""
+"""Datasets of every file format, read whole and in batches, and lookup by name."""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scores do not depend on how the data is cut into batches, and a calibration of them is valid."""
+"""Independence of scores from batches, and validity of calibrations."""
 
 from collections.abc import Iterator
 

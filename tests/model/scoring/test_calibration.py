@@ -1,4 +1,4 @@
-"""p-values are what they are defined to be, and valid; a calibration comes back from bytes or is refused."""
+"""p-values: definition and validity; bytes of a calibration."""
 
 import shutil
 from collections.abc import Callable
@@ -32,7 +32,7 @@ LEVELS = (0.01, 0.05, 0.1)
 
 
 def calibration(count: int = 300, seed: int = 0, measured: int = 0) -> Calibration:
-    """Known for a scoring with refinement and one without, with typicality."""
+    """A calibration with typicality for a scoring without refinement and one with it."""
     calibrated_model = Calibration(fit_latents(chance(400, seed=1000).mean), {})
     plain, refined = (chance(count, seed + i, refined=bool(i), measured=measured) for i in range(2))
     return calibrated_model.with_reference(PLAIN, plain).with_reference(REFINED, refined)
@@ -177,7 +177,7 @@ class TestValidity:
         assert ks_2samp(reference.typicality, calibrated.typicality).pvalue > 0.001
 
     def test_typicality_is_calibrated_by_inputs_that_did_not_fit_it(self) -> None:
-        """So few that a density fits its own points far better than others: only a held-out half is honest."""
+        """A density fits its few points far better than others, so that only a held-out half gives valid p-values."""
         latents = calibration().latents
         p = []
         for seed in range(60):

@@ -1,4 +1,4 @@
-"""The area under the ROC curve is that of its definition; outliers are what they are called."""
+"""Area under the ROC curve, and the sets of outliers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The estimators, against each other and against a model whose answers are known in closed form."""
+"""Estimators, compared with each other and with a model in closed form."""
 
 import math
 import tracemalloc
@@ -29,7 +29,7 @@ def summarize(distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> Free
 
 
 def tables(ppca: PPCA, q: Gaussian, draws: int) -> tuple[Floats, Floats, Floats]:
-    """The terms of every sample and draw, as `summarize` takes them."""
+    """Terms of every sample and draw, as arguments of `summarize`."""
     parts = [
         log_weight_terms(
             ppca.vae, ppca.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e

@@ -1,4 +1,4 @@
-"""A mixture is a density: it integrates to one, and is the normal one where there is one component."""
+"""Gaussian mixtures: normalization, fit and invariances."""
 
 import numpy as np
 import pytest

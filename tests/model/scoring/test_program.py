@@ -1,4 +1,4 @@
-"""Score programs: what they ask for, whatever driver answers."""
+"""Score programs: requested calls, and results under every driver."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Refinement finds the posterior where it is known, never makes Q worse, and treats each row as if it were alone."""
+"""Refinement: convergence to a known posterior, no loss, independence of rows."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ def inputs(name: str, count: int = 6) -> Tensor:
 
 
 def scores(vae: VAE, x: Tensor, q: Gaussian, draws: int = 200) -> FreeEnergy:
-    """By draws that neither descend nor judge."""
+    """Free energy of q on draws that neither descend nor judge."""
     e = torch.from_numpy(random.normal(7, (draws, vae.config.latent))).to(q.mean.dtype)
     return estimate(vae, x, q, e)
 
 
 def judged(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, seed: int = 0) -> Tensor:
-    """How much more q costs than the refined one, summed over the draws that judge."""
+    """Excess of free energy of q over the refined Q, summed over the judging draws."""
     draws = torch.from_numpy(random.normal(seed, (VALIDATION_DRAWS, vae.config.latent), random.VALIDATE)).to(
         q.mean.dtype
     )

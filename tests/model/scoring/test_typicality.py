@@ -1,4 +1,4 @@
-"""Typicality is larger where no data lies, and about zero for the data itself."""
+"""Typicality: about zero for data, larger for outliers."""
 
 from dataclasses import replace
 

@@ -46,7 +46,7 @@ def damaged(data: bytes, draw: np.random.Generator) -> bytes:
 
 
 def spoil(folder: Path, times: int, seed: int) -> None:
-    """Damage each file `count` times, and restore it."""
+    """Damage each file `times` times, and restore it."""
     draw = np.random.default_rng(seed)
     for name in FILES:
         whole = (folder / name).read_bytes()

@@ -164,7 +164,9 @@ def test_an_unread_body_is_not_buffered(running: Callable[..., Running]) -> None
         until(lambda: not service.server.server_state.connections)
 
 
-def test_heads_have_a_size_and_a_time(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_heads_are_limited_in_size_and_time(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("app.server.limits.MAX_HEAD_SECONDS", 0.3)
     service = running()
     with service.connect() as silent, service.connect() as slow, service.connect() as large:
@@ -206,7 +208,7 @@ def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
-def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], path: str) -> None:
+def test_pipelined_requests_are_limited(running: Callable[..., Running], path: str) -> None:
     service = running()
     held_model = HeldModel(service)
     with service.connect() as connection:
@@ -224,7 +226,7 @@ def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], pat
         assert read(connection)[0] == 200
 
 
-def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
+def test_invalid_content_lengths_are_refused(running: Callable[..., Running]) -> None:
     service = running()
     for length, status in ((f"{len(body())}  ", 200), ("0" * 5000 + str(len(body())), 200), ("9" * 5000, 413)):
         with service.connect() as connection:
@@ -235,7 +237,7 @@ def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
             assert found.startswith((b"HTTP/1.1 %d" % status, b"HTTP/1.1 400")), found
 
 
-def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
+def test_a_hanging_model_fails_the_health_checks(running: Callable[..., Running]) -> None:
     service = running(hang_timeout=0.2)
     held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second:

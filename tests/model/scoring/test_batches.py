@@ -214,7 +214,9 @@ class TestValidity:
         other = score_all(trained, noisy, scoring, calibration).scores
         assert ks_2samp(reference.typicality, other.calibrated.typicality).pvalue < 1e-9
 
-    def test_small_p_values_are_as_rare_as_they_say(self, scoring: ScoringConfig, ordered: bool, trained: VAE) -> None:
+    def test_small_p_values_have_their_nominal_frequency(
+        self, scoring: ScoringConfig, ordered: bool, trained: VAE
+    ) -> None:
         density = Calibration(latent_density(trained, stripes(500)), {})
         data = two_classes(1000, seed=3, ordered=ordered)
         calibration = calibrate(trained, data, [scoring], calibration=density)

@@ -55,7 +55,7 @@ def by_hand(reference: Floats, score: float) -> tuple[float, float]:
 class TestPValues:
     @pytest.mark.parametrize("count", [0, 1, 2, 30])
     @pytest.mark.parametrize("values", [2, 7, 1 << 30])
-    def test_are_those_of_the_definition_ties_and_all(self, values: int, count: int) -> None:
+    def test_equal_the_definition_with_ties(self, values: int, count: int) -> None:
         draw = np.random.default_rng(values + count)
         reference = np.sort(draw.integers(0, values, count)).astype(float)
         score = np.concatenate([draw.integers(-1, values + 2, 40), reference, [-np.inf, np.inf]])
@@ -86,7 +86,7 @@ class TestPValues:
 
 
 class TestDiscoveries:
-    def test_are_those_of_the_definition(self) -> None:
+    def test_equal_the_definition(self) -> None:
         draw = np.random.default_rng(0)
         for trial in range(300):
             count = int(draw.integers(0, 30))
@@ -110,7 +110,7 @@ class TestDiscoveries:
         assert np.mean(detected) > 0.5
         assert np.mean(shares) > rate * 0.4
 
-    def test_there_are_none_where_nothing_stands_out(self) -> None:
+    def test_large_p_values_flag_nothing(self) -> None:
         assert not discoveries(np.linspace(0.2, 1, 50), 0.1).any()
         assert discoveries(np.zeros(0), 0.1).shape == (0,)
 
@@ -130,7 +130,7 @@ class TestCalibratedScores:
             "typicality",
         }
 
-    def test_is_that_of_the_reference(self) -> None:
+    def test_equals_the_rank_in_the_reference(self) -> None:
         reference_features, fresh = chance(300, 1, refined=True), chance(40, 9, refined=True)
         result = p_values_of(calibration(), REFINED, fresh)
         assert reference_features.regret is not None and fresh.regret is not None
@@ -188,7 +188,7 @@ class TestValidity:
             shares = (table <= level).mean(axis=1)
             assert shares.mean() <= level + 4 * shares.std() / np.sqrt(len(shares))
 
-    def test_halves_are_halves(self) -> None:
+    def test_typicality_is_calibrated_by_half_of_the_inputs(self) -> None:
         reference = Reference.of(chance(301), calibration().latents)
         assert reference.typicality is not None
         assert (len(reference.free_energy), len(reference.typicality)) == (301, 151)
@@ -206,7 +206,7 @@ def test_slices_of_features_concatenate_to_the_whole(refined: bool) -> None:
 class TestBytes:
     @pytest.mark.parametrize("scoring", [PLAIN, REFINED])
     @pytest.mark.parametrize("measured", [0, 3])
-    def test_give_the_same_calibrateds(self, scoring: ScoringConfig, measured: int) -> None:
+    def test_give_the_same_calibrated_scores(self, scoring: ScoringConfig, measured: int) -> None:
         calibrated_model = calibration(measured=measured)
         fresh = chance(200, 9, refined=bool(scoring.refine), measured=measured)
         back = from_bytes(to_bytes(calibrated_model), latent=2, measured=measured)
@@ -220,7 +220,7 @@ class TestBytes:
             allowed = 1.01 / 151 if name == "typicality" else 0
             assert np.allclose(after.p_values[name], values, rtol=0, atol=allowed), name
 
-    def test_are_the_same_a_second_time(self) -> None:
+    def test_are_reproducible(self) -> None:
         data = to_bytes(calibration())
         assert to_bytes(from_bytes(data, latent=2, measured=0)) == data
 
@@ -266,7 +266,7 @@ class TestBytes:
             ("spy", lambda a: np.zeros(1), "spy is unknown"),
         ],
     )
-    def test_that_hold_something_else_are_refused_by_its_name(
+    def test_with_an_invalid_array_are_refused_with_its_name(
         self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], message: str
     ) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
@@ -284,7 +284,7 @@ class TestBytes:
             ("reference.4.0.0.typical.trend.unit", lambda a: 0 * a, "unit"),
         ],
     )
-    def test_that_hold_no_density_are_refused(
+    def test_with_an_invalid_density_are_refused(
         self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], message: str
     ) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration(measured=1)))
@@ -292,7 +292,7 @@ class TestBytes:
         with pytest.raises(ValueError, match=message):
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=1)
 
-    def test_that_hold_a_mixture_of_nothing_are_refused(self) -> None:
+    def test_with_an_empty_mixture_are_refused(self) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         for name in ("log_weights", "means", "factors"):
             arrays[f"latents.{name}"] = arrays[f"latents.{name}"][:0]
@@ -300,7 +300,7 @@ class TestBytes:
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=0)
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_altered_or_cut_anywhere_are_refused_or_judge_still(self, seed: int) -> None:
+    def test_altered_or_truncated_are_refused_or_give_valid_p_values(self, seed: int) -> None:
         draw, fresh = np.random.default_rng(seed), chance(20, 9)
         whole = to_bytes(calibration(120))
         header = 8 + int.from_bytes(whole[:8], "little")
@@ -318,7 +318,7 @@ class TestBytes:
                 assert all(((p > 0) & (p <= 1)).all() for p in result.p_values.values())
 
 
-def test_one_that_could_not_be_loaded_again_is_not_saved(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_invalid_calibration_is_not_saved(saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shutil.copytree(saved("table-mlp-gaussian"), tmp_path / "model")
     save_calibration(folder, calibration())
     before, infinite = load(folder).digest, chance(20)

@@ -40,14 +40,14 @@ class TestAuroc:
         expected = roc_auc_score(labels, np.concatenate([inliers, outliers]))
         assert auroc(inliers, outliers) == pytest.approx(expected, rel=1e-12)
 
-    def test_of_all_above_all_below_and_all_alike(self) -> None:
+    def test_of_separated_and_of_equal_scores(self) -> None:
         low, high = np.arange(5.0), np.arange(10.0, 14.0)
         assert (auroc(low, high), auroc(high, low), auroc(low, low), auroc(np.ones(3), np.ones(4))) == (1, 0, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("data", [GREY, RGB], ids=["grey", "rgb"])
 class TestPictures:
-    def test_are_shaped_as_the_data_is(self, data: ImageData) -> None:
+    def test_have_the_shape_of_the_data(self, data: ImageData) -> None:
         result = sets(data, Memory(stripes(300, data.shape)))
         assert list(result) == PICTURES
         for name, outliers in result.items():
@@ -56,7 +56,7 @@ class TestPictures:
         counts = {name: len(outliers) for name, outliers in result.items()}
         assert counts == dict(zip(PICTURES, (300, 300, 400, 400, 256), strict=True))
 
-    def test_flips_turn_the_axis_that_they_say(self, data: ImageData) -> None:
+    def test_flips_reverse_the_named_axis(self, data: ImageData) -> None:
         own = np.random.default_rng(0).integers(0, 256, (270, *data.shape), np.uint8)
         result = sets(data, Memory(own))
         for i in (0, 200, 269):
@@ -64,7 +64,7 @@ class TestPictures:
                 assert np.array_equal(result["vertical flips"][i, channel], np.flipud(own[i, channel]))
                 assert np.array_equal(result["horizontal flips"][i, channel], np.fliplr(own[i, channel]))
 
-    def test_noise_is_of_all_bytes_and_the_same_every_time(self, data: ImageData) -> None:
+    def test_noise_covers_all_bytes_and_is_reproducible(self, data: ImageData) -> None:
         first, same = (sets(data, Memory(stripes(10, data.shape)))["noise"] for _ in range(2))
         assert np.array_equal(first, same)
         assert len(np.unique(first)) == 256
@@ -83,14 +83,14 @@ class TestPictures:
         assert digits.std(axis=0).min() >= 0 and digits.mean() < 128
 
     @pytest.mark.parametrize("max_inputs", [1, 7, 256, 257, 5000])
-    def test_no_set_is_larger_than_asked_for(self, max_inputs: int, data: ImageData) -> None:
+    def test_no_set_is_larger_than_the_limit(self, max_inputs: int, data: ImageData) -> None:
         other = Memory(stripes(400, data.shape, seed=1), source="other")
         result = sets(data, Memory(stripes(300, data.shape)), other, max_inputs=max_inputs)
         counts = {name: len(outliers) for name, outliers in result.items()}
         assert max(counts.values()) <= max_inputs, counts
         assert min(counts.values()) >= min(max_inputs, 256), counts
 
-    def test_sets_of_ones_own_are_named_by_their_source(self, data: ImageData) -> None:
+    def test_sets_of_the_user_are_named_by_their_source(self, data: ImageData) -> None:
         others = [Memory(stripes(count, data.shape, seed=count), source=f"set {count}") for count in (5, 300)]
         result = sets(data, Memory(stripes(10, data.shape)), *others, max_inputs=290)
         assert list(result) == [*PICTURES, "set 5", "set 300"]
@@ -103,7 +103,7 @@ class TestPictures:
         assert "digits" not in sets(data, Memory(stripes(10, data.shape)))
 
 
-def test_pictures_of_floats_have_outliers_too() -> None:
+def test_float_images_have_outliers() -> None:
     own = stripes(20).astype(np.float32) / 255
     result = sets(GREY, Memory(own))
     assert np.array_equal(own[:, :, ::-1], result["vertical flips"])
@@ -112,7 +112,7 @@ def test_pictures_of_floats_have_outliers_too() -> None:
 
 class TestRows:
     @pytest.mark.parametrize("max_inputs", [1, 40, 300, 5000])
-    def test_are_as_many_as_the_data_and_no_more_than_asked_for(self, max_inputs: int) -> None:
+    def test_are_as_many_as_the_data_up_to_the_limit(self, max_inputs: int) -> None:
         other = Memory(rows(50, seed=1), source="other.csv")
         result = {
             name: np.concatenate(list(batches))
@@ -123,7 +123,7 @@ class TestRows:
         assert counts == {"shuffled columns": few, "noise": few, "other.csv": min(max_inputs, 50)}
         assert all(outliers.shape[1:] == (3,) and outliers.dtype == np.float32 for outliers in result.values())
 
-    def test_shuffled_columns_hold_the_same_values_without_what_ties_them(self) -> None:
+    def test_shuffled_columns_keep_their_values_and_lose_their_correlation(self) -> None:
         own = rows(400)
         (_, shuffled), (_, noise) = (
             (name, np.concatenate(list(batches))) for name, batches in outlier_sets(TABLE, Memory(own), [], 400)
@@ -139,7 +139,7 @@ class TestRows:
 
 
 class TestDetect:
-    def test_compares_every_score_that_there_is(self, trained: VAE) -> None:
+    def test_compares_every_available_score(self, trained: VAE) -> None:
         density = Calibration(latent_density(trained, stripes(300)), {})
         scoring = ScoringConfig(3, 2, 0)
         calibration = calibrate(trained, stripes(120, seed=1), [scoring], calibration=density)
@@ -155,18 +155,18 @@ class TestDetect:
         assert 0.3 < result.auroc["more stripes"]["typicality"] < 0.7
         assert result.auroc["noise"]["free_energy_two_sided"] > 0.95
 
-    def test_leaves_out_scores_that_there_are_not(self) -> None:
+    def test_omits_unavailable_scores(self) -> None:
         vae = build("table-mlp-gaussian")
         result = detect(vae, Memory(rows(40)), [], ScoringConfig(2, 0, 0), None, max_inputs=30)
         absent = {"regret", "typicality", "free_energy_two_sided"}
         assert all(set(areas) == set(SCORES) - absent for areas in result.auroc.values())
 
-    def test_a_set_is_no_outlier_of_itself(self) -> None:
+    def test_the_area_of_a_set_against_itself_is_one_half(self) -> None:
         vae, own = build("table-mlp-gaussian"), Memory(rows(60))
         result = detect(vae, own, [own], ScoringConfig(3, 0, 0), None, max_inputs=60)
         assert set(result.auroc["memory"].values()) == {0.5}
 
-    def test_areas_are_those_of_the_scores(self) -> None:
+    def test_areas_equal_those_of_the_scores(self) -> None:
         vae, own, other = build("table-mlp-gaussian"), Memory(rows(60)), Memory(rows(50, seed=1) * 1.2, source="other")
         result = detect(vae, own, [other], ScoringConfig(3, 0, 0), None, max_inputs=100)
         inliers, outliers = (
@@ -175,7 +175,7 @@ class TestDetect:
         for name, area in result.auroc["other"].items():
             assert area == pytest.approx(auroc(getattr(inliers, name), getattr(outliers, name))), name
 
-    def test_is_the_same_every_time(self) -> None:
+    def test_is_reproducible(self) -> None:
         vae, data = build(next(iter(CONFIGS))), Memory(stripes(20))
         first, same = (detect(vae, data, [], ScoringConfig(1, 0, 0), None, max_inputs=20) for _ in range(2))
         assert first == same == replace(first) and isinstance(first, Detection)

@@ -1,10 +1,10 @@
-# The image of the service: a virtual environment made in one stage, copied into a bare base in the next.
+# The image of the service: one stage builds a virtual environment, the next copies it into the base image.
 #
 #   docker build -t vae-server --build-arg TORCH_INDEX=<an index with CPU builds of torch> .
 #
-# BASE_IMAGE is pinned to the bytes of one Python on one Debian, for every architecture; another must have python 3.11 or
-# newer as `python`. TORCH_INDEX is used for torch alone; where it is empty the default index serves, whose Linux build
-# brings gigabytes of CUDA. EXTRAS=otel adds OpenTelemetry.
+# BASE_IMAGE is pinned by digest for all architectures. Another base image needs Python 3.11 or newer as `python`.
+# TORCH_INDEX is used for torch alone. If it is empty, pip uses the default index, whose Linux build of torch includes
+# gigabytes of CUDA libraries. EXTRAS=otel adds OpenTelemetry.
 ARG BASE_IMAGE=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE_IMAGE} AS build
@@ -12,14 +12,14 @@ ARG TORCH_INDEX=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/vae
 WORKDIR /src
-# torch first and alone: the one large layer stays cached while all else changes.
+# Install torch in a layer of its own: this large layer stays cached when anything else changes.
 COPY constraints.txt .
 RUN /opt/vae/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 ARG EXTRAS=
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY model model
-# Headers and test suites are for building against these packages, which nobody does in here.
+# Delete headers and test suites, which the service does not use.
 RUN /opt/vae/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && /opt/vae/bin/pip uninstall --yes pip setuptools \
     && rm -rf /opt/vae/lib/python3*/site-packages/torch/include \

@@ -1,4 +1,4 @@
-"""Two minutes of mixed traffic, of which no answer is wrong."""
+"""Two minutes of mixed traffic without a wrong answer."""
 
 import re
 import subprocess
@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.long
-def test_two_minutes_of_it(tmp_path: Path) -> None:
+def test_two_minutes_of_mixed_traffic(tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     command = [sys.executable, "benchmarks/soak/run.py", "--minutes", "2", "--report", str(report)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", report.read_text(), re.MULTILINE))
-    assert (said["wrong answers"], said["failures"]) == ("0", "0")
-    assert int(said["requests"].replace(",", "")) > 1000
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", report.read_text(), re.MULTILINE))
+    assert (figures["wrong answers"], figures["failures"]) == ("0", "0")
+    assert int(figures["requests"].replace(",", "")) > 1000

@@ -116,7 +116,7 @@ def save_gallery(folder: Path, new: Gallery | None) -> None:
     checkpoint = load(folder, calibrated=False, shown=False)
     data = None if new is None else gallery.to_bytes(new)
     if data is not None:
-        _parse_gallery(checkpoint.folder / GALLERY, data, checkpoint.vae.config)
+        parse_gallery(checkpoint.folder / GALLERY, data, checkpoint.vae.config)
     _update(folder, {GALLERY: data})
 
 
@@ -138,7 +138,7 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: b
     """
     folder = find(folder)
     contents, sums = _read_files(folder)
-    if sums != _checksums(contents):
+    if sums != checksums(contents):
         altered = [name for name, data in contents.items() if _checksum_line(name, data) not in sums]
         raise CheckpointError(
             f"{folder}: {', '.join(altered) or SUMS} was altered or damaged after it was saved (its SHA-256 is not the "
@@ -152,10 +152,10 @@ def load(folder: Path, device: str = "cpu", *, calibrated: bool = True, shown: b
     return Checkpoint(
         vae.to(device),
         card,
-        digest=hashlib.sha256(_checksums(decisive)).hexdigest(),
+        digest=hashlib.sha256(checksums(decisive)).hexdigest(),
         folder=folder,
         calibration=_parse_calibration(folder / CALIBRATION, contents[CALIBRATION], config) if calibrated else None,
-        gallery=_parse_gallery(folder / GALLERY, contents[GALLERY], config) if shown else None,
+        gallery=parse_gallery(folder / GALLERY, contents[GALLERY], config) if shown else None,
     )
 
 
@@ -204,7 +204,7 @@ def _parse_calibration(path: Path, data: bytes, config: ModelConfig) -> Calibrat
         ) from error
 
 
-def _parse_gallery(path: Path, data: bytes, config: ModelConfig) -> Gallery:
+def parse_gallery(path: Path, data: bytes, config: ModelConfig) -> Gallery:
     try:
         return gallery.from_bytes(data, config)
     except Exception as error:  # damaged bytes raise whatever their reader does
@@ -281,13 +281,14 @@ def _checksum_line(name: str, data: bytes) -> bytes:
     return f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode()
 
 
-def _checksums(contents: dict[str, bytes]) -> bytes:
+def checksums(contents: dict[str, bytes]) -> bytes:
+    """Content of SHA256SUMS for these files, by name."""
     return b"".join(_checksum_line(name, data) for name, data in sorted(contents.items()))
 
 
 def _replace(folder: Path, contents: dict[str, bytes]) -> None:
     try:
-        files.replace_folder(folder.absolute(), {**contents, SUMS: _checksums(contents)})
+        files.replace_folder(folder.absolute(), {**contents, SUMS: checksums(contents)})
     except OSError as error:
         raise CheckpointError(
             f"{folder.absolute()}: cannot be saved ({error.strerror}); the old version is untouched: make room, or "

@@ -91,13 +91,13 @@ def make(
     scores = _scores(parts)
     if not all(np.isfinite(numbers).all() for numbers in (means, *scores.values())):
         raise DataError("a sample for the gallery has scores that are not finite; look for extreme values in the data")
-    picks = _evenly(len(samples), samples[0].nbytes)
+    picks = evenly_spaced(len(samples), samples[0].nbytes)
     shown = np.ascontiguousarray(samples[picks])
     with torch.inference_mode():
         posteriors = [vae.encode(to_tensor(batch, str(vae.device))) for batch in in_batches(shown)]
     mean = torch.cat([q.mean for q in posteriors]).float().cpu().numpy()
     projection = PCAProjection.fit(means)
-    edges, counts = _histogram(scores["free_energy"])
+    edges, counts = histogram(scores["free_energy"])
     return Gallery(
         inputs=shown,
         mean=mean,
@@ -130,7 +130,7 @@ def rescore(gallery: Gallery, vae: VAE, calibration: Calibration) -> Gallery:
     return replace(gallery, scores=scores)
 
 
-def _evenly(count: int, size: int) -> NDArray[np.int64]:
+def evenly_spaced(count: int, size: int) -> NDArray[np.int64]:
     """Evenly spaced indices of the samples to keep, out of `count` samples of `size` bytes each."""
     number = min(count, max(MIN_INPUTS, min(MAX_INPUTS, MAX_BYTES // size)))
     return np.arange(number) * count // number
@@ -142,7 +142,7 @@ def _scores(parts: list[ScoredBatch]) -> dict[str, NDArray[np.float64]]:
     return {name: np.concatenate(numbers) for name, numbers in scores.items() if numbers[0] is not None}
 
 
-def _histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def histogram(free_energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     low, high = float(free_energy.min()), float(free_energy.max())
     # Equal free energies still need bins of positive width.
     edges = np.linspace(low, max(high, low + 1e-6 * max(1.0, abs(low))), BINS + 1)

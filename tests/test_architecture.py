@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what must not be in it."""
+"""Rules of the source tree: layers, forbidden imports, public names."""
 
 import ast
 import re
@@ -11,20 +11,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("model/**/*.py")])
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 
 def imports(path: Path) -> set[str]:
     """The top-level packages that a module imports, anywhere in it."""
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
+            modules.add(node.module.partition(".")[0])
+    return modules
 
 
-def test_model_knows_no_http_and_no_app() -> None:
+def test_model_imports_no_http_and_no_app() -> None:
     for path in ROOT.glob("model/**/*.py"):
         assert not imports(path) & {"app", "fastapi", "starlette", "uvicorn", "typer", "rich", "orjson"}, path
 
@@ -35,7 +36,7 @@ def test_nothing_unpickles() -> None:
         assert not re.search(r"(?<!safetensors\.)torch\.load\(|allow_pickle=True", path.read_text()), path
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in SOURCES:
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
@@ -99,7 +100,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def modules_imported(path: Path) -> set[Path]:
     """The files of this project that a module imports, anywhere in it and for types alone too."""
-    found: set[Path] = set()
+    paths: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -107,8 +108,8 @@ def modules_imported(path: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            found |= {ROOT / (name.replace(".", "/") + ".py")} & set(SOURCES)
-    return found - {path}
+            paths |= {ROOT / (name.replace(".", "/") + ".py")} & set(SOURCES)
+    return paths - {path}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -123,7 +124,7 @@ def test_the_server_command_alone_imports_the_fast_path() -> None:
             )
 
 
-def test_nothing_but_the_application_stands_at_the_top() -> None:
+def test_only_expected_modules_are_at_the_top_of_app() -> None:
     assert {path.name for path in ROOT.glob("app/*.py")} <= {
         "main.py",
         "settings.py",
@@ -144,7 +145,7 @@ BATCHER_IMPORTS = {
 HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
 
 
-def test_the_batcher_knows_no_http_and_no_vae() -> None:
+def test_the_batcher_imports_no_http_and_no_model() -> None:
     for name, allowed in BATCHER_IMPORTS.items():
         path = ROOT / f"app/inference/{name}.py"
         assert not imports(path) & {"model", "torch"}, path
@@ -152,7 +153,7 @@ def test_the_batcher_knows_no_http_and_no_vae() -> None:
         assert ours <= {f"inference.{module}" for module in allowed}, path
 
 
-def test_inference_knows_no_http() -> None:
+def test_inference_imports_no_http() -> None:
     for path in ROOT.glob("app/inference/*.py"):
         assert not imports(path) & HTTP, path
         ours = set(re.findall(r"(?:from|import) app\.?([\w.]*)", path.read_text()))
@@ -171,7 +172,7 @@ def test_the_command_line_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_no_module_asks_which_likelihood_a_model_has() -> None:
+def test_no_module_depends_on_a_specific_likelihood() -> None:
     """A likelihood is one module and one row of a table: the rest of the program asks for its traits."""
     modules = {path.stem: path for path in ROOT.glob("model/likelihoods/*.py")}
     others = modules.keys() - {"__init__", "base"}
@@ -185,3 +186,31 @@ def test_no_module_asks_which_likelihood_a_model_has() -> None:
     for path in SOURCES:
         if path.parent != ROOT / "model/likelihoods":
             assert not asks.search(path.read_text()), path
+
+
+def test_no_module_imports_a_test_module_or_a_conftest() -> None:
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            for module in modules:
+                last = module.rpartition(".")[2]
+                assert not last.startswith("test_") and last != "conftest", f"{path} imports {module}"
+
+
+#: Documented names of named tuples, and private functions of `model` that their own tests call.
+NOT_PRIVATE = {"_asdict", "_replace", "_fields", "_left_out", "_learning_rate", "_names", "_worst"}
+
+
+def test_no_test_uses_a_private_attribute_of_another_object() -> None:
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and node.attr not in NOT_PRIVATE:
+                owner = node.value.id if isinstance(node.value, ast.Name) else ""
+                assert owner in {"self", "cls"}, f"{path}:{node.lineno} uses {node.attr}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+                names = [
+                    arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                ]
+                private = [name for name in names if re.search(r"(^|\.)_(?!_)", name)]
+                assert not private, f"{path}:{node.lineno} replaces {private[0]}"

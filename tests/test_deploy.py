@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.app.cli.test_serve import served
-from tests.containers import COMPOSE, free_port, run
+from tests.support.containers import COMPOSE, free_port, run
+from tests.support.processes import served
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.containers import COMPOSE, MISSING, ROOT, base, build, free_port, inspect, run, wait_healthy
+from tests.support.containers import COMPOSE, MISSING, ROOT, base, build, free_port, inspect, run, wait_healthy
 
 #: What no image may hold, wherever it was when the image was built.
 SECRET = "decoy-d41f8c1b5a"

@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.containers import COMPOSE, MISSING, ROOT, build, free_port, inspect, run, wait_healthy
+from tests.support.containers import COMPOSE, MISSING, ROOT, build, free_port, inspect, run, wait_healthy
 
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 

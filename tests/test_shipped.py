@@ -1,4 +1,4 @@
-"""The shipped models are what their cards say."""
+"""Shipped models and their cards."""
 
 from pathlib import Path
 
@@ -26,16 +26,16 @@ def test_set() -> Dataset:
         pytest.skip(str(error))
 
 
-def test_these_and_no_others_are_shipped() -> None:
+def test_the_list_of_shipped_models_is_complete() -> None:
     assert sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir()) == sorted(MODELS)
 
 
 @every
-def test_the_card_says_how_it_was_trained_and_how_well(name: str) -> None:
-    found = load(Path(name))
-    assert found.folder == PRETRAINED / name
-    assert (found.folder / WEIGHTS).stat().st_size <= 16 << 20
-    training, report = found.card.training, found.card.evaluation
+def test_the_card_holds_training_and_evaluation(name: str) -> None:
+    checkpoint = load(Path(name))
+    assert checkpoint.folder == PRETRAINED / name
+    assert (checkpoint.folder / WEIGHTS).stat().st_size <= 16 << 20
+    training, report = checkpoint.card.training, checkpoint.card.evaluation
     assert training is not None
     assert training.command.startswith("vae train fashion-mnist ")
     assert training.seconds > 0
@@ -45,7 +45,7 @@ def test_the_card_says_how_it_was_trained_and_how_well(name: str) -> None:
     assert (report["dataset"], report["samples"]) == ("fashion-mnist:test", 10_000)
 
 
-def test_the_default_is_as_good_as_was_asked_of_it() -> None:
+def test_the_default_model_reaches_its_targets() -> None:
     card = load(Path("fashion-mnist")).card
     report = card.evaluation
     assert report is not None
@@ -62,10 +62,10 @@ def test_the_default_is_as_good_as_was_asked_of_it() -> None:
 
 @every
 def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
-    found = load(Path(name))
-    training, report = found.card.training, found.card.evaluation
-    assert found.gallery is not None and training is not None and report is not None
-    gallery = found.gallery
+    checkpoint = load(Path(name))
+    training, report = checkpoint.card.training, checkpoint.card.evaluation
+    assert checkpoint.gallery is not None and training is not None and report is not None
+    gallery = checkpoint.gallery
     assert len(gallery) == 2000 and gallery.counts.sum() == training.settings["set_aside"]
     assert gallery.label_names == GARMENTS
     assert gallery.labels is not None and set(gallery.labels.tolist()) == set(range(10))
@@ -85,11 +85,11 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
 
 
 @every
-def test_the_gallery_says_what_the_model_makes_of_its_inputs(name: str) -> None:
-    found = load(Path(name))
-    assert found.gallery is not None
-    gallery = found.gallery
-    part = next(score(found.vae, [gallery.inputs[:50]], ScoringConfig(1, 0, 0), found.calibration))
+def test_the_gallery_holds_the_results_of_the_model(name: str) -> None:
+    checkpoint = load(Path(name))
+    assert checkpoint.gallery is not None
+    gallery = checkpoint.gallery
+    part = next(score(checkpoint.vae, [gallery.inputs[:50]], ScoringConfig(1, 0, 0), checkpoint.calibration))
     np.testing.assert_allclose(gallery.scores["free_energy"][:50], part.scores.estimates.free_energy, rtol=1e-4)
     np.testing.assert_allclose(gallery.mean[:50], part.means, atol=1e-3)
     assert part.scores.calibrated.typicality is not None
@@ -97,36 +97,36 @@ def test_the_gallery_says_what_the_model_makes_of_its_inputs(name: str) -> None:
 
 
 def test_a_density_has_no_bits() -> None:
-    found = load(Path("fashion-mnist-mlp"))
-    assert found.vae.levels is None
-    assert found.card.evaluation is not None
-    assert found.card.evaluation["bits_per_dim"] is None
+    checkpoint = load(Path("fashion-mnist-mlp"))
+    assert checkpoint.vae.levels is None
+    assert checkpoint.card.evaluation is not None
+    assert checkpoint.card.evaluation["bits_per_dim"] is None
 
 
 @every
-def test_the_first_test_images_cost_what_the_card_leads_to_expect(name: str, test_set: Dataset) -> None:
-    found = load(Path(name))
-    part = next(score(found.vae, test_set.batches(1000), ScoringConfig(1, 0, 0)))
-    assert found.card.evaluation is not None
-    mean = found.card.evaluation["free_energy"]
-    error = found.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
+def test_scores_of_the_first_test_images_agree_with_the_card(name: str, test_set: Dataset) -> None:
+    checkpoint = load(Path(name))
+    part = next(score(checkpoint.vae, test_set.batches(1000), ScoringConfig(1, 0, 0)))
+    assert checkpoint.card.evaluation is not None
+    mean = checkpoint.card.evaluation["free_energy"]
+    error = checkpoint.card.evaluation["free_energy_standard_error"] * np.sqrt(10_000 / 1000)
     assert abs(part.scores.estimates.free_energy.mean() - mean) < 4 * error
 
 
 @pytest.mark.long
 @every
-def test_the_held_out_report_is_what_evaluation_finds(name: str, test_set: Dataset) -> None:
-    """All images with one draw, and the costliest, whose scores the card has one by one, with all draws of the card."""
-    found = load(Path(name))
-    expected = found.card.evaluation
+def test_the_held_out_report_equals_an_evaluation(name: str, test_set: Dataset) -> None:
+    """Evaluate all images with one draw, and the costliest images of the card with all draws of the card."""
+    checkpoint = load(Path(name))
+    expected = checkpoint.card.evaluation
     assert expected is not None
-    report = evaluate(found.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
+    report = evaluate(checkpoint.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
     assert report["active_units"] == expected["active_units"]
     # Rates have a closed form; the rest differs by the chance of its draw.
     assert report["rate_per_dimension"] == pytest.approx(expected["rate_per_dimension"], rel=1e-3, abs=1e-3)
     for key in ("free_energy", "distortion", "rate"):
         assert report[key] == pytest.approx(expected[key], rel=0.01)
     samples = test_set.load()[[int(worst["sample"]) for worst in expected["worst"]]]
-    part = next(score(found.vae, [samples], ScoringConfig(expected["draws"], 0, expected["seed"])))
+    part = next(score(checkpoint.vae, [samples], ScoringConfig(expected["draws"], 0, expected["seed"])))
     costs = [worst["free_energy"] for worst in expected["worst"]]
     assert part.scores.estimates.free_energy == pytest.approx(costs, rel=1e-4)

@@ -33,7 +33,7 @@ def decode_json(body: bytes, spec: InputSpec) -> Floats:
         Invalid: a key is unknown or missing, or a shape, type or value is wrong.
         TooLarge: too many rows or pixels.
     """
-    numbers = _parse_numbers(body, spec)
+    numbers = parse_numbers(body, spec)
     if numbers is not None:
         return spec.check(numbers, integers_are_bytes=False)
     try:
@@ -66,7 +66,7 @@ class _ThreadParser(threading.local):
 _thread = _ThreadParser()
 
 
-def _parse_numbers(body: bytes, spec: InputSpec) -> NDArray[np.float64] | None:
+def parse_numbers(body: bytes, spec: InputSpec) -> NDArray[np.float64] | None:
     """Parse lists of numbers, rows x `spec.shape`, without an object for each number; None for every other body."""
     if simdjson is None or body.startswith(UTF8_BOM):
         return None

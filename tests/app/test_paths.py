@@ -1,4 +1,4 @@
-"""The fast path and FastAPI give the same response to the same request: status, headers and every byte."""
+"""Equal responses of the fast path and of FastAPI: status, headers and content."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from model.checkpoint import Checkpoint
-from tests.app.api.test_latents import inputs
-from tests.app.api.test_refusals import CASES
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
+from tests.support.refusals import CASES
+from tests.support.requests import inputs
 from tests.support.services import Client, client_of
 
 #: Headers that no two responses share, or that only a server adds.
@@ -19,14 +19,14 @@ Pair = tuple[Client, Client]
 
 @pytest.fixture(scope="module", params=["grey-mlp-discretized", "rgb-conv-discretized", "table-mlp-gaussian"])
 def pair(shown: Callable[[str], Checkpoint], request: pytest.FixtureRequest) -> Iterator[tuple[str, Pair]]:
-    """Two services of one model, by both ways."""
+    """Two services of one model, over ASGI and over the fast path."""
     model = shown(request.param)
     with client_of(model, "asgi") as reference, client_of(model, "fast") as fast:
         yield request.param, (reference, fast)
 
 
 def compare(pair: Pair, method: str, path: str, **request: Any) -> int:
-    """Ask both, and return the status of their common response."""
+    """Send the request to both, and return the status of their common response."""
     reference, fast = (client.request(method, path, **request) for client in pair)
     assert fast.status_code == reference.status_code, (path, fast.text, reference.text)
     headers = [
@@ -38,14 +38,14 @@ def compare(pair: Pair, method: str, path: str, **request: Any) -> int:
     return reference.status_code
 
 
-def test_every_refusal_is_the_same(pair: tuple[str, Pair]) -> None:
+def test_refusals_are_equal(pair: tuple[str, Pair]) -> None:
     name, clients = pair
     statuses = {compare(clients, method, path, **request) for method, path, request, _, _ in CASES}
     assert statuses >= {404, 405, 406, 413, 415, 422}, name
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-npz", "image/png", "*/*", "text/html"])
-def test_every_call_is_the_same(pair: tuple[str, Pair], accept: str) -> None:
+def test_responses_of_every_call_are_equal(pair: tuple[str, Pair], accept: str) -> None:
     name, clients = pair
     x = inputs(name, 2).tolist()
     z = [[0.5] * CONFIGS[name].latent]
@@ -75,14 +75,14 @@ def test_every_call_is_the_same(pair: tuple[str, Pair], accept: str) -> None:
         compare(clients, "HEAD", path, headers=headers)
 
 
-def test_requests_with_a_timeout_or_a_key_are_the_same(pair: tuple[str, Pair]) -> None:
+def test_responses_with_a_timeout_or_a_key_are_equal(pair: tuple[str, Pair]) -> None:
     _, clients = pair
     for timeout in ("soon", "", "-1", "0.0", "5"):
         compare(clients, "GET", "/sample", headers={"X-Request-Timeout": timeout})
     compare(clients, "GET", "/sample", headers={"Authorization": "Bearer none-is-needed"})
 
 
-def test_the_card_differs_in_nothing(pair: tuple[str, Pair]) -> None:
+def test_cards_and_openapi_documents_are_equal(pair: tuple[str, Pair]) -> None:
     _, clients = pair
     assert compare(clients, "GET", "/model") == 200
     assert compare(clients, "GET", "/openapi.json") == 200

@@ -1,4 +1,4 @@
-"""A model folder comes back as it was saved, or is refused: never another model, never another error."""
+"""Checkpoints: saving, loading and errors of damaged or foreign folders."""
 
 import json
 import shutil
@@ -26,15 +26,15 @@ from model.checkpoint import (
     save_card,
 )
 from model.errors import CheckpointError
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import SAVED as NAME
-from tests.model.conftest import flipped, provenance, refusal, reseal
+from tests.support.checkpoints import SAVED as NAME
+from tests.support.checkpoints import flipped, provenance, refusal, reseal
+from tests.support.models import CONFIGS, build
 
 FILES = [CONFIG, WEIGHTS, CARD, SUMS]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_comes_back_as_it_was_saved(name: str, tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(name: str, tmp_path: Path) -> None:
     vae, card = build(name), Card(name=name, created="2024-01-01", evaluation={"free_energy": 1.5})
     save(tmp_path / "model", vae, card)
     back = load(tmp_path / "model")
@@ -46,7 +46,7 @@ def test_a_model_comes_back_as_it_was_saved(name: str, tmp_path: Path) -> None:
     assert not back.vae.training and not any(weight.requires_grad for weight in back.vae.parameters())
 
 
-def test_the_digest_is_that_of_configuration_and_weights(tmp_path: Path) -> None:
+def test_the_digest_covers_configuration_and_weights(tmp_path: Path) -> None:
     def digest(vae_name: str, seed: int = 0, card: str = "a") -> str:
         save(tmp_path / "model", build(vae_name, seed), Card(name=card, created="2024-01-01"))
         return load(tmp_path / "model").digest
@@ -62,7 +62,7 @@ def test_loading_draws_nothing_from_the_global_generator(folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_provenance_comes_back(folder: Path) -> None:
+def test_provenance_is_loaded_unchanged(folder: Path) -> None:
     training = provenance(settings={"epochs": 3}, held_out_scores={"free_energy": 3.25, "bits_per_dim": None})
     card = Card(name="x", created="2024-01-01", training=training)
     save_card(folder, card)
@@ -93,7 +93,7 @@ class TestDamage:
             with pytest.raises(CheckpointError):
                 load(folder)
 
-    def test_files_of_two_models_are_not_one(self, folder: Path, saved: Callable[[str], Path]) -> None:
+    def test_mixed_files_of_two_models_are_refused(self, folder: Path, saved: Callable[[str], Path]) -> None:
         shutil.copy(saved("grey-mlp-bernoulli") / CONFIG, folder / CONFIG)
         with pytest.raises(CheckpointError, match=CONFIG):
             load(folder)
@@ -125,16 +125,16 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
 
 
 class TestStrangers:
-    """Folders whose digests fit, but whose contents do not."""
+    """Folders with valid checksums and invalid contents."""
 
     @pytest.mark.parametrize("how", SPOILED)
-    def test_weights_that_are_not_the_configurations_are_refused(self, how: str, folder: Path) -> None:
-        spoil, said = SPOILED[how]
+    def test_weights_that_do_not_match_the_configuration_are_refused(self, how: str, folder: Path) -> None:
+        spoil, message = SPOILED[how]
         weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
         reseal(folder, weights=safetensors.torch.save(spoil(weights)))
         with pytest.raises(CheckpointError) as error:
             load(folder)
-        assert said in refusal(error) and WEIGHTS in refusal(error)
+        assert message in refusal(error) and WEIGHTS in refusal(error)
 
     @pytest.mark.parametrize(
         "data",
@@ -149,7 +149,7 @@ class TestStrangers:
             (60).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'.ljust(60),
         ],
     )
-    def test_what_is_not_safetensors_or_not_of_known_types_is_refused(self, data: bytes, folder: Path) -> None:
+    def test_unreadable_weights_and_unknown_types_are_refused(self, data: bytes, folder: Path) -> None:
         reseal(folder, weights=data)
         with pytest.raises(CheckpointError, match=WEIGHTS):
             load(folder)
@@ -164,7 +164,7 @@ class TestStrangers:
                 load(folder)
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"latent": 5}, "not of one model"),
             ({"latent": -1}, "latent"),
@@ -176,31 +176,31 @@ class TestStrangers:
         ],
     )
     def test_a_configuration_of_another_model_is_refused_without_its_memory(
-        self, change: dict[str, Any], said: str, folder: Path
+        self, change: dict[str, Any], message: str, folder: Path
     ) -> None:
         reseal(folder, config=json.dumps(json.loads((folder / CONFIG).read_bytes()) | change).encode())
         # The largest of these would take petabytes, so an attempt at it would fail with another error.
         with pytest.raises(CheckpointError) as error:
             load(folder)
-        assert said in refusal(error)
+        assert message in refusal(error)
 
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"name": 3}', b"[" * 100_000])
     @pytest.mark.parametrize("which", ["config", "card"])
-    def test_json_that_is_none_or_says_something_else_is_refused(self, which: str, data: bytes, folder: Path) -> None:
+    def test_invalid_json_files_are_refused(self, which: str, data: bytes, folder: Path) -> None:
         reseal(folder, **{which: data})
         with pytest.raises(CheckpointError, match=f"{which}.json"):
             load(folder)
 
 
 class TestSaving:
-    def test_leaves_a_folder_of_four_files_and_nothing_beside_it(self, tmp_path: Path) -> None:
+    def test_writes_four_files_and_leaves_no_temporary_ones(self, tmp_path: Path) -> None:
         for seed in (0, 1):
             save(tmp_path / "deep" / "model", build(NAME, seed), Card(name="x", created="2024-01-01"))
         assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["model"]
         assert sorted(path.name for path in (tmp_path / "deep" / "model").iterdir()) == sorted(FILES)
 
     @pytest.mark.parametrize("file", FILES)
-    def test_that_fails_leaves_the_old_model(self, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_save_keeps_the_old_model(self, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write, before = files.write_synced, load(folder).digest
 
         def full(path: Path, data: bytes) -> None:
@@ -214,7 +214,7 @@ class TestSaving:
         assert load(folder).digest == before
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
-    def test_that_died_between_its_renames_leaves_the_old_model(self, folder: Path) -> None:
+    def test_a_save_interrupted_between_its_renames_keeps_the_old_model(self, folder: Path) -> None:
         before = load(folder).digest
         shutil.copytree(folder, folder.with_name(".model.fresh"))
         folder.rename(folder.with_name(".model.previous"))
@@ -223,13 +223,13 @@ class TestSaving:
         assert load(folder).card.name == "new"
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
-    def test_that_died_before_its_renames_is_no_obstacle(self, folder: Path) -> None:
+    def test_leftovers_of_an_interrupted_save_are_ignored(self, folder: Path) -> None:
         folder.with_name(".model.fresh").mkdir()
         (folder.with_name(".model.fresh") / "half").touch()
         save(folder, build(NAME, seed=1), Card(name="new", created="2024-01-01"))
         assert load(folder).card.name == "new"
 
-    def test_where_there_is_a_file_is_refused(self, tmp_path: Path) -> None:
+    def test_a_file_at_the_path_of_the_folder_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(CheckpointError, match="cannot be saved"):
             save(tmp_path / "file" / "model", build(NAME), Card(name="x", created="2024-01-01"))
@@ -243,7 +243,7 @@ class TestSaving:
         assert after.card.evaluation == {"free_energy": 2.5}
         assert (folder / WEIGHTS).read_bytes() == weights
 
-    def test_a_number_that_json_cannot_hold_is_kept_as_none(self, folder: Path) -> None:
+    def test_a_number_that_is_not_finite_is_saved_as_null(self, folder: Path) -> None:
         save_card(folder, Card(name="x", created="2024-01-01", evaluation={"free_energy": float("nan")}))
         assert load(folder).card.evaluation == {"free_energy": None}
 
@@ -260,7 +260,7 @@ class TestSaving:
             save_card(folder, Card(name="x", created="2024-01-01"))
 
     @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
-    def test_sha256sum_checks_the_same(self, folder: Path) -> None:
+    def test_sha256sum_accepts_the_checksum_file(self, folder: Path) -> None:
         def check() -> int:
             command = ["sha256sum", "--strict", "-c", SUMS]
             return subprocess.run(command, check=False, cwd=folder, capture_output=True).returncode
@@ -288,7 +288,7 @@ class TestFinding:
         assert load(Path()).card.name == NAME
 
     @pytest.mark.parametrize("nowhere", ["", "/", "..", "no/such/place"])
-    def test_what_is_not_there_is_refused_with_what_is(
+    def test_a_missing_model_is_refused_with_the_available_ones(
         self, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "cwd" / "deeper").mkdir(parents=True)
@@ -296,7 +296,7 @@ class TestFinding:
         with pytest.raises(CheckpointError, match="no model is there"):
             load(Path(nowhere))
 
-    def test_shipped_models_go_by_name(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_shipped_models_are_found_by_name(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(checkpoint, "PRETRAINED", folder.parent)
         assert load(Path("model")).card.name == NAME
         with pytest.raises(CheckpointError, match="a shipped model: model"):

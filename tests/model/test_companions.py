@@ -1,4 +1,4 @@
-"""What stands beside a model in its folder, calibration and gallery: it comes back as it was saved, or is refused."""
+"""Calibration and gallery of a checkpoint: saving, loading and damaged files."""
 
 import shutil
 from collections.abc import Callable
@@ -11,33 +11,33 @@ from model import checkpoint, files
 from model.checkpoint import CALIBRATION, CARD, CONFIG, GALLERY, SUMS, WEIGHTS, Card, load, save, save_card
 from model.errors import CheckpointError
 from model.scoring.calibration import Calibration, to_bytes
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import SAVED, flipped, refusal, reseal
+from tests.support.checkpoints import SAVED, flipped, refusal, reseal
+from tests.support.models import CONFIGS, build
 
 
 @pytest.fixture
 def judging(calibrated: Callable[[str], checkpoint.Checkpoint], tmp_path: Path) -> Path:
-    """A saved model with a calibration, to spoil."""
+    """A copy of a saved model with a calibration."""
     shutil.copytree(calibrated(SAVED).folder, tmp_path / "judging")
     return tmp_path / "judging"
 
 
 class TestCalibration:
     @pytest.mark.parametrize("name", CONFIGS)
-    def test_comes_back_as_it_was_saved(
+    def test_is_loaded_unchanged(
         self, name: str, calibrated: Callable[[str], checkpoint.Checkpoint], tmp_path: Path
     ) -> None:
-        made = calibrated(name).calibration
-        assert made is not None
+        calibration = calibrated(name).calibration
+        assert calibration is not None
         save(tmp_path / "model", build(name), Card(name=name, created="2024-01-01"))
         assert load(tmp_path / "model").calibration is None
-        checkpoint.save_calibration(tmp_path / "model", made)
+        checkpoint.save_calibration(tmp_path / "model", calibration)
         back = load(tmp_path / "model").calibration
-        assert back is not None and to_bytes(back) == to_bytes(made)
+        assert back is not None and to_bytes(back) == to_bytes(calibration)
         files = [path.name for path in (tmp_path / "model").iterdir()]
         assert sorted(files) == sorted([CONFIG, WEIGHTS, CARD, SUMS, CALIBRATION])
 
-    def test_is_in_the_digest_and_the_card_is_not(self, judging: Path, folder: Path) -> None:
+    def test_changes_the_digest_unlike_the_card(self, judging: Path, folder: Path) -> None:
         plain, first = load(folder), load(judging)
         assert first.calibration is not None
         save_card(judging, Card(name="other", created="2025-01-01"))
@@ -53,7 +53,7 @@ class TestCalibration:
         save(judging, plain.vae, plain.card)
         assert load(judging).digest == plain.digest and load(judging).calibration is None
 
-    def test_missing_altered_or_cut_is_refused_by_its_name(self, judging: Path) -> None:
+    def test_a_missing_altered_or_truncated_file_is_named(self, judging: Path) -> None:
         path = judging / CALIBRATION
         whole = path.read_bytes()
         places = {0, len(whole) - 1, *np.random.default_rng(0).integers(0, len(whole), 30).tolist()}
@@ -65,7 +65,7 @@ class TestCalibration:
             assert CALIBRATION in refusal(error) and str(judging) in refusal(error)
 
     @pytest.mark.parametrize("data", [b"", b"\xff" * 100, "grey-mlp-bernoulli", "rgb-conv-discretized"])
-    def test_that_is_none_or_of_another_latent_size_is_refused(
+    def test_an_invalid_file_or_another_latent_size_is_refused(
         self, data: bytes | str, judging: Path, calibrated: Callable[[str], checkpoint.Checkpoint]
     ) -> None:
         other = data if isinstance(data, bytes) else (calibrated(data).folder / CALIBRATION).read_bytes()
@@ -73,7 +73,7 @@ class TestCalibration:
         with pytest.raises(CheckpointError, match=f"{CALIBRATION}.*make a new one with vae calibrate"):
             load(judging)
 
-    def test_that_fails_to_be_saved_leaves_the_old_one(self, judging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_save_keeps_the_old_calibration(self, judging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = load(judging).digest
         monkeypatch.setattr(files, "write_synced", lambda path, data: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(CheckpointError, match="full"):
@@ -89,7 +89,7 @@ class TestCalibration:
 class TestGallery:
     @pytest.fixture
     def looked_at(self, shown: Callable[[str], checkpoint.Checkpoint], tmp_path: Path) -> Path:
-        """A saved model with a calibration and a gallery, to spoil."""
+        """A copy of a saved model with a calibration and a gallery."""
         shutil.copytree(shown(SAVED).folder, tmp_path / "shown")
         return tmp_path / "shown"
 
@@ -98,7 +98,7 @@ class TestGallery:
         assert f"  {GALLERY}\n" in (looked_at / SUMS).read_text()
         assert load(looked_at, shown=False).gallery is None
 
-    def test_missing_altered_or_cut_is_refused_by_its_name(self, looked_at: Path) -> None:
+    def test_a_missing_altered_or_truncated_file_is_named(self, looked_at: Path) -> None:
         path = looked_at / GALLERY
         whole = path.read_bytes()
         for data in (flipped(whole, 0), flipped(whole, len(whole) - 1), whole[:-1], b"", None):
@@ -124,12 +124,12 @@ class TestGallery:
         assert load(looked_at).gallery is None
         assert not (looked_at / GALLERY).exists()
 
-    def test_stays_when_card_or_calibration_change_and_goes_with_the_weights(self, looked_at: Path) -> None:
+    def test_survives_a_new_card_or_calibration_but_not_new_weights(self, looked_at: Path) -> None:
         whole = (looked_at / GALLERY).read_bytes()
         save_card(looked_at, Card(name="other", created="2025-01-01"))
         checkpoint.save_calibration(looked_at, Calibration(None, {}))
         assert (looked_at / GALLERY).read_bytes() == whole
-        found = load(looked_at)
-        assert found.gallery is not None
-        save(looked_at, found.vae, found.card)
+        loaded = load(looked_at)
+        assert loaded.gallery is not None
+        save(looked_at, loaded.vae, loaded.card)
         assert load(looked_at).gallery is None

@@ -1,4 +1,4 @@
-"""Descriptions of models: what is accepted, what is refused, and what a refusal says."""
+"""Model configurations: JSON, validation and error messages."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from model.config import ConvNetwork, ImageData, ModelConfig, VectorData
 from model.errors import ConfigError
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
 
 IMAGE: dict[str, Any] = {"kind": "image", "height": 8, "width": 8}
 VECTOR: dict[str, Any] = {"kind": "vector", "columns": ["a", "b"], "mean": [0, 1], "std": [1, 2]}
@@ -28,7 +28,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"latnet": 4}, ["latnet", "4"]),
         ({"latent": 0}, ["latent", "0"]),
@@ -51,10 +51,10 @@ def test_a_config_cannot_be_changed() -> None:
         ({"likelihood": {}}, ["likelihood"]),
     ],
 )
-def test_a_refusal_names_the_key_and_the_value(change: dict[str, Any], said: list[str]) -> None:
+def test_a_refusal_names_the_key_and_the_value(change: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         ModelConfig.build(**PLAIN | change)
-    assert all(word in str(error.value) for word in said)
+    assert all(word in str(error.value) for word in words)
 
 
 def test_a_refusal_names_every_key_at_fault_and_stays_short() -> None:
@@ -65,7 +65,7 @@ def test_a_refusal_names_every_key_at_fault_and_stays_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "inside", "outside", "said"),
+    ("data", "inside", "outside", "words"),
     [
         (ImageData(height=5, width=6), (1, 5, 6), (5, 6), "5x6 grey images"),
         (ImageData(height=5, width=6, channels=3), (3, 5, 6), (5, 6, 3), "5x6 RGB images"),
@@ -73,9 +73,9 @@ def test_a_refusal_names_every_key_at_fault_and_stays_short() -> None:
     ],
 )
 def test_shapes_inside_and_outside_hold_the_same_numbers(
-    data: ImageData | VectorData, inside: tuple[int, ...], outside: tuple[int, ...], said: str
+    data: ImageData | VectorData, inside: tuple[int, ...], outside: tuple[int, ...], words: str
 ) -> None:
-    assert (data.shape, data.public_shape, data.describe()) == (inside, outside, said)
+    assert (data.shape, data.public_shape, data.describe()) == (inside, outside, words)
     assert data.dims == VectorData(columns=("x",) * data.dims, mean=(0,) * data.dims, std=(1,) * data.dims).dims
 
 

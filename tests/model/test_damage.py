@@ -1,4 +1,4 @@
-"""Whatever happens to a saved model on its way: it is refused in one line, and never taken for whole."""
+"""Damaged checkpoints are refused with an error of one line."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import pytest
 from model import checkpoint
 from model.checkpoint import CALIBRATION, CARD, CONFIG, PRETRAINED, SUMS, WEIGHTS, Checkpoint, load
 from model.errors import CheckpointError
-from tests.model.conftest import refusal
+from tests.support.checkpoints import refusal
 
 MODELS = ("grey-mlp-discretized", "rgb-conv-autoregressive", "table-mlp-gaussian")
 FILES = (CONFIG, WEIGHTS, CARD, CALIBRATION, SUMS)
@@ -22,21 +22,21 @@ IMAGE = MODELS[0]
 
 @pytest.fixture
 def copied(calibrated: Callable[[str], Checkpoint], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a calibrated model, to spoil."""
+    """A copy of a calibrated model."""
     return lambda name: Path(shutil.copytree(calibrated(name).folder, tmp_path / name))
 
 
 def refused(folder: Path) -> str:
-    """What loading says, in one line."""
+    """Error message of loading, in one line."""
     with pytest.raises(CheckpointError) as error:
         load(folder)
-    said = refusal(error)
-    assert "\n" not in said and str(folder) in said and ";" in said
-    return said
+    message = refusal(error)
+    assert "\n" not in message and str(folder) in message and ";" in message
+    return message
 
 
 def damaged(data: bytes, draw: np.random.Generator) -> bytes:
-    """The same bytes with one changed anyhow, with one bit of one changed, or cut at some place."""
+    """Bytes with one byte changed, with one bit flipped, or truncated."""
     place = int(draw.integers(len(data)))
     how = draw.integers(3)
     if how == 0:
@@ -46,7 +46,7 @@ def damaged(data: bytes, draw: np.random.Generator) -> bytes:
 
 
 def spoil(folder: Path, times: int, seed: int) -> None:
-    """Damage each file in turn so many times, and put it right again."""
+    """Damage each file `times` times, and restore it."""
     draw = np.random.default_rng(seed)
     for name in FILES:
         whole = (folder / name).read_bytes()
@@ -54,23 +54,23 @@ def spoil(folder: Path, times: int, seed: int) -> None:
             spoilt = damaged(whole, draw)
             assert spoilt != whole
             (folder / name).write_bytes(spoilt)
-            said = refused(folder)
-            assert name in said or SUMS in said
+            message = refused(folder)
+            assert name in message or SUMS in message
         (folder / name).write_bytes(whole)
     load(folder)
 
 
 @pytest.mark.parametrize("seed", range(len(MODELS)))
-def test_any_flip_and_any_cut_of_any_file_is_refused(seed: int, copied: Callable[[str], Path]) -> None:
+def test_any_flipped_byte_or_truncation_of_any_file_is_refused(seed: int, copied: Callable[[str], Path]) -> None:
     spoil(copied(MODELS[seed]), 100, seed)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "fashion-mnist-mlp"])
-def test_so_it_is_of_the_shipped_models(name: str, tmp_path: Path) -> None:
+def test_any_flipped_byte_of_a_shipped_model_is_refused(name: str, tmp_path: Path) -> None:
     spoil(Path(shutil.copytree(PRETRAINED / name, tmp_path / name)), 6, 0)
 
 
-def test_every_byte_of_the_seal_counts(copied: Callable[[str], Path]) -> None:
+def test_any_flipped_byte_of_the_checksum_file_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     whole = (folder / SUMS).read_bytes()
     for place, byte in enumerate(whole):
@@ -79,7 +79,7 @@ def test_every_byte_of_the_seal_counts(copied: Callable[[str], Path]) -> None:
             assert SUMS in refused(folder)
 
 
-def test_a_seal_that_sha256sum_would_take_too_is_refused_all_the_same(copied: Callable[[str], Path]) -> None:
+def test_checksum_files_in_another_form_are_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     whole = (folder / SUMS).read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -114,33 +114,31 @@ def test_a_missing_file_is_refused(name: str, copied: Callable[[str], Path]) -> 
 
 
 @pytest.mark.parametrize("name", ["readme.txt", "model.py", "model.safetensors.old", "Config.json", ".hidden"])
-def test_what_is_no_part_of_a_model_is_not_looked_at(name: str, copied: Callable[[str], Path]) -> None:
+def test_other_files_in_the_folder_are_ignored(name: str, copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     before = load(folder).digest
     os.mkfifo(folder / name)  # whoever reads it waits for ever
     assert load(folder).digest == before
 
 
-def test_a_calibration_that_the_seal_does_not_name_is_refused(copied: Callable[[str], Path]) -> None:
+def test_a_calibration_without_a_checksum_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
-    held = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
-    (folder / SUMS).write_bytes(checkpoint._checksums(held))
+    contents = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+    (folder / SUMS).write_bytes(checkpoint.checksums(contents))
     assert CALIBRATION in refused(folder)
     (folder / CALIBRATION).unlink()
     assert load(folder).calibration is None
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_out_of_the_folder_is_refused_though_the_bytes_are_the_same(
-    name: str, copied: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_link_out_of_the_folder_is_refused(name: str, copied: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copied(IMAGE)
     (folder / name).rename(tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)
     assert "leads out of its folder" in refused(folder)
 
 
-def test_links_within_the_folder_are_as_good_as_files(copied: Callable[[str], Path], tmp_path: Path) -> None:
+def test_links_within_the_folder_are_followed(copied: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copied(IMAGE)
     before = load(folder).digest
     (folder / "..data").mkdir()
@@ -153,7 +151,9 @@ def test_links_within_the_folder_are_as_good_as_files(copied: Callable[[str], Pa
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("what", ["folder", "pipe", "device", "circle"])
-def test_what_is_no_file_is_refused_at_once(what: str, name: str, copied: Callable[[str], Path]) -> None:
+def test_folders_pipes_and_devices_are_refused_without_blocking(
+    what: str, name: str, copied: Callable[[str], Path]
+) -> None:
     folder = copied(IMAGE)
     (folder / name).unlink()
     if what == "folder":
@@ -167,18 +167,18 @@ def test_what_is_no_file_is_refused_at_once(what: str, name: str, copied: Callab
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_far_too_large_is_refused_without_its_memory(name: str, copied: Callable[[str], Path]) -> None:
+def test_a_file_that_is_too_large_is_refused_without_reading_it(name: str, copied: Callable[[str], Path]) -> None:
     folder = copied(IMAGE)
     whole = (folder / name).read_bytes()
     with (folder / name).open("r+b") as file:
         file.truncate(10 << 30)
     tracemalloc.start()
     try:
-        said = refused(folder)
+        message = refused(folder)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert name in said and "10,737,418,240 bytes" in said
+    assert name in message and "10,737,418,240 bytes" in message
     assert most < 64 << 20
     (folder / name).write_bytes(whole)
     load(folder)
@@ -199,7 +199,7 @@ def test_large_weights_are_read_where_the_configuration_asks_for_as_many(
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\0b"])
-def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+def test_an_impossible_folder_name_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError):
         load(Path(name))
 
@@ -215,7 +215,7 @@ def test_a_folder_that_this_user_may_not_read_is_refused(mode: int, calibrated: 
         (folder / SUMS).chmod(0o644)
         os.seteuid(65534)
         try:
-            said = refused(folder)
+            message = refused(folder)
         finally:
             os.seteuid(0)
-        assert "let this user read it" in said
+        assert "let this user read it" in message

@@ -1,4 +1,4 @@
-"""The error tree is the one that the module draws."""
+"""Error classes and the tree in the docstring."""
 
 import re
 
@@ -12,7 +12,7 @@ def _tree(kind: type[Exception]) -> set[str]:
     )
 
 
-def test_the_drawn_tree_is_the_real_one() -> None:
+def test_the_docstring_tree_holds_every_error() -> None:
     assert errors.__doc__ is not None
     drawn = re.findall(r"^ {4}(?:│ {3})?(?:[├└]── )?(\w+)", errors.__doc__, re.MULTILINE)
     defined = [
@@ -27,6 +27,6 @@ def test_an_input_error_names_its_place_first() -> None:
     assert str(InputError("not finite")) == "not finite"
 
 
-def test_no_error_of_this_package_is_one_of_another_kind_too() -> None:
+def test_errors_derive_from_no_standard_error() -> None:
     # A caller that guards against ValueError or OSError must not swallow what was raised on purpose.
     assert DataError.__mro__ == (DataError, VAEError, Exception, BaseException, object)

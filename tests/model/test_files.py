@@ -1,4 +1,4 @@
-"""A file is read as what it is, or not at all; and written whole, or not at all."""
+"""Checked reads and atomic writes of files."""
 
 import os
 import resource
@@ -23,7 +23,7 @@ class TestReading:
         assert files.read_checked(tmp_path / "file", len(data), len(data)) == data
 
     @pytest.mark.parametrize(("least", "most"), [(0, 9), (11, MUCH), (0, 0)])
-    def test_refuses_another_size_than_it_can_have(self, least: int, most: int, tmp_path: Path) -> None:
+    def test_refuses_a_file_of_an_impossible_size(self, least: int, most: int, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"0123456789")
         with pytest.raises(OSError, match="10 bytes"):
             files.read_checked(tmp_path / "file", least, most)
@@ -33,7 +33,7 @@ class TestReading:
         with pytest.raises(OSError, match="not a file"):
             files.read_checked(tmp_path / "file", 0, MUCH)
 
-    def test_refuses_a_folder_and_what_is_not_there(self, tmp_path: Path) -> None:
+    def test_refuses_folders_and_missing_files(self, tmp_path: Path) -> None:
         (tmp_path / "file").mkdir()
         with pytest.raises(OSError, match="directory"):
             files.read_checked(tmp_path / "file", 0, MUCH)
@@ -68,7 +68,7 @@ class TestWriting:
             assert (tmp_path / "file").read_bytes() == data
         assert names(tmp_path) == ["file"]
 
-    def test_that_there_is_no_room_for_leaves_the_old_file(self, tmp_path: Path) -> None:
+    def test_a_full_disk_keeps_the_old_file(self, tmp_path: Path) -> None:
         files.write_atomic(tmp_path / "file", b"old")
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
@@ -80,7 +80,7 @@ class TestWriting:
         assert names(tmp_path) == ["file"]
         assert (tmp_path / "file").read_bytes() == b"old"
 
-    def test_goes_where_a_link_leads(self, tmp_path: Path) -> None:
+    def test_follows_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir()
         (tmp_path / "link").symlink_to("there/file")
         files.write_atomic(tmp_path / "link", b"data")

@@ -1,4 +1,4 @@
-"""A gallery holds what the model makes of held-out inputs, and comes back as it was made or is refused."""
+"""Galleries: content, saving and loading, and errors of damaged files."""
 
 import json
 import math
@@ -20,94 +20,95 @@ from model.report.evaluation import evaluate
 from model.scoring import batches
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.vae import to_tensor
-from tests.conftest import CLASSES, CONFIGS, LEARNING, build, reference
-from tests.model.conftest import Array, Memory, flipped, refusal
+from tests.support.checkpoints import flipped, refusal
+from tests.support.data import Array, Memory
+from tests.support.models import CLASSES, CONFIGS, LEARNING, build, reference
 
 Load = Callable[[str], Checkpoint]
 NAME = "grey-mlp-discretized"
 every = pytest.mark.parametrize("name", CONFIGS)
 
 
-def kept(found: Checkpoint) -> gallery.Gallery:
-    """The gallery of a model that has one."""
-    assert found.gallery is not None
-    return found.gallery
+def gallery_of(checkpoint_: Checkpoint) -> gallery.Gallery:
+    """Gallery of a checkpoint that has one."""
+    assert checkpoint_.gallery is not None
+    return checkpoint_.gallery
 
 
 class TestMaking:
     @every
     def test_all_of_few_inputs_are_kept_as_they_are(self, name: str, shown: Load) -> None:
-        found = kept(shown(name))
-        np.testing.assert_array_equal(found.inputs, reference(name))
-        assert found.inputs.dtype == reference(name).dtype
-        assert found.labels is not None
-        np.testing.assert_array_equal(found.labels, np.arange(120) % 3)
-        assert (found.label_names, found.learning) == (CLASSES, LEARNING)
+        result = gallery_of(shown(name))
+        np.testing.assert_array_equal(result.inputs, reference(name))
+        assert result.inputs.dtype == reference(name).dtype
+        assert result.labels is not None
+        np.testing.assert_array_equal(result.labels, np.arange(120) % 3)
+        assert (result.label_names, result.learning) == (CLASSES, LEARNING)
 
     @every
     def test_latents_are_those_of_the_encoder(self, name: str, shown: Load) -> None:
-        found, vae = kept(shown(name)), build(name)
-        q = vae.encode(to_tensor(found.inputs))
-        np.testing.assert_allclose(found.mean, q.mean.numpy(), atol=1e-5)
-        np.testing.assert_allclose(found.variance, q.scale.square().numpy(), rtol=1e-4)
-        np.testing.assert_allclose(found.coordinates, found.projection(found.mean), atol=1e-5)
-        np.testing.assert_allclose(found.projection.origin, found.mean.mean(axis=0), atol=1e-5)
+        result, vae = gallery_of(shown(name)), build(name)
+        q = vae.encode(to_tensor(result.inputs))
+        np.testing.assert_allclose(result.mean, q.mean.numpy(), atol=1e-5)
+        np.testing.assert_allclose(result.variance, q.scale.square().numpy(), rtol=1e-4)
+        np.testing.assert_allclose(result.coordinates, result.projection(result.mean), atol=1e-5)
+        np.testing.assert_allclose(result.projection.origin, result.mean.mean(axis=0), atol=1e-5)
 
     @every
     def test_scores_are_those_of_one_draw_with_seed_0(self, name: str, shown: Load, calibrated: Load) -> None:
-        found = kept(shown(name))
+        result = gallery_of(shown(name))
         (part,) = batches.score(build(name), [reference(name)], ScoringConfig(1, 0, 0), calibrated(name).calibration)
         discrete = CONFIGS[name].likelihood.name != "gaussian"
         for score in gallery.SCORES[: None if discrete else -2]:
             if score != "typicality":
                 expected = getattr(part.scores.estimates, score)
-                np.testing.assert_allclose(found.scores[score], expected, rtol=1e-4, atol=1e-3)
+                np.testing.assert_allclose(result.scores[score], expected, rtol=1e-4, atol=1e-3)
         assert part.scores.calibrated.typicality is not None
-        np.testing.assert_allclose(found.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
-        assert ("bits_per_dim" in found.scores) == discrete
+        np.testing.assert_allclose(result.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
+        assert ("bits_per_dim" in result.scores) == discrete
         if discrete:
-            bits = found.scores["free_energy"] / (CONFIGS[name].data.dims * math.log(2))
-            np.testing.assert_allclose(found.scores["bits_per_dim"], bits, rtol=1e-5)
+            bits = result.scores["free_energy"] / (CONFIGS[name].data.dims * math.log(2))
+            np.testing.assert_allclose(result.scores["bits_per_dim"], bits, rtol=1e-5)
         np.testing.assert_allclose(
-            found.scores["free_energy"], found.scores["distortion"] + found.scores["rate"], rtol=1e-4
+            result.scores["free_energy"], result.scores["distortion"] + result.scores["rate"], rtol=1e-4
         )
 
     @every
     def test_figures_are_those_of_the_held_out_report(self, name: str, shown: Load) -> None:
-        found, report = kept(shown(name)), evaluate(build(name), Memory(reference(name)), draws=1).report
-        assert found.active_units == report.active_units
-        by_rate = sorted(found.rate_per_dimension.tolist(), reverse=True)
+        result, report = gallery_of(shown(name)), evaluate(build(name), Memory(reference(name)), draws=1).report
+        assert result.active_units == report.active_units
+        by_rate = sorted(result.rate_per_dimension.tolist(), reverse=True)
         np.testing.assert_allclose(by_rate, report.rate_per_dimension, rtol=1e-4)
-        assert found.counts.sum() == report.samples
-        assert (len(found.edges), len(found.counts)) == (61, 60)
+        assert result.counts.sum() == report.samples
+        assert (len(result.edges), len(result.counts)) == (61, 60)
         ends = [report.free_energy_percentiles[p] for p in ("0", "100")]
-        np.testing.assert_allclose(found.edges[[0, -1]], ends, rtol=1e-6)
+        np.testing.assert_allclose(result.edges[[0, -1]], ends, rtol=1e-6)
 
-    def test_of_many_inputs_evenly_spaced_ones_are_kept_and_all_are_counted(
+    def test_a_gallery_of_many_inputs_keeps_evenly_spaced_ones_and_counts_all(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(gallery, "MAX_INPUTS", 30)
         samples, done = reference(NAME, 300), list[int]()
-        found = make(build(NAME), samples, labels=np.arange(300), on_sample=done.append)
-        np.testing.assert_array_equal(found.inputs, samples[::10])
-        assert found.labels is not None and found.labels.tolist() == list(range(0, 300, 10))
-        assert found.counts.sum() == done[-1] == 300
-        assert found.label_names is None
-        assert "typicality" not in found.scores
+        result = make(build(NAME), samples, labels=np.arange(300), on_sample=done.append)
+        np.testing.assert_array_equal(result.inputs, samples[::10])
+        assert result.labels is not None and result.labels.tolist() == list(range(0, 300, 10))
+        assert result.counts.sum() == done[-1] == 300
+        assert result.label_names is None
+        assert "typicality" not in result.scores
 
     @pytest.mark.parametrize(("size", "number"), [(784, 2000), (1 << 14, 512), (1 << 20, 24), (3 << 20, 24)])
-    def test_how_many_depends_on_their_size(self, size: int, number: int) -> None:
-        assert len(gallery._evenly(5000, size)) == number
-        assert gallery._evenly(7, size).tolist() == list(range(7))
+    def test_the_number_of_inputs_depends_on_their_size(self, size: int, number: int) -> None:
+        assert len(gallery.evenly_spaced(5000, size)) == number
+        assert gallery.evenly_spaced(7, size).tolist() == list(range(7))
 
-    def test_equal_free_energies_have_a_histogram_too(self) -> None:
-        edges, counts = gallery._histogram(np.full(9, 1e9))
+    def test_equal_free_energies_have_a_histogram(self) -> None:
+        edges, counts = gallery.histogram(np.full(9, 1e9))
         assert (np.diff(edges) > 0).all() and counts.sum() == 9
 
     def test_labels_beyond_their_names_have_none(self) -> None:
         assert make(build(NAME), reference(NAME, 30), labels=np.arange(30), label_names=CLASSES).label_names is None
 
-    def test_without_inputs_or_with_wild_ones_there_is_none(self) -> None:
+    def test_no_inputs_or_extreme_inputs_are_refused(self) -> None:
         with pytest.raises(DataError, match="no samples"):
             make(build(NAME), reference(NAME, 1)[:0])
         table = "table-mlp-gaussian"
@@ -115,28 +116,28 @@ class TestMaking:
             make(build(table), np.full((30, 3), 1e38, np.float32))
 
     def test_another_calibration_changes_typicality_alone(self, shown: Load) -> None:
-        found, vae = kept(shown(NAME)), build(NAME)
+        result, vae = gallery_of(shown(NAME)), build(NAME)
         density = batches.latent_density(vae, reference(NAME, 300, seed=5))
         other = batches.calibrate(
             vae, reference(NAME, 120, seed=6), [gallery.GALLERY_SCORING], calibration=Calibration(density, {})
         )
-        judged = rescore(found, vae, other)
-        (part,) = batches.score(vae, [found.inputs], gallery.GALLERY_SCORING, other)
+        judged = rescore(result, vae, other)
+        (part,) = batches.score(vae, [result.inputs], gallery.GALLERY_SCORING, other)
         assert part.scores.calibrated.typicality is not None
         np.testing.assert_allclose(judged.scores["typicality"], part.scores.calibrated.typicality, rtol=1e-3, atol=1e-3)
-        assert not np.allclose(judged.scores["typicality"], found.scores["typicality"])
-        same = {**judged.scores, "typicality": found.scores["typicality"]}
-        assert to_bytes(replace(judged, scores=same)) == to_bytes(found)
-        assert "typicality" not in rescore(found, vae, Calibration(None, {})).scores
+        assert not np.allclose(judged.scores["typicality"], result.scores["typicality"])
+        same = {**judged.scores, "typicality": result.scores["typicality"]}
+        assert to_bytes(replace(judged, scores=same)) == to_bytes(result)
+        assert "typicality" not in rescore(result, vae, Calibration(None, {})).scores
 
 
 def altered(data: bytes, words: dict[str, Any] | None = None, **arrays: Array | None) -> bytes:
-    """The bytes of a gallery with other arrays or words: what a stranger's folder may hold."""
-    found = {**safetensors.numpy.load(data), **{key.replace("__", "."): value for key, value in arrays.items()}}
+    """Bytes of a gallery with other arrays or header fields."""
+    result = {**safetensors.numpy.load(data), **{key.replace("__", "."): value for key, value in arrays.items()}}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    said = json.loads(header["__metadata__"]["gallery"]) | (words or {})
-    plain = {key: value for key, value in found.items() if value is not None}
-    return safetensors.numpy.save(plain, {"gallery": json.dumps(said)})
+    header_fields = json.loads(header["__metadata__"]["gallery"]) | (words or {})
+    plain = {key: value for key, value in result.items() if value is not None}
+    return safetensors.numpy.save(plain, {"gallery": json.dumps(header_fields)})
 
 
 NAN = np.full(120, np.nan, np.float32)
@@ -168,39 +169,38 @@ SPOILED: dict[str, tuple[dict[str, Any], str]] = {
 
 class TestSaving:
     @every
-    def test_comes_back_as_it_was_made(self, name: str, shown: Load) -> None:
-        found = kept(shown(name))
-        data = to_bytes(found)
+    def test_a_saved_gallery_loads_unchanged(self, name: str, shown: Load) -> None:
+        result = gallery_of(shown(name))
+        data = to_bytes(result)
         back = from_bytes(data, CONFIGS[name])
         assert to_bytes(back) == data
-        assert len(back) == len(found) == 120
-        assert back.learning == found.learning
+        assert len(back) == len(result) == 120
+        assert back.learning == result.learning
 
     def test_needs_neither_labels_nor_names_nor_epochs(self) -> None:
-        made = make(build(NAME), reference(NAME, 30))
-        back = from_bytes(to_bytes(made), CONFIGS[NAME])
+        result = make(build(NAME), reference(NAME, 30))
+        back = from_bytes(to_bytes(result), CONFIGS[NAME])
         assert (back.labels, back.label_names, back.learning) == (None, None, ())
 
     @pytest.mark.parametrize("how", SPOILED)
-    def test_that_is_spoiled_is_refused_by_what_is_wrong(self, how: str, shown: Load, tmp_path: Path) -> None:
-        changes, said = SPOILED[how]
-        data = altered(to_bytes(kept(shown(NAME))), **changes)
+    def test_a_damaged_gallery_is_refused_with_the_reason(self, how: str, shown: Load, tmp_path: Path) -> None:
+        changes, message = SPOILED[how]
+        data = altered(to_bytes(gallery_of(shown(NAME))), **changes)
         with pytest.raises(CheckpointError) as error:
-            checkpoint._parse_gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
-        assert said in refusal(error)
+            checkpoint.parse_gallery(tmp_path / "gallery.safetensors", data, CONFIGS[NAME])
+        assert message in refusal(error)
         assert "make a new one with vae gallery" in refusal(error)
 
-    def test_of_another_model_or_cut_or_altered_anywhere_is_loaded_or_refused(self, shown: Load) -> None:
-        whole = to_bytes(kept(shown(NAME)))
+    def test_altered_bytes_raise_only_checkpoint_errors(self, shown: Load) -> None:
+        whole = to_bytes(gallery_of(shown(NAME)))
         header = 8 + int.from_bytes(whole[:8], "little")
         spoiled = [whole[:end] for end in (0, 1, 7, 8, 9, header, len(whole) - 1)]
-        spoiled += [to_bytes(kept(shown("grey-conv-gaussian")))[:-1], b"\xff" * 100]
+        spoiled += [to_bytes(gallery_of(shown("grey-conv-gaussian")))[:-1], b"\xff" * 100]
         spoiled += [flipped(whole, place) for place in range(0, header, 7)]
         refused = 0
         for data in spoiled:
             try:
-                with checkpoint._gallery_errors(Path("x")):
-                    from_bytes(data, CONFIGS[NAME])
+                checkpoint.parse_gallery(Path("x"), data, CONFIGS[NAME])
             except CheckpointError:
                 refused += 1
         assert refused > len(spoiled) / 2
@@ -208,6 +208,6 @@ class TestSaving:
     def test_stays_in_memory_when_its_file_is_replaced(self, shown: Load, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(shown(NAME).folder, tmp_path / "model"))
         loaded = checkpoint.load(folder)
-        before = to_bytes(kept(loaded))
+        before = to_bytes(gallery_of(loaded))
         (folder / checkpoint.GALLERY).write_bytes(b"another")
-        assert to_bytes(kept(loaded)) == before
+        assert to_bytes(gallery_of(loaded)) == before

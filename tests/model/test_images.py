@@ -1,4 +1,4 @@
-"""Pictures of any size and mode become the bytes of one sample."""
+"""Conversion of images of any size and mode to samples."""
 
 import io
 from typing import Any
@@ -33,7 +33,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
     return through_file(image, exif=exif)
 
 
-def test_what_fits_stays_as_it_is() -> None:
+def test_an_image_of_the_right_size_and_mode_is_unchanged() -> None:
     assert np.array_equal(fit_image(Image.fromarray(SHADES), GREY, strict=True), SHADES[None])
     assert np.array_equal(fit_image(Image.fromarray(COLOURS), RGB, strict=True), COLOURS.transpose(2, 0, 1))
 
@@ -53,7 +53,7 @@ def test_a_mode_without_a_conversion_is_refused_by_its_name(mode: str) -> None:
         fit_image(Image.new(mode, (4, 6)), RGB)
 
 
-def test_transparency_lies_on_black() -> None:
+def test_transparent_pixels_are_composed_on_black() -> None:
     alpha = np.dstack([COLOURS, np.where(np.arange(4) < 2, 0, 255)[None].repeat(6, 0)]).astype(np.uint8)
     fitted = fit_image(Image.fromarray(alpha), RGB).transpose(1, 2, 0)
     assert (fitted[:, :2] == 0).all()
@@ -76,11 +76,11 @@ def test_16_bit_grey_keeps_its_upper_bits(kind: str) -> None:
     assert np.array_equal(fit_image(image, GREY)[0], values >> 8)
 
 
-def test_grey_is_luma() -> None:
-    said = [
+def test_rgb_is_converted_to_grey_by_luma() -> None:
+    greys = [
         int(fit_image(Image.new("RGB", (4, 6), colour), GREY).max()) for colour in ("#ff0000", "#00ff00", "#0000ff")
     ]
-    assert said == [round(255 * share) for share in (0.299, 0.587, 0.114)]
+    assert greys == [round(255 * share) for share in (0.299, 0.587, 0.114)]
 
 
 def test_a_grey_picture_is_the_same_in_each_channel() -> None:
@@ -100,7 +100,7 @@ def test_a_grey_picture_is_the_same_in_each_channel() -> None:
         (8, np.rot90),
     ],
 )
-def test_a_picture_is_turned_upright(orientation: int, upright: Any) -> None:
+def test_exif_orientation_is_applied(orientation: int, upright: Any) -> None:
     expected: NDArray[np.uint8] = upright(COLOURS)
     data = ImageData(height=expected.shape[0], width=expected.shape[1], channels=3)
     assert np.array_equal(fit_image(turned(Image.fromarray(COLOURS), orientation), data).transpose(1, 2, 0), expected)
@@ -120,9 +120,9 @@ def test_another_size_is_resized_with_antialiasing() -> None:
 def test_strict_refuses_what_would_be_converted(image: Image.Image) -> None:
     with pytest.raises(InputError) as error:
         fit_image(image, GREY, strict=True)
-    said = str(error.value)
-    assert f"{image.height}x{image.width} of mode {image.mode}" in said
-    assert "6x4 of mode L" in said and "strict=true" in said
+    message = str(error.value)
+    assert f"{image.height}x{image.width} of mode {image.mode}" in message
+    assert "6x4 of mode L" in message and "strict=true" in message
 
 
 def test_strict_judges_a_picture_as_it_stands_upright() -> None:
@@ -137,7 +137,7 @@ def test_strict_refuses_transparency_that_would_be_laid_on_black() -> None:
         fit_image(through_file(Image.fromarray(SHADES), transparency=int(SHADES[0, 0])), GREY, strict=True)
 
 
-def test_a_truncated_picture_is_not_taken_for_a_whole_one() -> None:
+def test_a_truncated_image_is_refused() -> None:
     file = io.BytesIO()
     Image.fromarray(RNG.integers(0, 256, (64, 64), dtype=np.uint8)).save(file, "PNG")
     with pytest.raises(OSError, match="truncated"):

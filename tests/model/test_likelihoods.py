@@ -1,4 +1,4 @@
-"""Every likelihood is a distribution, stays one at the ends of its parameters, and draws what it says."""
+"""Likelihoods: normalization, extreme parameters and draws."""
 
 import itertools
 import math
@@ -18,8 +18,8 @@ from model.likelihoods.discretized import (
     DiscretizedLogistic,
 )
 from model.likelihoods.gaussian import GaussianLikelihood
-from tests.conftest import CONFIGS, GREY, MLP, build
-from tests.model.conftest import grid, uniforms
+from tests.support.data import grid, uniforms
+from tests.support.models import CONFIGS, GREY, MLP, build
 
 UNIFORM = 2.0**-8
 MEANS = (-1e6, -1e4, -300.0, -1.0, -0.5, 0.0, 0.2, 77.7, 127.5, 200.01, 254.7, 255.0, 255.5, 300.0, 1e4, 1e6)
@@ -61,8 +61,8 @@ def _head(config: ModelConfig) -> Any:
 
 
 def log_prob(p: torch.distributions.Distribution, x: Tensor) -> Tensor:
-    found: Tensor = p.log_prob(x)
-    return found
+    result: Tensor = p.log_prob(x)
+    return result
 
 
 DISCRETIZED = {"one": one_component(), "three": mixture(3)}
@@ -88,7 +88,7 @@ class TestDiscretized:
     def test_mean_is_a_value_that_a_pixel_can_take(self, p: DiscretizedLogistic) -> None:
         assert (p.mean >= 0).all() and (p.mean <= 1).all()
 
-    def test_draws_are_bytes_as_often_as_their_probability_says(self, p: DiscretizedLogistic) -> None:
+    def test_draws_have_the_frequencies_of_their_probabilities(self, p: DiscretizedLogistic) -> None:
         probability = nlog_of_all_bytes(p).double().neg().exp()
         u = torch.from_numpy(grid(1 << 14))
         for dim in range(0, probability.shape[1], 13):
@@ -113,14 +113,14 @@ def test_a_draw_from_the_uniform_component_is_any_byte_alike() -> None:
 
 @pytest.mark.parametrize("mean", [-1e30, -1e12, -1e8, 1e8, 1e12, 1e30])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 4112.0])
-def test_discretized_mean_stays_beside_the_nearer_end_however_far_out(mean: float, scale: float) -> None:
+def test_discretized_mean_of_extreme_locations_is_at_the_nearer_bound(mean: float, scale: float) -> None:
     p = one_component((mean,), (scale,))
     assert abs(255 * p.mean.item() - exact_mean(p).item()) <= 0.5
 
 
 @pytest.mark.parametrize("raw_mean", [-1e30, -300.0, 0.0, 300.0, 1e30])
 @pytest.mark.parametrize("raw_scale", [-1e30, -50.0, 0.0, 50.0, 1e30])
-def test_discretized_is_finite_with_finite_gradients_whatever_a_decoder_says(raw_mean: float, raw_scale: float) -> None:
+def test_discretized_is_finite_with_finite_gradients_for_extreme_parameters(raw_mean: float, raw_scale: float) -> None:
     head = _head(CONFIGS["grey-mlp-discretized"])
     raw = torch.zeros(256, 3, 3, 1, 8, 8)
     raw[:, 1], raw[:, 2] = raw_mean, raw_scale
@@ -152,11 +152,11 @@ def test_discretized_head_starts_its_components_apart() -> None:
 
 
 class TestAutoregressive:
-    """What can be said of it beyond what holds for every likelihood; 6 x 5 pixels, grey and RGB."""
+    """Properties of autoregressive likelihoods, for grey and RGB images of 6 x 5 pixels."""
 
     @staticmethod
     def drawn(channels: int, seed: int = 0) -> tuple[AutoregressiveLogistic, Tensor]:
-        """A distribution with coefficients of all sizes, and three pictures of chance."""
+        """A distribution with coefficients of all sizes, and three random images."""
         data = ImageData(height=6, width=5, channels=3 if channels == 3 else 1)
         likelihood = DiscretizedLikelihood(components=2, autoregressive=True)
         head = _head(ModelConfig(data=data, network=MLP, likelihood=likelihood))
@@ -166,7 +166,7 @@ class TestAutoregressive:
         return p, torch.randint(256, (3, *data.shape), generator=draw) / 255
 
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_a_byte_tells_its_neighbours_after_it_and_no_others(self, channels: int) -> None:
+    def test_a_byte_conditions_only_the_channels_after_it(self, channels: int) -> None:
         p, x = self.drawn(channels)
         before = p.nlog_prob(x)
         for channel, row, column in itertools.product(range(channels), range(6), range(5)):
@@ -196,7 +196,7 @@ class TestAutoregressive:
             assert abs(nlog.neg().exp().sum().item() - 1) < 1e-5
 
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_waves_draw_what_one_pixel_after_the_other_would(self, channels: int) -> None:
+    def test_waves_equal_pixel_by_pixel_sampling(self, channels: int) -> None:
         p, x = self.drawn(channels)
         q = p.independent
         u = torch.rand(x.shape, generator=torch.Generator().manual_seed(2))
@@ -217,7 +217,7 @@ class TestAutoregressive:
             assert ((alone.sample(u[at]) * 255).round() - byte).abs().max() <= 1
             missed[at] = byte - 255 * p.mean[at]
 
-    def test_draws_cost_what_their_entropy_says(self) -> None:
+    def test_the_mean_cost_of_draws_is_their_entropy(self) -> None:
         """The mean cost of draws is the mean over draws of the exact entropy of each byte given those before."""
         p, _ = self.drawn(1)
         many = 4000
@@ -263,16 +263,16 @@ class TestAutoregressive:
         assert ((x * 255 - 100).abs() < 60).all()
 
     @pytest.mark.parametrize("raw", [-1e30, -50.0, 0.0, 50.0, 1e30])
-    def test_is_finite_with_finite_gradients_whatever_a_decoder_says(self, raw: float) -> None:
+    def test_is_finite_with_finite_gradients_for_extreme_parameters(self, raw: float) -> None:
         _, x = self.drawn(3)
         likelihood = DiscretizedLikelihood(components=2, autoregressive=True)
         data = ImageData(height=6, width=5, channels=3)
         head = _head(ModelConfig(data=data, network=MLP, likelihood=likelihood))
-        said = torch.full((3, head.params, 3, 6, 5), raw, requires_grad=True)
-        p = head(said)
+        parameters = torch.full((3, head.params, 3, 6, 5), raw, requires_grad=True)
+        p = head(parameters)
         nlog = p.nlog_prob(x)
         nlog.sum().backward()
-        assert torch.isfinite(nlog).all() and said.grad is not None and torch.isfinite(said.grad).all()
+        assert torch.isfinite(nlog).all() and parameters.grad is not None and torch.isfinite(parameters.grad).all()
         assert torch.isfinite(p.sample(x)).all()
 
 
@@ -294,7 +294,7 @@ class TestGaussian:
         assert torch.allclose(ours.rate(), torch.distributions.kl_divergence(theirs, prior), rtol=1e-12)
         assert torch.allclose(ours.variance, theirs.variance)
 
-    def test_rate_is_what_draws_say(self) -> None:
+    def test_the_analytic_rate_equals_the_mean_over_draws(self) -> None:
         q = Gaussian(torch.tensor([0.0, -1.0, 2.0]), torch.tensor([1.3, 0.2, 0.7]))
         prior = Gaussian(torch.zeros(3), torch.ones(3))
         z = q.draw(torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)))

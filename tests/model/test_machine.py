@@ -1,4 +1,4 @@
-"""What a training ran on."""
+"""Description of the machine: cores, processor, accelerator, package versions."""
 
 import os
 import platform
@@ -12,14 +12,14 @@ from model import machine
 
 @pytest.fixture
 def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight processors, and a container's file that may limit the share of them."""
+    """A machine with eight processors, and the file in which a container limits their share."""
     monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     return tmp_path / "cpu.max"
 
 
 @pytest.mark.parametrize(
-    ("said", "cores"),
+    ("text", "cores"),
     [
         ("max 100000", 8),
         ("200000 100000", 2),
@@ -30,8 +30,8 @@ def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("1 2 3", 8),
     ],
 )
-def test_a_container_limits_the_cores(said: str, cores: int, quota: Path) -> None:
-    quota.write_text(said)
+def test_a_container_limits_the_cores(text: str, cores: int, quota: Path) -> None:
+    quota.write_text(text)
     assert machine.cores() == cores
 
 
@@ -59,8 +59,8 @@ def test_a_system_that_does_not_name_its_processor_is_named_by_its_architecture(
     assert machine.describe().startswith(platform.machine())
 
 
-def test_versions_name_all_that_decides_a_weight() -> None:
-    said = machine.versions()
-    assert {"python", "torch", "numpy"} <= said.keys()
-    assert said["torch"] == torch.__version__
-    assert all(said.values())
+def test_versions_name_every_package_that_affects_weights() -> None:
+    versions = machine.versions()
+    assert {"python", "torch", "numpy"} <= versions.keys()
+    assert versions["torch"] == torch.__version__
+    assert all(versions.values())

@@ -1,4 +1,4 @@
-"""Network bodies: shapes for every size of picture, and no way from one sample of a batch to another."""
+"""Networks: shapes for every image size, and independence of the samples of a batch."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from model.config import ConvNetwork, ImageData, MLPNetwork, ModelConfig, Vector
 from model.likelihoods.discretized import DiscretizedLikelihood
 from model.networks import NETWORKS, Residual, Standardize
 from model.vae import VAE
-from tests.conftest import CONFIGS, TABLE, build
+from tests.support.models import CONFIGS, TABLE, build
 
 SIZES = [(9, 10, 3), (28, 28, 1), (17, 16, 1), (4, 4, 1), (5, 33, 3)]
 
@@ -29,7 +29,7 @@ def test_bodies_fit_pictures_of_every_size(kind: str, height: int, width: int, c
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_sample_touches_its_neighbours(name: str) -> None:
+def test_a_sample_does_not_depend_on_the_other_rows(name: str) -> None:
     vae = build(name)
     draw = torch.Generator().manual_seed(0)
     x, z = torch.rand(5, *vae.config.data.shape, generator=draw), torch.randn(5, vae.config.latent, generator=draw)
@@ -46,7 +46,7 @@ def test_no_sample_touches_its_neighbours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rgb-conv-discretized", "grey-conv-gaussian"])
-def test_every_pixel_reaches_the_latent_and_every_pixel_is_reached(name: str) -> None:
+def test_every_pixel_affects_the_latent_and_is_affected_by_it(name: str) -> None:
     vae = build(name)
     x = torch.rand(1, *vae.config.data.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     vae.encode(x).mean.sum().backward()  # type: ignore[no-untyped-call]

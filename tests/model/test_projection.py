@@ -1,4 +1,4 @@
-"""The plane of largest variance: coordinates, their sign, and what they hold."""
+"""Projection on the plane of largest variance: axes, signs and invariances."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_its_axes_are_of_length_one_and_at_right_angles() -> None:
     assert np.abs(plane.axes).argmax(axis=1).tolist() == [1, 3]
 
 
-def test_no_other_plane_holds_more_and_each_axis_holds_its_share() -> None:
+def test_the_axes_are_those_of_largest_variance() -> None:
     plane = PCAProjection.fit(LATENTS)
     shares = plane(LATENTS).var(axis=0) / LATENTS.var(axis=0).sum()
     np.testing.assert_allclose(plane.explained, shares)
@@ -24,13 +24,13 @@ def test_no_other_plane_holds_more_and_each_axis_holds_its_share() -> None:
         assert (LATENTS @ other).var(axis=0).sum() <= plane(LATENTS).var(axis=0).sum()
 
 
-def test_the_middle_lies_at_zero() -> None:
+def test_the_mean_is_projected_to_zero() -> None:
     plane = PCAProjection.fit(LATENTS)
     np.testing.assert_allclose(plane(LATENTS).mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(plane(LATENTS.mean(axis=0)[None]), 0, atol=1e-12)
 
 
-def test_neither_order_nor_sign_of_the_latents_turns_it() -> None:
+def test_the_projection_does_not_depend_on_order_or_sign_of_latents() -> None:
     plane = PCAProjection.fit(LATENTS)
     for same in (LATENTS[::-1], 2 * LATENTS.mean(axis=0) - LATENTS):
         np.testing.assert_allclose(PCAProjection.fit(same).axes, plane.axes, atol=1e-9)

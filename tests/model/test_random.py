@@ -1,4 +1,4 @@
-"""Noise is a function of its key, and a shorter draw is the start of a longer one."""
+"""Random streams: reproducibility, prefixes and independence."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from model import random
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 16, 100])
 @pytest.mark.parametrize("width", [1, 3, 64])
-def test_a_shorter_draw_is_the_start_of_a_longer_one(rows: int, width: int) -> None:
+def test_a_shorter_draw_is_a_prefix_of_a_longer_one(rows: int, width: int) -> None:
     assert np.array_equal(random.normal(5, (rows, width)), random.normal(5, (133, width))[:rows])
     assert np.array_equal(random.uniform(5, range(rows), (width, 2)), random.uniform(5, range(133), (width, 2))[:rows])
 
@@ -35,7 +35,7 @@ def test_streams_and_seeds_and_epochs_differ() -> None:
     assert _distinct(keys) == len(keys)
 
 
-def test_no_two_keys_share_a_stream_whatever_zeros_they_end_in() -> None:
+def test_keys_that_differ_in_trailing_zeros_have_different_streams() -> None:
     words = (0, 1, 7)
     keys = [key for length in (1, 2, 3, 4) for key in itertools.product(words, repeat=length)]
     assert _distinct(keys) == len(keys)

@@ -1,4 +1,4 @@
-"""The model: what goes in, what comes out, and in which units."""
+"""VAE: shapes, units and precision of inputs and outputs."""
 
 import math
 
@@ -10,7 +10,7 @@ from model.config import VectorData
 from model.likelihoods import Gaussian
 from model.scoring.batches import estimate
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_tensor
-from tests.conftest import CONFIGS, TABLE, build
+from tests.support.models import CONFIGS, TABLE, build
 
 DISCRETE = {
     "grey-mlp-discretized": 256,
@@ -76,13 +76,13 @@ def test_decoded_means_are_in_the_units_of_the_data() -> None:
     assert ((mean - torch.tensor(TABLE.mean)).abs() < 3 * torch.tensor(TABLE.std)).all()
 
 
-def test_bytes_become_fractions_and_other_numbers_stay() -> None:
+def test_bytes_are_scaled_to_fractions_and_floats_are_unchanged() -> None:
     assert to_tensor(np.array([0, 51, 255], np.uint8)).tolist() == pytest.approx([0, 0.2, 1])
     assert to_tensor(np.array([0, 51, 255], np.float64)).tolist() == [0, 51, 255]
     assert to_tensor(np.array([1.5])).dtype == torch.float32
 
 
-def test_samples_that_may_not_be_written_to_are_copied() -> None:
+def test_read_only_samples_are_copied() -> None:
     samples = np.arange(4, dtype=np.float32)
     samples.flags.writeable = False
     to_tensor(samples).add_(1)
@@ -90,7 +90,7 @@ def test_samples_that_may_not_be_written_to_are_copied() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_low_precision_of_the_networks_is_not_that_of_the_distributions(name: str) -> None:
+def test_distributions_are_float32_with_low_precision_networks(name: str) -> None:
     vae = build(name)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         q = vae.encode(torch.rand(2, *vae.config.data.shape))

@@ -1,4 +1,4 @@
-"""Each warning is given if its rule holds, and only then."""
+"""Warnings and the conditions under which they are given."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +10,8 @@ from model.checkpoint import Card, Checkpoint
 from model.record import EpochRecord
 from model.scoring.detection import Detection
 from model.warnings import checkpoint_warnings, model_warnings, overfits, unlearned_columns
-from tests.conftest import epoch_record
-from tests.model.conftest import provenance
+from tests.support.checkpoints import provenance
+from tests.support.models import epoch_record
 
 RECORD = epoch_record(1, 10.0, 8.0, 2.0, None, 11.0, 1e-3, 1.0, 100.0)
 SOUND = {"active_units": 4, "scales_at_floor": 0.0}
@@ -87,7 +87,7 @@ def test_data_of_another_kind(held_out: float | None, error: float | None, expec
         assert "100.00 against 90.00 nats" in warnings[0].text
 
 
-def test_samples_that_training_has_used() -> None:
+def test_samples_of_the_training_set() -> None:
     typical = Detection(1, 0, 0, 10, {"noise": 5}, {"noise": {"free_energy": 0.5, "typicality": 0.5}})
     plain = replace(typical, auroc={"noise": {"free_energy": 0.5}})
     both = replace(typical, auroc={"noise": {"typicality": 0.5}, "flips": {"free_energy_two_sided": 0.5}})
@@ -100,7 +100,7 @@ def test_samples_that_training_has_used() -> None:
     assert warning.title == "The evaluated samples also calibrated typicality and free_energy_two_sided"
 
 
-def test_columns_about_which_nothing_is_learned() -> None:
+def test_columns_that_the_model_does_not_explain() -> None:
     (warning,) = unlearned_columns(["age"])
     assert warning.title == "Nothing is learned about 1 column" and "model does: age." in warning.text
     (warning,) = unlearned_columns(list("abcdefgh"))
@@ -116,10 +116,10 @@ def test_a_checkpoint_without_calibration_and_evaluation(loaded: Callable[[str],
 def test_a_checkpoint_is_judged_by_its_gallery(shown: Callable[[str], Checkpoint]) -> None:
     checkpoint = shown("grey-mlp-discretized")
     assert checkpoint.gallery is not None
-    found = {warning.code for warning in checkpoint_warnings(checkpoint)}
-    assert ("overfitting" in found) is overfits(checkpoint.gallery.learning)
-    assert ("inactive_dimensions" in found) is (0 < checkpoint.gallery.active_units < checkpoint.vae.config.latent)
-    assert "not_calibrated" not in found
+    codes = {warning.code for warning in checkpoint_warnings(checkpoint)}
+    assert ("overfitting" in codes) is overfits(checkpoint.gallery.learning)
+    assert ("inactive_dimensions" in codes) is (0 < checkpoint.gallery.active_units < checkpoint.vae.config.latent)
+    assert "not_calibrated" not in codes
 
 
 def test_an_evaluation_with_unknown_figures_gives_no_warnings() -> None:
@@ -130,5 +130,5 @@ def test_an_evaluation_with_unknown_figures_gives_no_warnings() -> None:
 def test_a_checkpoint_is_judged_by_its_evaluation(loaded: Callable[[str], Checkpoint]) -> None:
     checkpoint = loaded("grey-mlp-discretized")
     card = Card(name="x", created="2024-01-01", evaluation={**SOUND, "scales_at_floor": 0.5})
-    found = [warning.code for warning in checkpoint_warnings(replace(checkpoint, card=card))]
-    assert found == ["scales_at_floor", "not_calibrated"]
+    codes = [warning.code for warning in checkpoint_warnings(replace(checkpoint, card=card))]
+    assert codes == ["scales_at_floor", "not_calibrated"]

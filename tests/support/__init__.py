@@ -1,1 +1,1 @@
-"""What tests share, by subject."""
+"""Shared code of the tests, by subject."""

@@ -28,7 +28,7 @@ TRANSPORTS: tuple[Transport, ...] = ("asgi", "fast")
 
 @dataclass
 class Running:
-    """A service on a socket, in a thread of its own."""
+    """A service on a socket, in a thread."""
 
     server: uvicorn.Server
     app: FastAPI
@@ -93,7 +93,7 @@ Client = TestClient | SocketClient
 
 @contextmanager
 def client_of(checkpoint: Checkpoint | None, transport: Transport = "asgi", **settings: Any) -> Iterator[Client]:
-    """A client of a service of this model with small limits, or of the model that the settings name."""
+    """Start a service of this model, or of the model that the settings name, with small limits. Yields a client."""
     limits = {"max_rows": 64, "max_samples": 200, "max_work": 2000, "max_body_bytes": 1 << 20, "max_pixels": 10_000}
     chosen = Settings(threads=1, shutdown_timeout=5, **{**limits, **settings})
     app = create_app(chosen, checkpoint)
@@ -109,11 +109,11 @@ def client_of(checkpoint: Checkpoint | None, transport: Transport = "asgi", **se
         running.stop()
 
 
-def until(happened: Callable[[], Any]) -> None:
-    """Wait until this is true."""
-    end = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < end, "it did not happen in 20 s"
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until the condition is true, for 60 s at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the condition was not true within 60 s"
         time.sleep(0.005)
 
 
@@ -125,13 +125,13 @@ def body(level: float = 0.5) -> bytes:
 
 
 def head(content: bytes, *headers: str, path: str = "/encode", method: str = "POST", version: str = "1.1") -> bytes:
-    """The head of a request with this body."""
+    """Head of a request with this body."""
     lines = [f"{method} {path} HTTP/{version}", "Host: here", "Content-Type: application/x-npy"]
     return "\r\n".join([*lines, f"Content-Length: {len(content)}", *headers, "", ""]).encode()
 
 
 def read(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """The next response: status, headers, body."""
+    """Read the next response. Returns status, headers and body."""
     received = b""
     while b"\r\n\r\n" not in received:
         part = connection.recv(65536)
@@ -150,7 +150,7 @@ def read(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 
 class HeldModel:
-    """Holds every call to /encode of a service in the model until it is released."""
+    """Blocks every call to /encode of a service in the model until `release` is set."""
 
     def __init__(self, service: Running) -> None:
         self.entered, self.release = threading.Event(), threading.Event()

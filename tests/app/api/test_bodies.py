@@ -1,4 +1,4 @@
-"""Reading bodies: their limits, slow clients, and clients that leave."""
+"""Reading bodies: limits, slow clients, and closed connections."""
 
 import asyncio
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def read(*messages: dict[str, Any]) -> bytes:
     return asyncio.run(Body(request(*messages), BodyLimits(8, 0.05, ByteBudget(100))).receive())
 
 
-def test_parts_are_joined() -> None:
+def test_chunks_of_a_body_are_joined() -> None:
     assert read(part(b"abc"), part(b""), part(b"def", more=False)) == b"abcdef"
 
 
@@ -66,7 +66,7 @@ def test_bytes_that_were_not_announced_are_budgeted_as_they_arrive() -> None:
 
 
 class TestByteBudget:
-    def test_refuses_what_does_not_fit(self) -> None:
+    def test_refuses_a_body_that_does_not_fit(self) -> None:
         budget = ByteBudget(100)
         budget.acquire(60)
         budget.acquire(40)
@@ -77,7 +77,7 @@ class TestByteBudget:
         budget.release(61)
         assert budget.acquired == 0
 
-    def test_admits_any_body_that_finds_it_free(self) -> None:
+    def test_admits_any_body_while_the_budget_is_free(self) -> None:
         budget = ByteBudget(1)
         budget.acquire(100)
         with pytest.raises(Overloaded):
@@ -103,7 +103,7 @@ class TestByteBudget:
 CONTENT = b" " * (2 * UNBUDGETED_BYTES) + b'{"inputs": [[40, 1.7, 70]]}'
 
 
-def test_the_budget_is_given_back_after_each_request(loaded: Callable[[str], Checkpoint], transport: Transport) -> None:
+def test_the_budget_is_released_after_each_request(loaded: Callable[[str], Checkpoint], transport: Transport) -> None:
     with client_of(loaded("table-mlp-gaussian"), transport) as client:
         for content, status in ((CONTENT, 200), (CONTENT[:-1], 400)):
             answer = client.post("/encode", content=content, headers={"content-type": "application/json"})
@@ -111,7 +111,7 @@ def test_the_budget_is_given_back_after_each_request(loaded: Callable[[str], Che
             assert state_of(client.app).body_limits.budget.acquired == 0
 
 
-def test_the_budget_is_given_back_below_a_path(loaded: Callable[[str], Checkpoint]) -> None:
+def test_the_budget_is_released_below_a_root_path(loaded: Callable[[str], Checkpoint]) -> None:
     with client_of(loaded("table-mlp-gaussian")) as client:
         below = TestClient(client.app, root_path="/vae")
         answer = below.post("/vae/encode", content=CONTENT, headers={"content-type": "application/json"})

@@ -15,8 +15,8 @@ from model import gallery
 from model.checkpoint import Card, Checkpoint, load, save, save_gallery
 from model.config import ImageData, MLPNetwork, ModelConfig
 from model.vae import VAE
-from tests.app.api.test_latents import IMAGES, Serving, close, every, npz
-from tests.conftest import CLASSES, CONFIGS, LEARNING, reference
+from tests.support.models import CLASSES, CONFIGS, LEARNING, reference
+from tests.support.requests import IMAGES, Serving, close, every, npz
 from tests.support.services import Running, Transport, client_of
 
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"
@@ -33,7 +33,7 @@ def picture(content: bytes) -> np.ndarray:
 
 
 def inside_out(name: str) -> np.ndarray:
-    """The inputs of the gallery as a client orders their axes."""
+    """Inputs of the gallery, channels last."""
     x = reference(name)
     if name not in IMAGES:
         return x
@@ -41,7 +41,7 @@ def inside_out(name: str) -> np.ndarray:
 
 
 @every
-def test_all_but_inputs_and_latents_is_told(serving_shown: Serving, shown: Load, name: str) -> None:
+def test_the_json_holds_all_fields_but_inputs_and_latents(serving_shown: Serving, shown: Load, name: str) -> None:
     response = serving_shown(name).get("/model/gallery")
     answer = Gallery.model_validate(response.json())
     assert response.headers["x-model-digest"] == shown(name).digest
@@ -57,7 +57,7 @@ def test_all_but_inputs_and_latents_is_told(serving_shown: Serving, shown: Load,
 
 
 @every
-def test_a_page_can_place_any_latent_on_the_map(serving_shown: Serving, name: str) -> None:
+def test_the_projection_places_any_latent_on_the_map(serving_shown: Serving, name: str) -> None:
     client = serving_shown(name)
     projection = client.get("/model/gallery").json()["projection"]
     assert projection["method"] == "pca"
@@ -69,7 +69,7 @@ def test_a_page_can_place_any_latent_on_the_map(serving_shown: Serving, name: st
 
 
 @every
-def test_scores_are_the_answers_of_free_energy(serving_shown: Serving, name: str) -> None:
+def test_gallery_scores_equal_those_of_free_energy(serving_shown: Serving, name: str) -> None:
     client = serving_shown(name)
     scores = client.get("/model/gallery").json()["scores"]
     x = inside_out(name) / (255 if name in IMAGES else 1)
@@ -80,9 +80,9 @@ def test_scores_are_the_answers_of_free_energy(serving_shown: Serving, name: str
 
 
 @every
-def test_an_input_is_told_whole(serving_shown: Serving, shown: Load, name: str) -> None:
-    found = shown(name).gallery
-    assert found is not None
+def test_an_input_comes_with_its_latents_and_scores(serving_shown: Serving, shown: Load, name: str) -> None:
+    content = shown(name).gallery
+    assert content is not None
     client, scale = serving_shown(name), 255 if name in IMAGES else 1
     for index in (0, 17, 119):
         answer = GalleryInput.model_validate(client.get(f"/model/gallery/input?index={index}").json())
@@ -90,18 +90,18 @@ def test_an_input_is_told_whole(serving_shown: Serving, shown: Load, name: str) 
         for inputs in (answer.inputs, arrays["inputs"]):
             close(np.array(inputs) * scale, inside_out(name)[index : index + 1])
         for mean, variance in ((answer.mean, answer.variance), (arrays["mean"], arrays["variance"])):
-            close(mean, found.mean[index : index + 1])
-            close(variance, found.variance[index : index + 1])
+            close(mean, content.mean[index : index + 1])
+            close(variance, content.variance[index : index + 1])
         assert (answer.label, answer.label_name) == (index % 3, CLASSES[index % 3])
         assert arrays["label"] == index % 3
-        for score, numbers in found.scores.items():
+        for score, numbers in content.scores.items():
             close(answer.model_dump()["scores"][score], numbers[index : index + 1])
             close(arrays[f"scores.{score}"], numbers[index : index + 1])
     assert client.get("/model/gallery/input").json() == client.get("/model/gallery/input?index=0").json()
 
 
 @images
-def test_an_input_can_be_sent_back_as_it_came(serving_shown: Serving, name: str) -> None:
+def test_an_input_is_a_valid_body_of_encode(serving_shown: Serving, name: str) -> None:
     client = serving_shown(name)
     answer = client.get("/model/gallery/input?index=5").json()
     encoded = client.post("/encode", json={"inputs": answer["inputs"]}).json()
@@ -113,7 +113,7 @@ def test_an_input_can_be_sent_back_as_it_came(serving_shown: Serving, name: str)
 
 
 @images
-def test_the_sheet_has_each_thumbnail_in_its_place(serving_shown: Serving, name: str) -> None:
+def test_the_thumbnail_sheet_holds_each_image_at_its_index(serving_shown: Serving, name: str) -> None:
     client = serving_shown(name)
     size = client.get("/model/gallery").json()["thumbnails"]
     columns, width, height = size["columns"], size["width"], size["height"]
@@ -128,7 +128,7 @@ def test_the_sheet_has_each_thumbnail_in_its_place(serving_shown: Serving, name:
 
 
 @pytest.mark.parametrize(("height", "width", "small"), [(64, 40, (20, 32)), (10, 90, (32, 4)), (32, 32, (32, 32))])
-def test_large_images_are_made_small_in_their_proportions(
+def test_thumbnails_of_large_images_keep_the_aspect_ratio(
     height: int, width: int, small: tuple[int, int], tmp_path: Path, transport: Transport
 ) -> None:
     data = ImageData(height=height, width=width)
@@ -165,7 +165,7 @@ def test_tables_have_no_pictures_and_the_sheet_no_arrays(serving_shown: Serving)
 
 
 @pytest.mark.parametrize("index", [120, 10**9, 10**30])
-def test_an_index_out_of_range_is_refused_by_its_range(serving_shown: Serving, index: int) -> None:
+def test_an_index_out_of_range_is_refused_with_the_range(serving_shown: Serving, index: int) -> None:
     refused = serving_shown(GREY).get(f"/model/gallery/input?index={index}")
     assert refused.status_code == 422
     assert refused.json()["errors"] == [
@@ -174,14 +174,14 @@ def test_an_index_out_of_range_is_refused_by_its_range(serving_shown: Serving, i
 
 
 @pytest.mark.parametrize("index", ["-1", "one", "1.5", ""])
-def test_an_index_that_is_none_is_refused(serving_shown: Serving, index: str) -> None:
+def test_an_index_that_is_not_an_integer_is_refused(serving_shown: Serving, index: str) -> None:
     refused = serving_shown(GREY).get(f"/model/gallery/input?index={index}")
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["place"] == "query.index"
 
 
 @pytest.mark.parametrize("path", [*BOTH, "/model/gallery?format=png", "/model/gallery/input?index=7&format=npz"])
-def test_a_model_without_one_says_how_to_make_one(serving: Serving, path: str) -> None:
+def test_a_model_without_a_gallery_names_the_command_that_makes_one(serving: Serving, path: str) -> None:
     refused = serving(GREY).get(path)
     assert refused.status_code == 404
     assert refused.headers["content-type"] == "application/problem+json"
@@ -190,28 +190,28 @@ def test_a_model_without_one_says_how_to_make_one(serving: Serving, path: str) -
 
 
 @pytest.mark.parametrize("path", ["/model/gallery", "/model/gallery?format=png"])
-def test_a_client_that_has_it_already_is_told_so(serving_shown: Serving, shown: Load, path: str) -> None:
+def test_a_matching_etag_gets_304(serving_shown: Serving, shown: Load, path: str) -> None:
     client = serving_shown(GREY)
     first = client.get(path)
     assert first.headers["cache-control"] == "no-cache"
     tag = first.headers["etag"]
-    for said in (tag, f"W/{tag}", f'"other", {tag}'):
-        again = client.get(path, headers={"If-None-Match": said})
+    for etags in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = client.get(path, headers={"If-None-Match": etags})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
         assert again.headers["x-model-digest"] == shown(GREY).digest
-    for said in ('"other"', "", "nonsense"):
-        assert client.get(path, headers={"If-None-Match": said}).content == first.content
+    for etags in ('"other"', "", "nonsense"):
+        assert client.get(path, headers={"If-None-Match": etags}).content == first.content
     assert serving_shown("rgb-conv-discretized").get(path).headers["etag"] != tag
 
 
-def test_it_is_made_when_it_is_first_asked_for_and_once(
+def test_the_gallery_is_encoded_once_at_its_first_request(
     shown: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made: list[str] = []
+    encoded: list[str] = []
 
     def counted(write: Callable[..., bytes]) -> Callable[..., bytes]:
         def wrapped(*arguments: object) -> bytes:
-            made.append(write.__name__)
+            encoded.append(write.__name__)
             return write(*arguments)
 
         return wrapped
@@ -222,15 +222,15 @@ def test_it_is_made_when_it_is_first_asked_for_and_once(
     assert fresh.gallery is not None
     with client_of(fresh) as client:
         client.get("/model")
-        assert made == []
+        assert encoded == []
         for _ in range(3):
             for path in ("/model/gallery", "/model/gallery?format=png"):
                 assert client.get(path).status_code == 200
-        assert made == ["_json", "_thumbnail_sheet"]
+        assert encoded == ["_json", "_thumbnail_sheet"]
 
 
-def test_answers_are_whole_on_a_real_connection(running: Callable[..., Running], shown: Load) -> None:
-    """By uvicorn's protocol, on one connection: a 304 has no body, and the next answer begins where it ends."""
+def test_responses_are_complete_over_a_socket(running: Callable[..., Running], shown: Load) -> None:
+    """A 304 has no body, and the next response on the connection begins where it ends."""
     import httpx2
 
     service = running(GREY)

@@ -1,4 +1,4 @@
-"""Who may call, with keys and without."""
+"""Authorization with and without keys."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ USER_ACCESS: Access = "user"
 ADMIN_ACCESS: Access = "admin"
 
 
-def test_without_keys_everybody_may() -> None:
+def test_without_keys_every_request_is_authorized() -> None:
     keys = Keys()
     for access in (PUBLIC, USER_ACCESS, ADMIN_ACCESS):
         assert not keys.requires_key(access)
         keys.check(access, "")
 
 
-def test_users_may_use_and_administrators_may_do_all() -> None:
+def test_user_keys_open_the_model_and_admin_keys_open_all_routes() -> None:
     keys = Keys([USER, OTHER], [ADMIN])
     for key in (USER, OTHER, ADMIN):
         keys.check(USER_ACCESS, key)
@@ -52,7 +52,7 @@ def test_a_header_without_a_valid_key_is_a_401(guarded: Client, authorization: s
         assert guarded.get("/sample", headers={"Authorization": f"{scheme}  {USER}"}).status_code == 200
 
 
-def test_with_administrators_alone_the_model_is_for_everybody() -> None:
+def test_with_admin_keys_only_the_model_needs_no_key() -> None:
     keys = Keys([], [ADMIN])
     keys.check(USER_ACCESS, "")
     with pytest.raises(Unauthorized):
@@ -76,7 +76,7 @@ def test_keys_are_read_from_the_environment_or_a_file(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "short\n", f"{USER}\nwith blanks in it it is none\n"])
-def test_a_file_without_good_keys_is_refused_and_not_shown(
+def test_an_invalid_key_file_is_refused_without_showing_its_content(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys"
@@ -127,7 +127,7 @@ def test_the_service_asks_for_keys(guarded: Client, caplog: pytest.LogCaptureFix
         assert USER not in shown and ADMIN not in shown
 
 
-def test_the_same_holds_where_the_application_stands_under_a_path(guarded: Client) -> None:
+def test_keys_are_checked_below_a_root_path(guarded: Client) -> None:
     client = TestClient(guarded.app, root_path="/vae")
     assert client.get("/vae/sample").status_code == 401
     if isinstance(guarded, TestClient):  # the model of the other client answers on the loop of its server alone

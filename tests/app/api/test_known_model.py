@@ -16,8 +16,7 @@ from model.checkpoint import Card, load, save
 from model.config import MLPNetwork, ModelConfig, VectorData
 from model.likelihoods.gaussian import GaussianLikelihood
 from model.vae import VAE
-from tests.app.api.test_latents import npy
-from tests.app.api.test_refine import scores
+from tests.support.requests import npy, over_asgi, scores
 from tests.support.services import Client, Transport, client_of
 
 Floats = NDArray[np.float64]
@@ -96,13 +95,13 @@ def served(folder: Path, ppca: PPCA, transport: Transport) -> Iterator[Known]:
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Iterator[Known]:
-    """One whose encoder gives the true posterior."""
+    """A service of a model whose encoder gives the true posterior."""
     yield from served(tmp_path_factory.mktemp("ppca") / "exact", PPCA(), transport)
 
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Iterator[Known]:
-    """One whose encoder gives another Q: a little aside, and too wide."""
+    """A service of a model whose encoder gives a shifted and wider Q."""
     yield from served(tmp_path_factory.mktemp("ppca") / "wrong", PPCA(shift=0.2, stretch=1.3), transport)
 
 
@@ -113,6 +112,7 @@ def test_the_model_is_linear_and_in_the_units_of_its_columns(exact: Known) -> No
     assert card["data"]["std"] == list(DATA.std)
 
 
+@over_asgi
 @pytest.mark.parametrize("seed", [0, 1, 77])
 @pytest.mark.parametrize("samples", [1, 2, 64, 1000])
 def test_at_the_true_posterior_every_score_is_exact(exact: Known, seed: int, samples: int) -> None:
@@ -125,20 +125,22 @@ def test_at_the_true_posterior_every_score_is_exact(exact: Known, seed: int, sam
         assert (answer["standard_error"] < 1e-4).all()
 
 
-def test_at_the_true_posterior_there_is_nothing_to_refine(exact: Known) -> None:
+def test_refinement_of_the_true_posterior_has_no_regret(exact: Known) -> None:
     answer = scores(exact.client, exact.ppca.x, "samples=100&refine=50")
     np.testing.assert_allclose(answer["free_energy"], exact.ppca.nlog_p_x, rtol=2e-3)
     np.testing.assert_allclose(answer["regret"], 0, atol=1e-2)
 
 
-def test_one_row_is_scored_as_exactly_as_all(exact: Known) -> None:
+@over_asgi
+def test_a_single_row_has_the_exact_score(exact: Known) -> None:
     for row, expected in zip(exact.ppca.x, exact.ppca.nlog_p_x, strict=True):
         answer = exact.client.post("/free-energy?samples=3", **npy(row[None])).json()
         assert answer["free_energy"][0] == pytest.approx(expected, rel=1e-4)
 
 
+@over_asgi
 @pytest.mark.parametrize("seed", [0, 1, 77])
-def test_elsewhere_free_energy_exceeds_it_by_the_divergence_from_the_posterior(wrong: Known, seed: int) -> None:
+def test_free_energy_of_another_q_exceeds_nlog_p_x_by_its_divergence(wrong: Known, seed: int) -> None:
     answer = scores(wrong.client, wrong.ppca.x, f"samples=5000&seed={seed}")
     excess = answer["free_energy"] - wrong.ppca.nlog_p_x
     assert wrong.ppca.divergence > 0.3
@@ -149,7 +151,8 @@ def test_elsewhere_free_energy_exceeds_it_by_the_divergence_from_the_posterior(w
     assert (answer["effective_sample_size"] < 4999).all()
 
 
-def test_more_draws_bring_the_weighted_bound_down_to_it(wrong: Known) -> None:
+@over_asgi
+def test_the_weighted_bound_approaches_nlog_p_x_with_more_draws(wrong: Known) -> None:
     def bound(samples: int) -> float:
         answers = [scores(wrong.client, wrong.ppca.x, f"samples={samples}&seed={seed}") for seed in range(20)]
         return float(np.mean([answer["nlog_p_x"] - wrong.ppca.nlog_p_x for answer in answers]))
@@ -159,7 +162,8 @@ def test_more_draws_bring_the_weighted_bound_down_to_it(wrong: Known) -> None:
     assert most < 0.1 * few
 
 
-def test_refinement_brings_it_back(wrong: Known) -> None:
+@over_asgi
+def test_refinement_approaches_the_true_posterior(wrong: Known) -> None:
     ppca = wrong.ppca
     excess = [
         scores(wrong.client, ppca.x, f"samples=100&refine={steps}")["free_energy"] - ppca.nlog_p_x
@@ -170,7 +174,8 @@ def test_refinement_brings_it_back(wrong: Known) -> None:
     assert (np.abs(excess[3]) < 0.1 * ppca.divergence).all()
 
 
-def test_regret_is_what_the_wrong_encoder_costs(wrong: Known) -> None:
+@over_asgi
+def test_regret_equals_the_divergence_of_the_wrong_encoder(wrong: Known) -> None:
     answer = scores(wrong.client, wrong.ppca.x, "samples=100&refine=150")
     encoder = scores(wrong.client, wrong.ppca.x, "samples=100")
     error = np.hypot(answer["standard_error"], encoder["standard_error"])
@@ -179,11 +184,12 @@ def test_regret_is_what_the_wrong_encoder_costs(wrong: Known) -> None:
     assert (answer["effective_sample_size"] > encoder["effective_sample_size"]).all()
 
 
+@over_asgi
 @pytest.mark.parametrize("which", ["exact", "wrong"])
-def test_its_samples_have_the_moments_of_its_data(exact: Known, wrong: Known, which: str) -> None:
-    known = exact if which == "exact" else wrong
-    x = np.array([known.client.get(f"/sample?n=64&noise=true&seed={seed}").json()["outputs"] for seed in range(30)])
+def test_samples_have_the_covariance_of_the_model(exact: Known, wrong: Known, which: str) -> None:
+    service = exact if which == "exact" else wrong
+    x = np.array([service.client.get(f"/sample?n=64&noise=true&seed={seed}").json()["outputs"] for seed in range(30)])
     covariance = np.cov(x.reshape(-1, DIMS).T)
-    expected = known.ppca.covariance
+    expected = service.ppca.covariance
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     assert (np.abs(covariance - expected) < 5 * scale * np.sqrt(2 / 1920)).all()

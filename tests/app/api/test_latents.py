@@ -2,64 +2,15 @@
 
 import asyncio
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.support.services import Client
-
-Serving = Callable[[str], Client]
-IMAGES = [name for name in CONFIGS if not name.startswith("table")]
-every = pytest.mark.parametrize("name", CONFIGS)
-
-
-def inputs(name: str, count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Rows as a client writes them: bytes of images, or numbers in their units."""
-    generator = np.random.default_rng(seed)
-    data = CONFIGS[name].data
-    if name in IMAGES:
-        return generator.integers(0, 256, (count, *data.public_shape), np.uint8)
-    return (generator.normal(size=(count, 3)) * [10, 0.1, 12] + [40, 1.7, 70]).astype(np.float32)
-
-
-def inside(name: str, x: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The same rows as the model takes them."""
-    if name not in IMAGES:
-        return to_tensor(x)
-    return to_tensor(np.ascontiguousarray(x.reshape(*x.shape[:3], -1).transpose(0, 3, 1, 2)))
-
-
-def outside(x: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Rows of the model as a client reads them."""
-    array = x.numpy().clip(0, 1) if x.ndim == 4 else x.numpy()
-    return (
-        array.transpose(0, 2, 3, 1).squeeze(-1)
-        if array.ndim == 4 and array.shape[1] == 1
-        else (array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
-    )
-
-
-def npy(array: Any) -> dict[str, Any]:
-    file = io.BytesIO()
-    np.save(file, array)
-    return {"content": file.getvalue(), "headers": {"Content-Type": "application/x-npy"}}
-
-
-def npz(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    return dict(np.load(io.BytesIO(content), allow_pickle=False))
-
-
-def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    """Equal to a share of the largest magnitude."""
-    a, b = np.asarray(a), np.asarray(b)
-    assert a.shape == b.shape
-    assert np.abs(a - b).max() <= tolerance * max(np.abs(a).max(), np.abs(b).max())
+from model.vae import VAE
+from tests.support.models import CONFIGS, build
+from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside, over_asgi
 
 
 @every
@@ -90,7 +41,7 @@ def test_reconstruct_is_decode_of_the_encoded_mean(serving: Serving, name: str) 
 
 
 @every
-def test_the_first_samples_of_a_larger_request_are_the_same(serving: Serving, name: str) -> None:
+def test_the_first_n_samples_are_a_prefix(serving: Serving, name: str) -> None:
     client = serving(name)
     for noise in ("false", "true"):
         few = client.get(f"/sample?n=3&seed=5&noise={noise}").json()
@@ -108,16 +59,18 @@ def test_samples_are_their_latents_decoded(serving: Serving, name: str) -> None:
     close(client.post("/decode", json={"latents": sampled["latents"]}).json()["outputs"], sampled["outputs"])
 
 
+@over_asgi
 def test_temperature_scales_the_latents(serving: Serving) -> None:
     client = serving("table-mlp-gaussian")
-    one = np.array(client.get("/sample?n=64").json()["latents"])
+    drawn = np.array(client.get("/sample?n=64").json()["latents"])
     half = np.array(client.get("/sample?n=64&temperature=0.5").json()["latents"])
-    close(half, one / 2)
+    close(half, drawn / 2)
     assert not np.array(client.get("/sample?n=9&temperature=0").json()["latents"]).any()
-    assert abs(one.mean()) < 4 / np.sqrt(one.size)
-    assert abs(one.std() - 1) < 4 / np.sqrt(2 * one.size)
+    assert abs(drawn.mean()) < 4 / np.sqrt(drawn.size)
+    assert abs(drawn.std() - 1) < 4 / np.sqrt(2 * drawn.size)
 
 
+@over_asgi
 @every
 def test_noise_is_drawn_around_the_mean(serving: Serving, name: str) -> None:
     client = serving(name)
@@ -130,7 +83,7 @@ def test_noise_is_drawn_around_the_mean(serving: Serving, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_pictures_in_and_out(serving: Serving, name: str) -> None:
+def test_images_are_accepted_and_returned_as_png(serving: Serving, name: str) -> None:
     client, data = serving(name), CONFIGS[name].data
     x = inputs(name, 3)
     files = []
@@ -153,7 +106,7 @@ def test_pictures_in_and_out(serving: Serving, name: str) -> None:
     np.testing.assert_array_equal(picture[height:, :width], np.rint(outputs[2] * 255))
 
 
-def test_vectors_have_no_pictures(serving: Serving) -> None:
+def test_models_of_vectors_refuse_images(serving: Serving) -> None:
     client = serving("table-mlp-gaussian")
     for path in ("/sample?format=png", "/encode?format=png"):
         assert client.request("GET" if "sample" in path else "POST", path).status_code in {406, 422}
@@ -163,8 +116,9 @@ def test_vectors_have_no_pictures(serving: Serving) -> None:
     assert refused.status_code == 415
 
 
+@over_asgi
 @every
-def test_an_answer_does_not_depend_on_its_neighbours(serving: Serving, name: str) -> None:
+def test_a_result_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     client = serving(name)
     x = inputs(name, 64)
     together = client.post("/encode", **npy(x)).json()
@@ -174,16 +128,16 @@ def test_an_answer_does_not_depend_on_its_neighbours(serving: Serving, name: str
             close(alone[key], together[key][i : i + 1])
 
 
-def test_requests_at_the_same_time_each_get_their_own_answer(serving: Serving) -> None:
+def test_concurrent_requests_each_get_their_own_result(serving: Serving) -> None:
     name = "grey-mlp-discretized"
     client = serving(name)
     x = inputs(name, 60)
     alone = client.post("/encode", **npy(x)).json()["mean"]
 
-    async def one(i: int) -> Any:
+    async def encode(i: int) -> Any:
         return await asyncio.to_thread(lambda: client.post("/encode", **npy(x[i : i + 1])).json()["mean"])
 
     async def all_at_once() -> list[Any]:
-        return await asyncio.gather(*(one(i) for i in range(60)))
+        return await asyncio.gather(*(encode(i) for i in range(60)))
 
     close(np.concatenate(asyncio.run(all_at_once())), alone)

@@ -1,4 +1,4 @@
-"""The card, health, metrics, documentation: what an operator sees."""
+"""Card, metrics, OpenAPI document and pages."""
 
 import math
 import re
@@ -16,15 +16,15 @@ from app.api.schemas import Answer, FreeEnergies, ModelCard
 from app.inference.context import RequestContext
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from tests.app.api.test_latents import every, inputs, npy
-from tests.conftest import CONFIGS, SCORINGS
+from tests.support.models import CONFIGS, SCORINGS
+from tests.support.requests import every, inputs, npy
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]
 
 
 @every
-def test_the_card_says_what_is_served_and_the_limits(
+def test_the_card_holds_the_model_and_the_limits(
     serving: Serving, loaded: Callable[[str], Checkpoint], name: str
 ) -> None:
     card = ModelCard.model_validate(serving(name).get("/model").json())
@@ -40,15 +40,15 @@ def test_the_card_says_what_is_served_and_the_limits(
     assert card.anomaly_score == "free_energy"
 
 
-def test_the_card_says_which_scores_have_p_values(serving_calibrated: Serving) -> None:
+def test_the_card_lists_the_calibrated_scorings(serving_calibrated: Serving) -> None:
     client = serving_calibrated("table-mlp-gaussian")
     card = ModelCard.model_validate(client.get("/model").json())
     assert [(c.samples, c.refine, c.seed, c.inputs) for c in card.calibrations] == [(*p, 120) for p in SCORINGS]
     # One half fits typicality, the other is what typicalities are compared with.
     assert [c.typicality_inputs for c in card.calibrations] == [60] * len(SCORINGS)
     assert card.anomaly_score == "typicality"
-    for known in card.calibrations:
-        query = f"samples={known.samples}&refine={known.refine}&seed={known.seed}"
+    for scoring in card.calibrations:
+        query = f"samples={scoring.samples}&refine={scoring.refine}&seed={scoring.seed}"
         answer = client.post(f"/free-energy?{query}", **npy(inputs("table-mlp-gaussian", 1))).json()
         assert card.anomaly_score in answer["p_values"]
 
@@ -85,7 +85,7 @@ def test_the_openapi_document_is_valid_and_complete(serving: Serving, name: str)
 
 
 @every
-def test_every_example_of_the_document_is_answered(serving: Serving, name: str) -> None:
+def test_every_request_example_of_openapi_succeeds(serving: Serving, name: str) -> None:
     client = serving(name)
     document = client.get("/openapi.json").json()
     tried = 0
@@ -100,14 +100,14 @@ def test_every_example_of_the_document_is_answered(serving: Serving, name: str) 
 
 
 @pytest.mark.parametrize("kind", {route.response_model for route in ROUTES if route.response_model})
-def test_the_example_of_every_answer_is_one(kind: type[Answer]) -> None:
+def test_every_response_example_of_openapi_is_valid(kind: type[Answer]) -> None:
     schema = kind.model_json_schema()
     (example,) = schema["examples"]
     kind.model_validate(example)
     assert set(schema.get("required", [])) <= set(example)
 
 
-def test_the_example_of_scores_adds_up() -> None:
+def test_the_terms_of_the_free_energy_example_add_up() -> None:
     (example,) = FreeEnergies.model_json_schema()["examples"]
     score = {name: value[0] for name, value in example.items() if isinstance(value, list)}
     assert score["free_energy"] == score["distortion"] + score["rate"]
@@ -116,7 +116,7 @@ def test_the_example_of_scores_adds_up() -> None:
     assert score["bits_per_dim"] == pytest.approx(score["free_energy"] / (4 * math.log(2)), abs=1e-2)
 
 
-def test_the_documentation_asks_no_other_host(grey: Client) -> None:
+def test_the_documentation_requests_no_other_host(grey: Client) -> None:
     page = grey.get("/docs")
     assert "https://" not in page.text
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
@@ -124,7 +124,7 @@ def test_the_documentation_asks_no_other_host(grey: Client) -> None:
         assert grey.get(f"/static-offline-docs/{asset}").status_code == 200
 
 
-def test_the_page_at_the_root_and_all_that_it_names_are_served(grey: Client) -> None:
+def test_the_root_page_and_its_assets_are_served(grey: Client) -> None:
     page = grey.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "unsafe" not in page.headers["content-security-policy"]
@@ -174,7 +174,7 @@ def test_metrics_count_requests_by_route_and_rows_by_call(grey: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/model", "/health/live", "/docs", "/metrics", "/sample"])
-def test_every_answer_carries_the_digest(grey: Client, path: str) -> None:
+def test_every_response_has_the_digest_header(grey: Client, path: str) -> None:
     assert grey.get(path).headers["x-model-digest"] == grey.get("/model").json()["digest"]
 
 

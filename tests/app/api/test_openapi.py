@@ -34,11 +34,11 @@ COUNT = 2000
 
 
 def ask(service: Running, count: int) -> Counter[int]:
-    """About so many requests, over all operations; their statuses."""
+    """Send about this many requests over all operations. Returns the number of responses by status."""
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json")
     operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
     varied = sum(bool(operation.query or operation.body) for operation in operations)
-    found: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
     for operation in operations:
         for mode in GenerationMode:
             if mode is GenerationMode.NEGATIVE and not operation.query and not operation.body:
@@ -54,22 +54,22 @@ def ask(service: Running, count: int) -> Counter[int]:
                 suppress_health_check=list(HealthCheck),
             )
             @given(case=operation.as_strategy(generation_mode=mode))
-            def one(case: "Case[Any]") -> None:
+            def call_case(case: "Case[Any]") -> None:
                 response = case.call()
-                found[response.status_code] += 1
+                statuses[response.status_code] += 1
                 # To ask for more than the limits allow is a refusal too, which schemathesis does not count as one.
                 checks = CHECKS if response.status_code == 413 else [*CHECKS, negative_data_rejection]
                 case.validate_response(response, checks=checks)
 
-            one()
-    return found
+            call_case()
+    return statuses
 
 
 @pytest.mark.parametrize("name", ["grey-mlp-discretized", "table-mlp-gaussian"])
 def test_two_hundred_requests(running: Callable[..., Running], name: str) -> None:
-    found = ask(running(name), COUNT // 10)
-    assert found.keys() >= {200, 422}
-    assert sum(found.values()) >= COUNT // 10
+    statuses = ask(running(name), COUNT // 10)
+    assert statuses.keys() >= {200, 422}
+    assert sum(statuses.values()) >= COUNT // 10
 
 
 @pytest.mark.long

@@ -10,9 +10,8 @@ from app.api.schemas import FreeEnergies
 from model.checkpoint import Checkpoint
 from model.scoring.batches import score_batch
 from model.scoring.calibration import UNCALIBRATED, ScoringConfig
-from tests.app.api.test_latents import inputs, inside, npy, npz
-from tests.app.api.test_refine import GREY, scores
-from tests.conftest import SCORINGS, build
+from tests.support.models import SCORINGS, build
+from tests.support.requests import GREY, inputs, inside, npy, npz, over_asgi, scores
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]
@@ -25,7 +24,7 @@ def query(scoring: ScoringConfig) -> str:
 
 
 def mixed(name: str, count: int) -> np.ndarray[Any, Any]:
-    """Inputs of which every second is far from those that calibrated: black, or a row a hundred times as large."""
+    """Inputs of which every second is an outlier: a black image, or a row a hundred times as large."""
     x = inputs(name, count, seed=5)
     x[::2] = 0 if x.dtype == np.uint8 else 100 * x[::2]
     return x
@@ -33,7 +32,7 @@ def mixed(name: str, count: int) -> np.ndarray[Any, Any]:
 
 @kinds
 @every_scoring
-def test_they_are_those_of_the_calibration(
+def test_p_values_equal_those_of_the_calibration(
     serving_calibrated: Serving, calibrated: Callable[[str], Checkpoint], name: str, scoring: ScoringConfig
 ) -> None:
     x = mixed(name, 12)
@@ -51,9 +50,10 @@ def test_they_are_those_of_the_calibration(
     np.testing.assert_allclose(answer["typicality"], expected.typicality, rtol=1e-3, atol=1e-3)
 
 
+@over_asgi
 @kinds
 @every_scoring
-def test_they_are_multiples_of_one_in_n_plus_one(
+def test_p_values_are_multiples_of_one_over_n_plus_one(
     serving_calibrated: Serving, name: str, scoring: ScoringConfig
 ) -> None:
     answer = scores(serving_calibrated(name), mixed(name, 12), query(scoring))
@@ -65,8 +65,9 @@ def test_they_are_multiples_of_one_in_n_plus_one(
         assert (np.array(p) <= 1).all()
 
 
+@over_asgi
 @kinds
-def test_inputs_that_are_far_out_are_rare_and_others_are_not(serving_calibrated: Serving, name: str) -> None:
+def test_only_outliers_have_small_p_values(serving_calibrated: Serving, name: str) -> None:
     answer = scores(serving_calibrated(name), mixed(name, 40), "samples=4")
     p = np.array(answer["p_values"]["typicality"])
     assert (p[::2] <= 2 / 61).all()
@@ -75,9 +76,10 @@ def test_inputs_that_are_far_out_are_rare_and_others_are_not(serving_calibrated:
     assert abs(np.median(answer["typicality"][1::2])) < 1.5
 
 
+@over_asgi
 @kinds
 @every_scoring
-def test_those_of_an_array_repeat_those_of_its_rows(
+def test_p_values_of_a_batch_equal_those_of_its_rows(
     serving_calibrated: Serving, name: str, scoring: ScoringConfig
 ) -> None:
     x = mixed(name, 8)
@@ -90,19 +92,17 @@ def test_those_of_an_array_repeat_those_of_its_rows(
 
 @kinds
 @pytest.mark.parametrize("other", [ScoringConfig(2, 0, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 0, 1)], ids=str)
-def test_there_are_none_for_scores_that_were_made_otherwise(
-    serving_calibrated: Serving, name: str, other: ScoringConfig
-) -> None:
+def test_uncalibrated_scorings_have_no_p_values(serving_calibrated: Serving, name: str, other: ScoringConfig) -> None:
     answer = scores(serving_calibrated(name), inputs(name, 2), query(other))
     assert answer["p_values"] is None
     assert answer["typicality"] is None
     assert f"not for ({other})" in answer["p_values_reason"]
-    assert all(f"({known})" in answer["p_values_reason"] for known in SCORINGS)
+    assert all(f"({scoring})" in answer["p_values_reason"] for scoring in SCORINGS)
     assert len(answer["free_energy"]) == 2
 
 
 @kinds
-def test_a_model_without_a_calibration_has_none_and_says_so(serving: Serving, name: str) -> None:
+def test_a_model_without_a_calibration_has_no_p_values_and_gives_the_reason(serving: Serving, name: str) -> None:
     answer = scores(serving(name), inputs(name, 2), "samples=4")
     assert answer["p_values"] is None
     assert answer["typicality"] is None
@@ -114,7 +114,7 @@ def test_a_model_without_a_calibration_has_none_and_says_so(serving: Serving, na
 
 @kinds
 @every_scoring
-def test_npz_names_each_by_its_score(serving_calibrated: Serving, name: str, scoring: ScoringConfig) -> None:
+def test_npz_names_each_p_value_by_its_score(serving_calibrated: Serving, name: str, scoring: ScoringConfig) -> None:
     x = mixed(name, 4)
     arrays = npz(serving_calibrated(name).post(f"/free-energy?format=npz&{query(scoring)}", **npy(x)).content)
     answer = scores(serving_calibrated(name), x, query(scoring))

@@ -13,24 +13,15 @@ from app.inference import batcher
 from model.checkpoint import Checkpoint
 from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
-from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
-from tests.conftest import build
+from tests.support.models import build
+from tests.support.requests import GREY, IMAGES, Serving, close, every, inputs, inside, npy, npz, over_asgi, scores
 from tests.support.services import Client, Transport, client_of, state_of
 
-Serving = Callable[[str], Client]
 TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_analytic", "nlog_p_x")
-GREY = "grey-mlp-discretized"
-
-
-def scores(client: Client, x: np.ndarray[Any, Any], query: str) -> dict[str, Any]:
-    """The answer for these inputs, lists as arrays."""
-    response = client.post(f"/free-energy?{query}", **npy(x))
-    assert response.status_code == 200, response.text
-    return {key: np.array(value) if isinstance(value, list) else value for key, value in response.json().items()}
 
 
 @every
-def test_scores_are_those_of_the_library_for_the_same_samples_steps_and_seed(serving: Serving, name: str) -> None:
+def test_refined_scores_equal_those_of_the_library(serving: Serving, name: str) -> None:
     x = inputs(name, 7)
     expected = score_batch(build(name), inside(name, x), ScoringConfig(6, 8, 3))
     answer = scores(serving(name), x, "samples=6&refine=8&seed=3")
@@ -43,8 +34,9 @@ def test_scores_are_those_of_the_library_for_the_same_samples_steps_and_seed(ser
     )
 
 
+@over_asgi
 @every
-def test_regret_is_what_the_refined_q_saves_on_the_same_draws(serving: Serving, name: str) -> None:
+def test_regret_is_the_gain_of_refinement_on_equal_draws(serving: Serving, name: str) -> None:
     x = inputs(name, 12)
     before = scores(serving(name), x, "samples=8&seed=1")
     after = scores(serving(name), x, "samples=8&seed=1&refine=12")
@@ -56,6 +48,7 @@ def test_regret_is_what_the_refined_q_saves_on_the_same_draws(serving: Serving, 
     assert after["regret"].mean() > 0
 
 
+@over_asgi
 @every
 def test_the_terms_of_a_refined_q_add_up(serving: Serving, name: str) -> None:
     answer = scores(serving(name), inputs(name, 5), "samples=5&refine=4")
@@ -64,8 +57,9 @@ def test_the_terms_of_a_refined_q_add_up(serving: Serving, name: str) -> None:
     np.testing.assert_allclose(answer["inference_gap"], answer["free_energy"] - answer["nlog_p_x"], atol=1e-9)
 
 
+@over_asgi
 @every
-def test_a_refined_score_is_the_same_in_any_company(serving: Serving, name: str) -> None:
+def test_a_refined_score_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     x = inputs(name, 20)
     together = scores(serving(name), x, "samples=6&seed=9&refine=10")
     for i in (0, 13):
@@ -78,7 +72,7 @@ def test_a_refined_score_is_the_same_in_any_company(serving: Serving, name: str)
 
 
 @pytest.mark.parametrize("name", [GREY, "table-mlp-gaussian"])
-def test_requests_with_other_steps_and_seeds_at_the_same_time_change_nothing(serving: Serving, name: str) -> None:
+def test_concurrent_refinements_do_not_change_a_score(serving: Serving, name: str) -> None:
     client, x = serving(name), inputs(name, 8)
     queries = [f"samples={1 + i % 3}&refine={2 * i}&seed={i}" for i in range(8)]
     alone = [scores(client, x[i : i + 1], query) for i, query in enumerate(queries)]
@@ -87,9 +81,9 @@ def test_requests_with_other_steps_and_seeds_at_the_same_time_change_nothing(ser
         calls = (asyncio.to_thread(scores, client, x[i : i + 1], query) for i, query in enumerate(queries))
         return await asyncio.gather(*calls)
 
-    for expected, found in zip(alone, asyncio.run(all_at_once()), strict=True):
+    for expected, answer in zip(alone, asyncio.run(all_at_once()), strict=True):
         for key in TERMS:
-            np.testing.assert_allclose(found[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
+            np.testing.assert_allclose(answer[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
 
 
 @every
@@ -103,13 +97,13 @@ def test_the_map_of_a_refined_q_adds_up_to_its_distortion(serving: Serving, name
 
 
 @pytest.mark.parametrize("name", IMAGES[:1])
-def test_the_map_of_a_refined_q_comes_as_a_picture(serving: Serving, name: str) -> None:
+def test_the_map_of_a_refined_q_is_available_as_png(serving: Serving, name: str) -> None:
     response = serving(name).post("/free-energy?refine=2&per_dimension=true&format=png", **npy(inputs(name, 1)))
     assert response.status_code == 200
     assert response.headers["content-type"] == "image/png"
 
 
-def test_npz_holds_regret_only_where_q_was_refined(grey: Client) -> None:
+def test_npz_holds_regret_only_after_refinement(grey: Client) -> None:
     x = inputs(GREY, 2)
     with_regret = npz(grey.post("/free-energy?refine=3&format=npz", **npy(x)).content)
     close(with_regret["regret"], scores(grey, x, "refine=3")["regret"], 1e-4)
@@ -117,7 +111,7 @@ def test_npz_holds_regret_only_where_q_was_refined(grey: Client) -> None:
     assert "regret" not in npz(grey.post("/free-energy?format=npz", **npy(x)).content)
 
 
-def test_steps_count_as_work(grey: Client) -> None:
+def test_refinement_steps_count_as_work(grey: Client) -> None:
     x = inputs(GREY, 20)
     assert grey.post("/free-energy?samples=10&refine=9", **npy(x)).status_code == 200
     refused = grey.post("/free-energy?samples=10&refine=10", **npy(x))
@@ -127,13 +121,13 @@ def test_steps_count_as_work(grey: Client) -> None:
 
 
 @pytest.mark.parametrize("steps", ["-1", "1001", "1.5", "x", ""])
-def test_steps_that_are_no_number_of_steps_are_refused(grey: Client, steps: str) -> None:
+def test_an_invalid_number_of_steps_is_refused(grey: Client, steps: str) -> None:
     refused = grey.post(f"/free-energy?refine={steps}", **npy(inputs(GREY, 1)))
     assert refused.status_code == 422
     assert [error["place"] for error in refused.json()["errors"]] == ["query.refine"]
 
 
-def test_a_deadline_in_the_midst_of_a_refinement_is_a_504_and_the_worker_lives_on(
+def test_a_deadline_during_a_refinement_is_a_504_and_the_worker_goes_on(
     loaded: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch, transport: Transport
 ) -> None:
     late, calls = 0.0, 0

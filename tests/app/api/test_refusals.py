@@ -1,37 +1,18 @@
-"""Every refusal over HTTP is a problem that names the place and the remedy, and costs nobody else anything."""
+"""Errors over HTTP: problem documents that name the place and the remedy."""
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from model.checkpoint import Checkpoint
+from tests.support.refusals import CASES, GOOD, JSON
 from tests.support.services import Client, Transport, client_of, state_of
 
-GOOD = {"inputs": np.full((1, 8, 8), 0.5).tolist()}
-BOOT = (Path(__file__).parents[3] / "examples/ankle-boot.png").read_bytes()
-JSON = {"Content-Type": "application/json"}
 
-
-def png(size: tuple[int, int]) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", size).save(file, "PNG")
-    return file.getvalue()
-
-
-def pickled() -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.array([{"a": 1}]), allow_pickle=True)
-    return file.getvalue()
-
-
-def check(response: Any, status: int, said: str) -> dict[str, Any]:
+def check(response: Any, status: int, message: str) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     assert len(response.headers["x-model-digest"]) == 64
@@ -39,53 +20,16 @@ def check(response: Any, status: int, said: str) -> dict[str, Any]:
     assert body["status"] == status
     assert body["type"].startswith("urn:vae-server:problem:")
     assert body["title"]
-    assert said in body["detail"]
+    assert message in body["detail"]
     assert "Traceback" not in response.text
     return body
 
 
-CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
-    ("POST", "/encode", {"content": b"{", "headers": JSON}, 400, "not JSON"),
-    ("POST", "/encode", {"content": BOOT[:300], "headers": {"Content-Type": "image/png"}}, 400, "truncated"),
-    ("POST", "/encode", {"content": png((8, 8)), "headers": {"Content-Type": "image/gif"}}, 400, "image is PNG"),
-    ("POST", "/encode", {"content": png((101, 100)), "headers": {"Content-Type": "image/png"}}, 413, "10,000"),
-    ("POST", "/encode?strict=1", {"content": png((9, 8)), "headers": {"Content-Type": "image/png"}}, 422, "strict"),
-    ("POST", "/encode", {"content": pickled(), "headers": {"Content-Type": "application/x-npy"}}, 422, "pickled"),
-    ("POST", "/encode", {"json": {"inputs": []}}, 422, "inputs: empty"),
-    ("POST", "/encode", {"json": {"inputs": np.zeros((65, 8, 8)).tolist()}}, 413, "65 rows"),
-    ("POST", "/encode", {"json": {**GOOD, "more": 1}}, 422, "body.more: unknown key"),
-    ("POST", "/encode", {"json": {"inputs": np.zeros((1, 8, 7)).tolist()}}, 422, "inputs[0][0]: expected a list of"),
-    ("POST", "/encode", {"data": {"inputs": "1"}}, 415, "application/json"),
-    ("POST", "/encode", {"content": b"{}"}, 415, "application/json"),
-    ("POST", "/encode", {"json": GOOD, "headers": {"Content-Encoding": "gzip"}}, 415, "gzip"),
-    ("POST", "/encode", {"json": GOOD, "headers": {"Accept": "text/html"}}, 406, "application/x-npz"),
-    ("POST", "/encode?format=png", {"json": GOOD}, 406, "available: json, npz"),
-    ("POST", "/encode?format=xml", {"json": GOOD}, 422, "query.format"),
-    ("POST", "/free-energy?format=png", {"json": GOOD}, 406, "per_dimension=true"),
-    ("POST", "/encode/", {"json": GOOD}, 404, "no route matches /encode/"),
-    ("POST", "/encode?foo=1", {"json": GOOD}, 422, "query.foo: is not known here; known are strict, format"),
-    ("POST", "/encode?strict=maybe", {"json": GOOD}, 422, "query.strict"),
-    ("POST", "/encode?strict=1&strict=0", {"json": GOOD}, 422, "more than once"),
-    ("POST", "/decode", {"json": {"latents": [[1, 2, 3]]}}, 422, "latents[0]: expected a list of length 4"),
-    ("POST", "/decode", {"json": {"latents": [[1, 2, 3, 1e9]]}}, 422, "latents[0][3]"),
-    ("POST", "/decode", {"content": png((8, 8)), "headers": {"Content-Type": "image/png"}}, 415, "application/x-npy"),
-    ("POST", "/free-energy?samples=0", {"json": GOOD}, 422, "query.samples"),
-    ("POST", "/free-energy?samples=x", {"json": GOOD}, 422, "query.samples"),
-    ("POST", "/free-energy?seed=-1", {"json": GOOD}, 422, "query.seed"),
-    ("GET", "/sample?n=0", {}, 422, "query.n"),
-    ("GET", "/sample?n=65", {}, 413, "query.n of 65 is more than the 64"),
-    ("GET", "/sample?temperature=nan", {}, 422, "query.temperature"),
-    ("GET", "/sample?temperature=-1", {}, 422, "query.temperature"),
-    ("GET", "/model?x=1", {}, 422, "query.x: is not known here"),
-    ("GET", "/nothing", {}, 404, "/docs"),
-    ("GET", "/encode", {}, 405, "it takes POST"),
-    ("DELETE", "/sample", {}, 405, "it takes GET, HEAD"),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "request_", "status", "said"), CASES, ids=[f"{c[1]}-{c[4]}" for c in CASES])
-def test_refused(grey: Client, method: str, path: str, request_: dict[str, Any], status: int, said: str) -> None:
-    check(grey.request(method, path, **request_), status, said)
+@pytest.mark.parametrize(
+    ("method", "path", "request_", "status", "message"), CASES, ids=[f"{c[1]}-{c[4]}" for c in CASES]
+)
+def test_refused(grey: Client, method: str, path: str, request_: dict[str, Any], status: int, message: str) -> None:
+    check(grey.request(method, path, **request_), status, message)
 
 
 def test_a_validation_problem_lists_every_place(grey: Client) -> None:
@@ -95,11 +39,11 @@ def test_a_validation_problem_lists_every_place(grey: Client) -> None:
     assert [error["place"] for error in body["errors"]] == ["inputs[0]"]
 
 
-def test_a_large_body_is_refused_by_its_announcement(grey: Client) -> None:
+def test_a_large_body_is_refused_by_its_content_length(grey: Client) -> None:
     check(grey.post("/encode", content=b" " * (2 << 20), headers=JSON), 413, "1,048,576 bytes")
 
 
-def test_a_large_body_without_announcement_is_refused_while_it_is_read(grey: Client) -> None:
+def test_a_large_body_without_content_length_is_refused_while_it_is_read(grey: Client) -> None:
     sent = 0
 
     def chunks() -> Iterator[bytes]:
@@ -112,7 +56,7 @@ def test_a_large_body_without_announcement_is_refused_while_it_is_read(grey: Cli
 
 
 @pytest.mark.parametrize("length", ["-1", "many", "1.5"])
-def test_a_length_that_is_no_number(loaded: Callable[[str], Checkpoint], length: str) -> None:
+def test_a_content_length_that_is_not_a_number_is_a_400(loaded: Callable[[str], Checkpoint], length: str) -> None:
     """uvicorn's parser refuses such a head itself; other servers may pass it on."""
     with client_of(loaded("grey-mlp-discretized"), "asgi") as client:
         response = client.post("/encode", content=b"{}", headers={**JSON, "Content-Length": length})
@@ -157,7 +101,7 @@ def test_outputs_that_are_not_finite_are_a_500_and_never_invalid_json(service: S
         engine.vae.decoder.layers[-1].bias[0] = 0.0
 
 
-def test_an_error_nobody_thought_of_is_a_problem_without_its_trace(service: Service) -> None:
+def test_an_unexpected_error_is_a_500_without_traceback(service: Service) -> None:
     client = service()
     model_of(client).engine.encode = None
     response = client.post("/encode", json=GOOD)
@@ -179,11 +123,11 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
     assert response.headers["retry-after"] == "7"
 
 
-def test_past_the_deadline_is_a_504(service: Service) -> None:
+def test_a_deadline_that_has_passed_is_a_504(service: Service) -> None:
     check(service(deadline=1e-9).post("/encode", json=GOOD), 504, "in time")
 
 
-def test_a_dead_worker_turns_readiness_and_work_into_503_while_alive_stays(service: Service) -> None:
+def test_with_a_dead_worker_readiness_and_calls_are_503_and_liveness_is_200(service: Service) -> None:
     client = service()
     assert client.get("/health/ready").json() == {"status": "ready"}
     model_of(client).engine.stop(5)
@@ -193,7 +137,7 @@ def test_a_dead_worker_turns_readiness_and_work_into_503_while_alive_stays(servi
     assert "vae_ready 0.0" in client.get("/metrics").text
 
 
-def test_json_stays_json_with_odd_values(grey: Client) -> None:
+def test_json_bodies_with_unusual_values_get_problems(grey: Client) -> None:
     for bad in (b'{"inputs": "\\ud800"}', b'{"inputs": [[[1e400]]]}', b'{"inputs": [[[-0.0, 123456789012345678901]]]}'):
         response = grey.post("/encode", content=bad, headers=JSON)
         assert response.status_code in {400, 422}

@@ -1,4 +1,4 @@
-"""Another model in the place of the one that is served, without an end to the service."""
+"""Reload of a model while the service runs."""
 
 import os
 import signal
@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import Card, load, save
-from tests.conftest import build
-from tests.model.conftest import flipped
+from tests.support.checkpoints import flipped
+from tests.support.models import build
 from tests.support.services import Client, HeldModel, Running, Transport, body, client_of, head, read, state_of, until
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model that may be changed."""
+    """A copy of a saved model."""
     save(tmp_path / "model", build("grey-mlp-discretized"), Card(name="first", created="2024-01-01"))
     return tmp_path / "model"
 
 
 def change(folder: Path, name: str = "grey-mlp-discretized", seed: int = 1) -> str:
-    """Put another model there, and return its digest."""
+    """Save another model in the folder, and return its digest."""
     save(folder, build(name, seed), Card(name="second", created="2024-01-02"))
     return load(folder).digest
 
@@ -31,7 +31,7 @@ def client_for(folder: Path, transport: Transport, **settings: object) -> Abstra
     return client_of(None, transport, model=str(folder), **settings)
 
 
-def test_the_new_model_answers_from_then_on(folder: Path, transport: Transport) -> None:
+def test_the_new_model_serves_all_later_requests(folder: Path, transport: Transport) -> None:
     before = load(folder).digest
     with client_for(folder, transport, reload=True) as client:
         first = client.get("/sample?format=json")
@@ -50,7 +50,7 @@ def test_the_new_model_answers_from_then_on(folder: Path, transport: Transport) 
         assert not old.engine.batcher.alive
 
 
-def test_one_of_another_kind_is_taken_whole(folder: Path, transport: Transport) -> None:
+def test_a_reload_may_change_the_kind_of_the_model(folder: Path, transport: Transport) -> None:
     with client_for(folder, transport, reload=True) as client:
         assert client.post("/encode", json={"inputs": [[40, 1.7, 70]]}).status_code == 422
         change(folder, "table-mlp-gaussian")
@@ -61,7 +61,7 @@ def test_one_of_another_kind_is_taken_whole(folder: Path, transport: Transport) 
 
 
 @pytest.mark.parametrize("broken", ["truncated", "flipped", "a pipe", "missing", "not finite"])
-def test_a_broken_model_leaves_the_old_one_serving_and_says_why(
+def test_a_broken_model_is_refused_with_the_reason_and_the_old_one_stays(
     folder: Path, transport: Transport, broken: str
 ) -> None:
     before = load(folder).digest
@@ -85,28 +85,28 @@ def test_a_broken_model_leaves_the_old_one_serving_and_says_why(
         for _ in range(2):
             refused = client.post("/model/reload")
             assert refused.status_code == 500, refused.text
-            said = {"a pipe": "card.json", "missing": "model", "not finite": "not finite"}
-            assert said.get(broken, "model.safetensors") in refused.json()["detail"]
+            messages = {"a pipe": "card.json", "missing": "model", "not finite": "not finite"}
+            assert messages.get(broken, "model.safetensors") in refused.json()["detail"]
             assert refused.json()["title"] == "Model failed"
             assert refused.headers["x-model-digest"] == before
         assert client.get("/health/ready").status_code == 200
         assert client.get("/sample").content == answer
 
 
-def test_it_is_refused_unless_the_settings_allow_it(folder: Path, transport: Transport) -> None:
+def test_a_reload_is_refused_unless_the_settings_allow_it(folder: Path, transport: Transport) -> None:
     with client_for(folder, transport) as client:
         refused = client.post("/model/reload")
         assert refused.status_code == 403
         assert "VAE_RELOAD" in refused.json()["detail"]
 
 
-def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[..., Running], folder: Path) -> None:
+def test_a_request_finishes_with_the_model_it_began_with(running: Callable[..., Running], folder: Path) -> None:
     service = running(model=str(folder), reload=True)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     old = service.model
     with service.connect() as first, service.connect() as second:
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         after = change(folder)
         second.sendall(head(b"", method="POST", path="/model/reload"))
         status, headers, _ = read(second)
@@ -116,7 +116,7 @@ def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[...
         status, headers, new = read(second)
         assert (status, headers["x-model-digest"]) == (200, after)
         assert old.engine.batcher.alive
-        held.release.set()
+        held_model.release.set()
         status, headers, answer = read(first)
         assert (status, headers["x-model-digest"]) == (200, old.digest.decode())
         assert answer != new
@@ -125,10 +125,10 @@ def test_a_request_stays_with_the_model_that_it_began_with(running: Callable[...
         assert read(first)[2] == new
 
 
-def test_sighup_asks_for_it_too(folder: Path) -> None:
+def test_sighup_reloads_the_model(folder: Path) -> None:
     import httpx2
 
-    from tests.app.cli.test_serve import served
+    from tests.support.processes import served
 
     with served(folder) as (address, process):
         after = change(folder)

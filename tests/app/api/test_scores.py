@@ -11,8 +11,8 @@ from PIL import Image
 
 from model import random
 from model.scoring.batches import estimate
-from tests.app.api.test_latents import IMAGES, close, every, inputs, inside, npy, npz
-from tests.conftest import CONFIGS, build
+from tests.support.models import CONFIGS, build
+from tests.support.requests import IMAGES, close, every, inputs, inside, npy, npz, over_asgi
 from tests.support.services import Client
 
 Serving = Callable[[str], Client]
@@ -20,7 +20,7 @@ TERMS = ("free_energy", "distortion", "cross_entropy", "entropy", "rate", "rate_
 
 
 @every
-def test_scores_are_those_of_the_estimator_for_the_same_seed(serving: Serving, name: str) -> None:
+def test_scores_equal_those_of_the_estimator_with_the_same_seed(serving: Serving, name: str) -> None:
     x = inputs(name, 7)
     vae = build(name)
     draws = torch.from_numpy(random.normal(3, (6, vae.config.latent)))
@@ -32,6 +32,7 @@ def test_scores_are_those_of_the_estimator_for_the_same_seed(serving: Serving, n
     close(answer["effective_sample_size"], expected.effective_sample_size, 1e-3)
 
 
+@over_asgi
 @every
 def test_the_terms_add_up(serving: Serving, name: str) -> None:
     answer = {
@@ -61,8 +62,9 @@ def test_one_draw_has_no_standard_error_and_no_gap(grey: Client) -> None:
     )
 
 
+@over_asgi
 @every
-def test_a_score_is_the_same_in_any_company(serving: Serving, name: str) -> None:
+def test_a_score_does_not_depend_on_the_other_rows(serving: Serving, name: str) -> None:
     client = serving(name)
     x = inputs(name, 20)
     together = client.post("/free-energy?samples=40&seed=9", **npy(x)).json()
@@ -85,7 +87,7 @@ def test_the_map_adds_up_to_the_distortion(serving: Serving, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_map_as_a_picture_is_brightest_where_it_is_most_surprising(serving: Serving, name: str) -> None:
+def test_the_png_of_the_map_is_ordered_as_its_values(serving: Serving, name: str) -> None:
     x = inputs(name, 1)
     client = serving(name)
     surprise = np.array(client.post("/free-energy?per_dimension=true", **npy(x)).json()["per_dimension"])[0]
@@ -99,7 +101,7 @@ def test_the_map_as_a_picture_is_brightest_where_it_is_most_surprising(serving: 
     assert client.post("/free-energy?format=png", **npy(x)).status_code == 406
 
 
-def test_work_is_bounded_before_it_is_done(grey: Client) -> None:
+def test_requests_with_too_much_work_are_refused(grey: Client) -> None:
     x = inputs("grey-mlp-discretized", 20)
     assert grey.post("/free-energy?samples=100", **npy(x)).status_code == 200
     refused = grey.post("/free-energy?samples=101", **npy(x))

@@ -14,8 +14,9 @@ from model.checkpoint import Checkpoint
 from model.errors import CalibrationError, DataError
 from model.scoring import batches
 from model.scoring.calibration import Calibration, ScoringConfig
-from tests.app.cli.conftest import SMALL, Invoke, squares, table
-from tests.conftest import SCORINGS, reference
+from tests.support.commands import SMALL, Invoke, table
+from tests.support.data import squares
+from tests.support.models import SCORINGS, reference
 
 NAME = "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]

@@ -17,8 +17,9 @@ from app.cli import main as cli
 from app.main import create_app
 from app.settings import Settings
 from model import checkpoint
-from tests.app.api.test_latents import npy
-from tests.app.cli.conftest import SMALL, Invoke, squares, table
+from tests.support.commands import SMALL, Invoke, table
+from tests.support.data import squares
+from tests.support.requests import npy
 
 
 def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from model.errors import DataError
 from model.scoring import batches
 from model.scoring.calibration import ScoringConfig
 from model.training.splits import Split
-from tests.app.cli.conftest import SMALL, Invoke, squares
-from tests.conftest import reference
+from tests.support.commands import SMALL, Invoke
+from tests.support.data import squares
+from tests.support.models import reference
 
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]

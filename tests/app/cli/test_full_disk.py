@@ -18,8 +18,9 @@ import safetensors
 from app.cli import main as cli
 from model import checkpoint
 from model.checkpoint import Checkpoint
-from tests.app.cli.conftest import SMALL, squares
-from tests.conftest import reference
+from tests.support.commands import SMALL
+from tests.support.data import squares
+from tests.support.models import reference
 
 PAGE = os.sysconf("SC_PAGESIZE")
 TABLE = "table-mlp-gaussian"

@@ -16,8 +16,9 @@ from model.gallery import GALLERY_SCORING, Gallery
 from model.scoring import batches
 from model.training.run import read_records
 from model.training.splits import Split
-from tests.app.cli.conftest import SMALL, Invoke, invoke, squares, table
-from tests.conftest import reference
+from tests.support.commands import SMALL, Invoke, invoke, table
+from tests.support.data import squares
+from tests.support.models import reference
 
 Load = Callable[[str], Checkpoint]
 TABLE = "table-mlp-gaussian"
@@ -139,7 +140,7 @@ def test_an_unreadable_gallery_is_replaced(vae: Invoke, shown: Load) -> None:
     files = {path.name: path.read_bytes() for path in Path("model").iterdir() if path.name != checkpoint.SUMS}
     files[checkpoint.GALLERY] = b"of another version"
     (Path("model") / checkpoint.GALLERY).write_bytes(files[checkpoint.GALLERY])
-    (Path("model") / checkpoint.SUMS).write_bytes(checkpoint._checksums(files))
+    (Path("model") / checkpoint.SUMS).write_bytes(checkpoint.checksums(files))
     np.save("rows.npy", reference(TABLE, 50))
     vae("gallery", "model", "rows.npy")
     assert (len(gallery_of("model")), gallery_of("model").learning) == (50, ())

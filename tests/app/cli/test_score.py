@@ -19,8 +19,8 @@ from model.errors import DataError
 from model.scoring import batches
 from model.scoring.calibration import UNCALIBRATED, ScoringConfig
 from model.scoring.free_energy import FreeEnergy
-from tests.app.cli.conftest import Invoke, table
-from tests.conftest import SCORINGS, reference
+from tests.support.commands import Invoke, table
+from tests.support.models import SCORINGS, reference
 
 NAME = "table-mlp-gaussian"
 Load = Callable[[str], Checkpoint]

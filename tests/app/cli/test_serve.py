@@ -1,41 +1,22 @@
 """`vae serve` as a process: what it says, and how it ends."""
 
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from app.settings import Settings
-
-VAE = [sys.executable, "-c", "from app.cli.main import main; main()"]
-
-
-@contextmanager
-def served(folder: Path, *options: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """A server of this model on a free port: its address, and its process."""
-    command = [*VAE, "serve", str(folder), "--port", "0", "--threads", "1", *options]
-    environ = {**os.environ, "VAE_GRACE": "0", **environment}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " at http://" in line, process.stderr.read() if process.stderr else ""
-        try:
-            yield line.split(" at ")[1].split(";")[0], process
-        finally:
-            if process.poll() is None:
-                process.kill()
+from tests.support.processes import VAE, post, served, value, workers_of
+from tests.support.services import until
 
 
 def test_one_line_says_what_is_served_and_where(saved: Callable[[str], Path]) -> None:
@@ -45,30 +26,6 @@ def test_one_line_says_what_is_served_and_where(saved: Callable[[str], Path]) ->
         assert process.wait(30) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
-
-
-def post(address: str, path: str, inputs: object) -> socket.socket:
-    """A client that has sent a request and waits for the answer."""
-    host, port = address.removeprefix("http://").rsplit(":", 1)
-    body = json.dumps({"inputs": inputs}).encode()
-    head = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
-    client = socket.create_connection((host, int(port)))
-    client.sendall("\r\n".join([*head, "", ""]).encode() + body)
-    return client
-
-
-def value(address: str, name: str) -> float:
-    """Of a metric, 0 where there is none yet."""
-    lines = httpx2.get(f"{address}/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for something to become true; one that never does must not hang all tests."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_no_more_is_done_for_a_client_that_has_left(saved: Callable[[str], Path]) -> None:
@@ -176,16 +133,6 @@ def test_workers_are_replaced_one_by_one_and_no_request_fails(saved: Callable[[s
         assert value(address, "vae_ready") == 2
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-
-
-def workers_of(parent: int) -> list[int]:
-    """The living children of a process that serve."""
-    found = []
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has just gone
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(int(pid))
-    return found
 
 
 def test_a_model_that_cannot_be_loaded_ends_workers_with_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from model.datasets import open_dataset
 from model.scoring import batches
 from model.scoring.calibration import Calibration, Reference, ScoringConfig
 from model.training.splits import Split
-from tests.app.cli.conftest import SMALL, Invoke, invoke, squares
+from tests.support.commands import SMALL, Invoke, invoke
+from tests.support.data import squares
 
 CALIBRATED = "Calibrated on 100 samples that were set aside"
 

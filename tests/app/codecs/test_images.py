@@ -14,30 +14,21 @@ from app.codecs.errors import CodecError, Invalid, Malformed, TooLarge, Unsuppor
 from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_base64, decode_image, encode_png
 from app.codecs.spec import input_spec, latent_spec
 from model.config import ImageData
+from tests.support.codecs import PICTURE, picture
 
-DATA = ImageData(height=8, width=6)
-GREY = input_spec(DATA, max_rows=8, max_pixels=10_000)
-STRICT = input_spec(DATA, max_rows=8, max_pixels=10_000, strict=True)
-
-
-def picture(kind: str = "PNG", size: tuple[int, int] = (6, 8), mode: str = "L", **options: Any) -> bytes:
-    width, height = size
-    ramp = np.linspace(0, 255, width * height).reshape(height, width).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(ramp).convert(mode).save(file, kind, **options)
-    return file.getvalue()
+STRICT = input_spec(ImageData(height=8, width=6), max_rows=8, max_pixels=10_000, strict=True)
 
 
 @pytest.mark.parametrize(("media", "kind"), IMAGE_FORMATS.items())
 def test_every_supported_format_is_decoded(media: str, kind: str) -> None:
-    row = decode_image(picture(kind), media, GREY, PixelBudget(10_000))
+    row = decode_image(picture(kind), media, PICTURE, PixelBudget(10_000))
     assert row.shape == (1, 1, 8, 6)
     np.testing.assert_allclose(row.ravel(), np.linspace(0, 1, 48), atol=0.05)
 
 
 def test_images_of_another_size_and_mode_are_converted_unless_strict() -> None:
     other = picture(size=(20, 30), mode="RGB")
-    assert decode_image(other, "image/png", GREY, PixelBudget(10_000)).shape == (1, 1, 8, 6)
+    assert decode_image(other, "image/png", PICTURE, PixelBudget(10_000)).shape == (1, 1, 8, 6)
     with pytest.raises(Invalid, match="8x6 of mode L"):
         decode_image(other, "image/png", STRICT, PixelBudget(10_000))
     assert decode_image(picture(), "image/png", STRICT, PixelBudget(10_000)).shape == (1, 1, 8, 6)
@@ -45,25 +36,25 @@ def test_images_of_another_size_and_mode_are_converted_unless_strict() -> None:
 
 def test_an_image_of_another_format_than_its_content_type_is_rejected() -> None:
     with pytest.raises(Malformed, match="the content type is image/png, but the image is JPEG"):
-        decode_image(picture("JPEG"), "image/png", GREY, PixelBudget(10_000))
+        decode_image(picture("JPEG"), "image/png", PICTURE, PixelBudget(10_000))
 
 
 @pytest.mark.parametrize("kind", sorted(set(IMAGE_FORMATS.values())))
 def test_truncated_images_are_rejected(kind: str) -> None:
     whole = picture(kind, size=(60, 80))
     with pytest.raises(Malformed):
-        decode_image(whole[: len(whole) // 2], "image/*", GREY, PixelBudget(10_000))
+        decode_image(whole[: len(whole) // 2], "image/*", PICTURE, PixelBudget(10_000))
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"%PDF-1.4", b"<svg/>", b"\0" * 100])
 def test_bytes_that_are_not_an_image_are_rejected(bad: bytes) -> None:
     with pytest.raises(Malformed):
-        decode_image(bad, "image/*", GREY, PixelBudget(10_000))
+        decode_image(bad, "image/*", PICTURE, PixelBudget(10_000))
 
 
 def test_unsupported_formats_are_not_opened() -> None:
     with pytest.raises(Malformed, match="not an image of a supported format"):
-        decode_image(picture("ICO"), "image/*", GREY, PixelBudget(10_000))
+        decode_image(picture("ICO"), "image/*", PICTURE, PixelBudget(10_000))
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -75,14 +66,14 @@ def test_a_decompression_bomb_is_rejected_by_its_header(side: int) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     with pytest.raises(TooLarge):
-        decode_image(bomb, "image/png", GREY, PixelBudget(10_000))
+        decode_image(bomb, "image/png", PICTURE, PixelBudget(10_000))
 
 
 def test_the_pixels_of_all_images_of_a_request_are_counted() -> None:
     text = base64.b64encode(picture(size=(60, 80))).decode()
-    assert len(decode_base64([text] * 2, GREY)) == 2
+    assert len(decode_base64([text] * 2, PICTURE)) == 2
     with pytest.raises(TooLarge, match=r"inputs\[2\]: with this image of 60 x 80"):
-        decode_base64([text] * 3, GREY)
+        decode_base64([text] * 3, PICTURE)
 
 
 def test_animated_images_are_rejected() -> None:
@@ -90,7 +81,7 @@ def test_animated_images_are_rejected() -> None:
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(Invalid, match="2 frames"):
-        decode_image(file.getvalue(), "image/gif", GREY, PixelBudget(10_000))
+        decode_image(file.getvalue(), "image/gif", PICTURE, PixelBudget(10_000))
 
 
 def two_frames(kind: str) -> bytes:
@@ -109,7 +100,7 @@ def test_damaged_images_raise_only_codec_errors(kind: str) -> None:
     messages = []
     for body in damaged:
         try:
-            assert decode_image(body, "image/*", GREY, PixelBudget(10_000)).shape == (1, 1, 8, 6)
+            assert decode_image(body, "image/*", PICTURE, PixelBudget(10_000)).shape == (1, 1, 8, 6)
         except CodecError as error:
             messages.append(error.detail)
     assert messages
@@ -117,21 +108,21 @@ def test_damaged_images_raise_only_codec_errors(kind: str) -> None:
 
 
 def test_only_the_first_image_of_an_mpo_file_is_used() -> None:
-    row = decode_image(two_frames("MPO"), "image/jpeg", GREY, PixelBudget(10_000))
+    row = decode_image(two_frames("MPO"), "image/jpeg", PICTURE, PixelBudget(10_000))
     np.testing.assert_array_equal(row, np.zeros((1, 1, 8, 6)))
 
 
 def test_an_image_with_a_side_that_is_too_long_is_rejected() -> None:
     body = picture(size=(1, (1 << 15) + 1))
     with pytest.raises(TooLarge, match="at most 32,768 a side"):
-        decode_image(body, "image/png", GREY, PixelBudget(1 << 25))
+        decode_image(body, "image/png", PICTURE, PixelBudget(1 << 25))
 
 
 def test_modes_that_cannot_be_converted_are_rejected() -> None:
     file = io.BytesIO()
     Image.new("F", (6, 8)).save(file, "TIFF")
     with pytest.raises(Invalid, match="mode F"):
-        decode_image(file.getvalue(), "image/tiff", GREY, PixelBudget(10_000))
+        decode_image(file.getvalue(), "image/tiff", PICTURE, PixelBudget(10_000))
 
 
 def test_an_image_for_a_call_that_takes_none_is_rejected() -> None:
@@ -141,7 +132,7 @@ def test_an_image_for_a_call_that_takes_none_is_rejected() -> None:
 
 def test_base64_is_decoded_with_and_without_the_prefix_of_a_data_url() -> None:
     text = base64.b64encode(picture()).decode()
-    rows = decode_base64([text, f"data:image/png;base64,{text}"], GREY)
+    rows = decode_base64([text, f"data:image/png;base64,{text}"], PICTURE)
     assert rows.shape == (2, 1, 8, 6)
     np.testing.assert_array_equal(rows[0], rows[1])
 
@@ -157,7 +148,7 @@ def test_base64_is_decoded_with_and_without_the_prefix_of_a_data_url() -> None:
 )
 def test_errors_of_base64_name_the_row(bad: Any, message: str) -> None:
     with pytest.raises(Invalid) as error:
-        decode_base64([base64.b64encode(picture()).decode(), bad], GREY)
+        decode_base64([base64.b64encode(picture()).decode(), bad], PICTURE)
     assert error.value.detail.startswith("inputs[1]: ")
     assert message in error.value.detail
 

@@ -10,11 +10,9 @@ from app.codecs import json
 from app.codecs.errors import CodecError, Invalid, Malformed, TooLarge
 from app.codecs.json import decode_json
 from app.codecs.spec import InputSpec, input_spec, latent_spec
-from model.config import ImageData, VectorData
+from model.config import VectorData
+from tests.support.codecs import GREY, RGB, TABLE
 
-GREY = input_spec(ImageData(height=4, width=5), max_rows=8, max_pixels=100)
-RGB = input_spec(ImageData(height=4, width=5, channels=3), max_rows=8, max_pixels=100)
-TABLE = input_spec(VectorData(columns=("a", "b"), mean=(0.0, 5.0), std=(1.0, 1e-3)), max_rows=8, max_pixels=1)
 FOUR = input_spec(VectorData(columns=("a", "b", "c", "d"), mean=(0.0,) * 4, std=(1.0,) * 4), max_rows=8, max_pixels=1)
 LATENT = latent_spec(3, max_rows=8)
 
@@ -108,7 +106,7 @@ def test_results_are_equal_with_and_without_simdjson(fast: bool, monkeypatch: py
         monkeypatch.setattr(json, "simdjson", None)
     x = np.random.default_rng(0).random((3, 4, 5, 3))
     text = body("inputs", x.tolist())
-    assert (json._parse_numbers(text, RGB) is not None) == fast
+    assert (json.parse_numbers(text, RGB) is not None) == fast
     np.testing.assert_array_equal(decode_json(text, RGB), x.transpose(0, 3, 1, 2).astype(np.float32))
     whole = b' {"inp\\u0075ts" : [[3, -18446744073709551615e-30],\n[0, 5E0]]} '
     np.testing.assert_array_equal(decode_json(whole, TABLE), np.array([[3, -18446744073709551615e-30], [0, 5]], "f4"))

@@ -6,7 +6,7 @@ import pytest
 from app.codecs.decode import decode
 from app.codecs.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from app.codecs.multipart import decode_multipart
-from tests.app.codecs.test_images import GREY, picture
+from tests.support.codecs import PICTURE, picture
 
 TYPE = "multipart/form-data; boundary=xyz"
 
@@ -18,7 +18,7 @@ def part(content: bytes, name: str = "inputs", media: str = "image/png") -> byte
 
 def test_each_part_is_a_row_in_order() -> None:
     body = part(picture()) + part(picture("JPEG"), media="image/jpeg") + part(picture("BMP"), media="application/x")
-    rows = decode_multipart(body + b"--xyz--\r\n", TYPE, GREY)
+    rows = decode_multipart(body + b"--xyz--\r\n", TYPE, PICTURE)
     assert rows.shape == (3, 1, 8, 6)
     np.testing.assert_array_equal(rows[0], rows[2])
 
@@ -35,35 +35,35 @@ def test_each_part_is_a_row_in_order() -> None:
 )
 def test_malformed_bodies_are_rejected(body: bytes, message: str) -> None:
     with pytest.raises(Malformed) as error:
-        decode_multipart(body, TYPE, GREY)
+        decode_multipart(body, TYPE, PICTURE)
     assert message in error.value.detail
 
 
 def test_parts_of_other_names_are_rejected() -> None:
     with pytest.raises(Invalid, match=r"part\[1\]: unknown name 'file'"):
-        decode_multipart(part(picture()) + part(picture(), name="file") + b"--xyz--\r\n", TYPE, GREY)
+        decode_multipart(part(picture()) + part(picture(), name="file") + b"--xyz--\r\n", TYPE, PICTURE)
 
 
 def test_a_body_without_parts_or_with_too_many_is_rejected() -> None:
     with pytest.raises((Invalid, Malformed)):
-        decode_multipart(b"--xyz--\r\n", TYPE, GREY)
+        decode_multipart(b"--xyz--\r\n", TYPE, PICTURE)
     with pytest.raises(TooLarge, match="more than 8 parts"):
-        decode_multipart(part(b"") * 9 + b"--xyz--\r\n", TYPE, GREY)
+        decode_multipart(part(b"") * 9 + b"--xyz--\r\n", TYPE, PICTURE)
 
 
 def test_a_content_type_without_boundary_is_rejected() -> None:
     with pytest.raises(Malformed, match="boundary"):
-        decode_multipart(part(picture()), "multipart/form-data", GREY)
+        decode_multipart(part(picture()), "multipart/form-data", PICTURE)
 
 
 @pytest.mark.parametrize("media", ["", "text/plain", "application/x-www-form-urlencoded", "image/svg+xml", "json"])
 def test_unsupported_content_types_are_rejected_with_the_supported_ones(media: str) -> None:
     with pytest.raises(UnsupportedMedia, match="application/json, application/x-npy"):
-        decode(b"{}", media, "", GREY)
+        decode(b"{}", media, "", PICTURE)
 
 
 def test_content_encodings_are_rejected_and_parameters_of_a_content_type_are_ignored() -> None:
     with pytest.raises(UnsupportedMedia, match="gzip"):
-        decode(b"{}", "application/json", "gzip", GREY)
+        decode(b"{}", "application/json", "gzip", PICTURE)
     with pytest.raises(Invalid, match="missing"):
-        decode(b"{}", "Application/JSON; charset=utf-8", "identity", GREY)
+        decode(b"{}", "Application/JSON; charset=utf-8", "identity", PICTURE)

@@ -8,7 +8,7 @@ import pytest
 
 from app.codecs.errors import Invalid, Malformed, TooLarge
 from app.codecs.npy import decode_npy
-from tests.app.codecs.test_json import GREY, RGB, TABLE
+from tests.support.codecs import GREY, RGB, TABLE
 
 
 def npy(array: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Requests over real sockets: whichever way they arrive, in one piece or in many, the answer is the same."""
+"""HTTP over sockets: framing, pipelining, closed connections, and the routes of the fast path."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from app.fastpath.routes import FastRoute, fast_routes
 from tests.support.services import HeldModel, Running, body, head, read, until
 
 
-def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callable[..., Running]) -> None:
+def test_equivalent_requests_get_equal_responses(running: Callable[..., Running]) -> None:
     service = running()
     content = body()
     pieces = {
@@ -48,7 +48,7 @@ def test_the_answer_is_the_same_whichever_way_a_request_arrives(running: Callabl
     assert all(answer == answers["whole"] for answer in answers.values())
 
 
-def test_chunks_and_a_client_that_asks_whether_to_go_on(running: Callable[..., Running]) -> None:
+def test_chunked_bodies_and_expect_100_continue(running: Callable[..., Running]) -> None:
     service, content = running(), body()
     with service.connect() as connection:
         connection.sendall(head(content) + content)
@@ -62,7 +62,7 @@ def test_chunks_and_a_client_that_asks_whether_to_go_on(running: Callable[..., R
         assert read(connection)[2] == expected
 
 
-def test_pipelined_requests_are_answered_in_their_order(running: Callable[..., Running]) -> None:
+def test_pipelined_requests_are_answered_in_order(running: Callable[..., Running]) -> None:
     service = running()
     levels = [0.1, 0.9, 0.4]
     alone = []
@@ -98,43 +98,43 @@ def test_refusals_keep_the_connection(running: Callable[..., Running]) -> None:
             (body(), "/encode", 200),
         ):
             connection.sendall(head(content, path=path) + content)
-            found, headers, answer = read(connection)
-            assert found == status, answer
+            received, headers, answer = read(connection)
+            assert received == status, answer
             if status != 200:
                 assert headers["content-type"] == "application/problem+json"
                 assert json.loads(answer)["status"] == status
 
 
-def test_a_client_that_sent_ahead_and_left_is_done_with(
+def test_pipelined_requests_of_a_closed_connection_are_dropped(
     running: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = running()
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(3 * (head(body(), "Accept: */*", "Accept: */*") + body()))
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
     until(lambda: not service.server.server_state.tasks)
-    held.release.set()
-    assert held.seen == [1]
+    held_model.release.set()
+    assert held_model.seen == [1]
     assert service.counted(499) == 1
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Running]) -> None:
+def test_queued_work_of_a_closed_connection_is_not_computed(running: Callable[..., Running]) -> None:
     service = running()
     assert service.metric("vae_requests_abandoned_total") == 0, "a rise to 1 needs a 0 before it"
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     first, second = service.connect(), service.connect()
     first.sendall(head(body()) + body())
-    assert held.entered.wait(20)
+    assert held_model.entered.wait(20)
     second.sendall(head(body()) + body())
-    until(lambda: held.batcher.waiting == 1)
+    until(lambda: held_model.batcher.waiting == 1)
     second.close()
     until(lambda: service.counted(499) == 1)
-    held.release.set()
+    held_model.release.set()
     assert read(first)[0] == 200
     first.close()
-    assert held.seen == [1]
+    assert held_model.seen == [1]
     half = service.connect()
     half.sendall(head(body()) + body()[:20])
     until(lambda: service.server.server_state.tasks)
@@ -144,15 +144,15 @@ def test_nothing_is_done_for_a_client_that_has_left(running: Callable[..., Runni
     assert not service.server.server_state.tasks
 
 
-def test_what_is_under_way_is_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
+def test_requests_in_flight_are_answered_before_the_server_stops(running: Callable[..., Running]) -> None:
     service = running()
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         service.server.should_exit = True
         until(lambda: _refused(service.port))
-        held.release.set()
+        held_model.release.set()
         status, headers, _ = read(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert connection.recv(1) == b""
@@ -168,22 +168,22 @@ def _refused(port: int) -> bool:
     return False
 
 
-def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> None:
+def test_every_client_gets_its_own_response(running: Callable[..., Running]) -> None:
     service = running(batch_rows=5)
     levels = np.random.default_rng(0).random(60).round(3)
 
     async def ask(level: float, times: int) -> set[bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        found = set()
+        means = set()
         for _ in range(times):
             writer.write(head(body(level)) + body(level))
             start = await reader.readuntil(b"\r\n\r\n")
             size = int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             mean = json.loads(await reader.readexactly(size))["mean"]
-            found.add(np.round(mean, 4).tobytes())
+            means.add(np.round(mean, 4).tobytes())
         writer.close()
         await writer.wait_closed()
-        return found
+        return means
 
     async def everyone() -> list[set[bytes]]:
         return await asyncio.gather(*(ask(float(level), 20) for level in levels))
@@ -194,7 +194,9 @@ def test_no_answer_goes_to_another_client(running: Callable[..., Running]) -> No
     assert len(set().union(*answers)) == len(set(levels))
 
 
-def test_which_requests_take_the_shortcut(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_path_takes_the_expected_requests(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     service, taken = running(http="fast"), []
     respond = FastRoute.respond
 
@@ -225,7 +227,7 @@ def test_which_requests_take_the_shortcut(running: Callable[..., Running], monke
             assert taken == ([path] if path else [])
 
 
-def test_every_endpoint_but_none_is_left_to_fastapi(running: Callable[..., Running]) -> None:
+def test_every_endpoint_is_on_the_fast_path(running: Callable[..., Running]) -> None:
     service = running(http="fast")
     every = {
         (method.encode(), route.path.encode())
@@ -237,7 +239,7 @@ def test_every_endpoint_but_none_is_left_to_fastapi(running: Callable[..., Runni
     assert fast_routes(service.app).keys() == every
 
 
-def test_a_slow_body_is_handed_over(running: Callable[..., Running]) -> None:
+def test_a_slow_body_is_passed_to_fastapi(running: Callable[..., Running]) -> None:
     service, content = running(http="fast"), body()
     with service.connect() as connection:
         connection.sendall(head(content) + content[:50])

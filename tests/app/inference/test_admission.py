@@ -31,7 +31,7 @@ def test_a_full_queue_refuses_with_a_time_to_retry_after() -> None:
     asyncio.run(go())
 
 
-def test_a_queued_large_job_keeps_no_small_one_out() -> None:
+def test_a_queued_large_job_does_not_block_small_jobs() -> None:
     async def go() -> None:
         gate = GatedCall()
         with running_batcher(gate, queue_rows=5) as batcher:
@@ -49,7 +49,7 @@ def test_a_queued_large_job_keeps_no_small_one_out() -> None:
     asyncio.run(go())
 
 
-def test_queued_seconds_have_a_limit_and_the_deadline_is_one_too() -> None:
+def test_queued_seconds_are_limited_by_the_setting_and_the_deadline() -> None:
     async def go() -> None:
         gate = GatedCall()
         with running_batcher(gate, queue_seconds=1.0) as batcher:
@@ -149,7 +149,7 @@ def test_a_deadline_that_has_passed_is_not_a_full_queue() -> None:
     asyncio.run(go())
 
 
-def test_one_batch_may_wait_however_slow_the_model_is() -> None:
+def test_one_batch_may_wait_even_for_a_slow_model() -> None:
     async def go() -> None:
         gate = GatedCall()
         with running_batcher(gate, queue_seconds=1e-6) as batcher:

@@ -16,7 +16,7 @@ from app.inference.functions import ModelFunctions
 from model.checkpoint import Checkpoint
 from model.errors import ConfigError
 from model.scoring.functions import torch_call
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
 
 Load = Callable[[str], Checkpoint]
 NAME = "grey-conv-gaussian"

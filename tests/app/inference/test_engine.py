@@ -15,7 +15,7 @@ from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
 from model.scoring.program import Scores
 from model.vae import to_tensor
-from tests.conftest import CONFIGS, SCORINGS, reference
+from tests.support.models import CONFIGS, SCORINGS, reference
 
 Load = Callable[[str], Checkpoint]
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -116,7 +116,7 @@ def test_p_values_do_not_depend_on_concurrent_requests(calibrated: Load, scoring
 
 
 @pytest.mark.parametrize(("seconds", "rows"), [(1e-6, 256), (1.4e-3, 128), (1e-2, 64), (1.0, 64)])
-def test_batches_are_the_larger_the_faster_the_model_is(
+def test_faster_models_get_larger_batches(
     seconds: float, rows: int, loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose_batch_rows(seconds) == rows

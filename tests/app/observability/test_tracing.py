@@ -1,4 +1,4 @@
-"""Which trace a request belongs to, and its spans as a collector receives them."""
+"""Trace context of requests, and their spans as a collector receives them."""
 
 import http.server
 import json
@@ -28,7 +28,7 @@ SAMPLED = f"00-{TRACE}-{PARENT}-01"
 
 
 @pytest.mark.parametrize(
-    ("said", "trace"),
+    ("header", "trace"),
     [
         (SAMPLED, TRACE),
         (f"00-{TRACE}-{PARENT}-00", TRACE),
@@ -43,11 +43,11 @@ SAMPLED = f"00-{TRACE}-{PARENT}-01"
         (None, None),
     ],
 )
-def test_the_trace_of_a_request(said: str | None, trace: str | None) -> None:
-    assert trace_id(said) == trace
+def test_the_trace_of_a_request(header: str | None, trace: str | None) -> None:
+    assert trace_id(header) == trace
 
 
-def test_the_log_tells_the_trace(running: Callable[..., Running], caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_hold_the_trace_id(running: Callable[..., Running], caplog: pytest.LogCaptureFixture) -> None:
     service = running()
     with service.connect() as connection, caplog.at_level(logging.INFO, "vae.access"):
         for headers in ([f"traceparent: {SAMPLED}"], []):
@@ -61,7 +61,7 @@ def test_the_log_tells_the_trace(running: Callable[..., Running], caplog: pytest
 
 
 class Collector:
-    """Takes spans by OTLP over HTTP."""
+    """Receiver of spans by OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -92,9 +92,9 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     def inside(self, outer: Span) -> list[Span]:
-        """Of one span, those that it holds, in the order in which they began."""
-        found = [span for span in self.spans if span.parent_span_id == outer.span_id]
-        return sorted(found, key=lambda span: span.start_time_unix_nano)
+        """Children of a span, in order of their start."""
+        children = [span for span in self.spans if span.parent_span_id == outer.span_id]
+        return sorted(children, key=lambda span: span.start_time_unix_nano)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -104,11 +104,11 @@ class Collector:
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    made = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.address)
+    collector = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-    yield made
-    made.close()
+    yield collector
+    collector.close()
 
 
 def attributes(span: Span) -> dict[str, str | int]:
@@ -154,14 +154,14 @@ def test_the_spans_of_a_request(running: Callable[..., Running], collector: Coll
     assert np.diff([span.start_time_unix_nano, *edges, span.end_time_unix_nano]).min() >= -1000
 
 
-def test_the_spans_of_what_is_refused_and_what_fails(running: Callable[..., Running], collector: Collector) -> None:
+def test_the_spans_of_refused_and_failed_requests(running: Callable[..., Running], collector: Collector) -> None:
     service = running(traces=True, deadline=0.2)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         for content, status in ((body(2), 422), (body(), 504)):
             connection.sendall(head(content) + content)
             assert read(connection)[0] == status
-        held.release.set()
+        held_model.release.set()
         connection.sendall(head(b"", path="/health/live", method="GET"))
         assert read(connection)[0] == 200
     until(lambda: len(collector.named("POST /encode")) == 2)
@@ -173,7 +173,7 @@ def test_the_spans_of_what_is_refused_and_what_fails(running: Callable[..., Runn
     assert not refused.parent_span_id
 
 
-def test_a_client_may_want_no_spans(running: Callable[..., Running], collector: Collector) -> None:
+def test_an_unsampled_traceparent_records_no_spans(running: Callable[..., Running], collector: Collector) -> None:
     service = running(traces=True)
     with service.connect() as connection:
         for sampled in ("00", "01"):
@@ -186,7 +186,7 @@ def test_a_client_may_want_no_spans(running: Callable[..., Running], collector: 
     assert len(collector.named("parse")) == 1
 
 
-def test_a_collector_that_is_gone_costs_no_request(
+def test_requests_succeed_without_a_collector(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -203,7 +203,7 @@ def test_a_collector_that_is_gone_costs_no_request(
     assert not service.thread.is_alive(), "it waits for the collector"
 
 
-def test_a_collector_that_hangs_keeps_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_collector_does_not_delay_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.observability.tracing.FLUSH_SECONDS", 0.2)
     called, done = threading.Event(), threading.Event()
 
@@ -221,7 +221,7 @@ def test_a_collector_that_hangs_keeps_no_process(monkeypatch: pytest.MonkeyPatch
     done.set()
 
 
-def test_of_a_request_of_very_many_calls_the_first_are_told() -> None:
+def test_a_request_records_a_limited_number_of_call_spans() -> None:
     request = RequestContext()
     request.add_span(context.Span("queue", 0, 1))
     assert request.spans is None, "nobody asked"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import httpx2
 
-from tests.app.cli.test_serve import until, value, workers_of
+from tests.support.processes import value, workers_of
+from tests.support.services import until
 
 COMMAND = (
-    "import app.server.workers; app.server.workers.APPLICATION = 'tests.app.faults:application'; "
+    "import app.server.workers; app.server.workers.APPLICATION = 'tests.support.faults:application'; "
     "from app.cli.main import main; main()"
 )
 BODY = {"inputs": [[40.0, 1.7, 70.0]]}

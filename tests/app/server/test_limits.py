@@ -1,4 +1,4 @@
-"""What a client may take, over real sockets: time, room, size, and how far ahead of answers it may be."""
+"""Limits of a client over sockets: time, memory, size and pipelined requests."""
 
 import contextlib
 import gc
@@ -18,7 +18,7 @@ from app.server.limits import MAX_PIPELINED, LimitedProtocol
 from tests.support.services import HeldModel, Running, body, head, read, until
 
 
-def test_a_body_that_is_announced_too_large_is_refused_before_it_is_here(running: Callable[..., Running]) -> None:
+def test_a_too_large_content_length_is_refused_before_the_body_arrives(running: Callable[..., Running]) -> None:
     service = running(max_body_bytes=1024)
     large = bytes(5000)
     with service.connect() as connection:
@@ -38,32 +38,32 @@ def test_a_slow_body(running: Callable[..., Running]) -> None:
         assert "0.2 s" in json.loads(answer)["detail"]
 
 
-def test_a_deadline_passes_though_the_model_hangs_and_the_client_may_set_a_sooner_one(
+def test_deadlines_of_the_server_and_of_the_client_hold_while_the_model_hangs(
     running: Callable[..., Running],
 ) -> None:
     service = running(deadline=1.0)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         started = time.monotonic()
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         second.sendall(head(body(), "X-Request-Timeout: 0.2") + body())
         status, _, answer = read(second)
         assert status == 504
         assert json.loads(answer)["title"] == "Deadline passed"
         assert time.monotonic() - started < 1.0, "the sooner deadline did not come first"
-        assert held.batcher.waiting == 0
+        assert held_model.batcher.waiting == 0
         third.sendall(head(body(), "X-Request-Timeout: 600") + body())  # no later than the service's own
         assert read(first)[0] == read(third)[0] == 504
-        held.release.set()
+        held_model.release.set()
         first.sendall(head(body()) + body())
         assert read(first)[0] == 200
-        assert held.seen == [1, 1], "expired work was computed"
+        assert held_model.seen == [1, 1], "expired work was computed"
         until(lambda: service.metric("vae_requests_expired_total") == 3)
 
 
 @pytest.mark.parametrize("timeout", ["soon", "-1", "1e3", "nan", "inf", "0x10", ""])
-def test_a_timeout_that_is_no_number_of_seconds(running: Callable[..., Running], timeout: str) -> None:
+def test_an_invalid_timeout_is_refused(running: Callable[..., Running], timeout: str) -> None:
     with running().connect() as connection:
         connection.sendall(head(body(), f"X-Request-Timeout: {timeout}") + body())
         status, _, answer = read(connection)
@@ -73,28 +73,28 @@ def test_a_timeout_that_is_no_number_of_seconds(running: Callable[..., Running],
 
 def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Running]) -> None:
     service = running(queue_rows=3)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         several = io.BytesIO()
         np.save(several, np.zeros((3, 8, 8), np.float32))
         second.sendall(head(several.getvalue()) + several.getvalue())
-        until(lambda: held.batcher.waiting == 3)
+        until(lambda: held_model.batcher.waiting == 3)
         third.sendall(head(bytes(100_000)))  # and no body yet
         status, headers, answer = read(third)
         assert status == 429
         assert 1 <= int(headers["retry-after"]) <= 60
         assert json.loads(answer)["title"] == "Overloaded"
         assert service.metric("vae_requests_rejected_total") == 1
-        held.release.set()
+        held_model.release.set()
         assert read(first)[0] == read(second)[0] == 200
         third.sendall(bytes(100_000) + head(body()) + body())
         assert read(third)[0] == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
-def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Running], chunked: bool) -> None:
+def test_bodies_of_all_requests_share_a_limit(running: Callable[..., Running], chunked: bool) -> None:
     service = running(queue_bytes=300_000)
     budget = service.state.body_limits.budget
     large = io.BytesIO()
@@ -120,9 +120,9 @@ def test_bodies_of_many_requests_have_a_limit_together(running: Callable[..., Ru
     until(lambda: budget.acquired == 0)
 
 
-def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Running]) -> None:
+def test_no_object_of_a_closed_connection_stays_alive(running: Callable[..., Running]) -> None:
     service = running(deadline=0.001)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
 
     def all_of_them() -> list[Any]:
         return [found for found in gc.get_objects() if type(found) in {FastRequest, FastProtocol, LimitedProtocol, Job}]
@@ -142,14 +142,14 @@ def test_nothing_is_kept_of_a_connection_that_has_gone(running: Callable[..., Ru
                 assert any(isinstance(found, LimitedProtocol) for found in alive())
             if status != 504:
                 until(lambda: not alive())
-        held.release.set()
+        held_model.release.set()
         until(lambda: not alive())
     finally:
         gc.enable()
-        held.release.set()
+        held_model.release.set()
 
 
-def test_a_body_that_nobody_reads_is_not_kept(running: Callable[..., Running]) -> None:
+def test_an_unread_body_is_not_buffered(running: Callable[..., Running]) -> None:
     service = running()
     for path, method in (("/health/live", "GET"), ("/encode", "POST")):
         with service.connect() as connection:
@@ -164,7 +164,9 @@ def test_a_body_that_nobody_reads_is_not_kept(running: Callable[..., Running]) -
         until(lambda: not service.server.server_state.connections)
 
 
-def test_heads_have_a_size_and_a_time(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_heads_are_limited_in_size_and_time(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("app.server.limits.MAX_HEAD_SECONDS", 0.3)
     service = running()
     with service.connect() as silent, service.connect() as slow, service.connect() as large:
@@ -206,25 +208,25 @@ def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/encode", "/openapi.json"])
-def test_nobody_is_ahead_of_answers_by_much(running: Callable[..., Running], path: str) -> None:
+def test_pipelined_requests_are_limited(running: Callable[..., Running], path: str) -> None:
     service = running()
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         connection.settimeout(0.2)
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(200):
                 connection.sendall(head(b"", method="GET", path=path) * 1000)
         # Refused, or not read any more: that depends on how much of it came in one piece.
         assert all(len(one.pipeline) <= MAX_PIPELINED for one in list(service.server.server_state.connections))  # type: ignore[union-attr]
-    held.release.set()
+    held_model.release.set()
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         assert read(connection)[0] == 200
 
 
-def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
+def test_invalid_content_lengths_are_refused(running: Callable[..., Running]) -> None:
     service = running()
     for length, status in ((f"{len(body())}  ", 200), ("0" * 5000 + str(len(body())), 200), ("9" * 5000, 413)):
         with service.connect() as connection:
@@ -235,19 +237,19 @@ def test_lengths_in_odd_words(running: Callable[..., Running]) -> None:
             assert found.startswith((b"HTTP/1.1 %d" % status, b"HTTP/1.1 400")), found
 
 
-def test_a_model_that_hangs_is_seen(running: Callable[..., Running]) -> None:
+def test_a_hanging_model_fails_the_health_checks(running: Callable[..., Running]) -> None:
     service = running(hang_timeout=0.2)
-    held = HeldModel(service)
+    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second:
         first.sendall(head(body()) + body())
-        assert held.entered.wait(20)
+        assert held_model.entered.wait(20)
         until(lambda: service.model.hangs)
         for path in ("/health/ready", "/health/live"):
             second.sendall(head(b"", method="GET", path=path))
             status, _, answer = read(second)
             assert status == 503
             assert "hangs" in json.loads(answer)["detail"]
-        held.release.set()
+        held_model.release.set()
         assert read(first)[0] == 200
         second.sendall(head(b"", method="GET", path="/health/ready"))
         assert read(second)[0] == 200

@@ -15,7 +15,7 @@ from hypercorn.config import Config
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from tests.app.api.test_latents import npy
+from tests.support.requests import npy
 from tests.support.services import head, until
 
 
@@ -73,7 +73,7 @@ def test_hypercorn_serves_every_kind_of_call(address: str) -> None:
         )
 
 
-def test_hypercorn_tells_of_a_client_that_leaves(address: str) -> None:
+def test_hypercorn_cancels_the_work_of_a_closed_connection(address: str) -> None:
     """Its work is cancelled, and the service goes on."""
     content = json.dumps({"inputs": [[[0.5] * 8] * 8] * 13}).encode()
     host, port = address.removeprefix("http://").split(":")

@@ -1,4 +1,4 @@
-"""npy, npz and idx: what is read, and what is refused by the place that is wrong."""
+"""npy, npz and idx files: accepted layouts, and errors that name the place."""
 
 import gzip
 import io
@@ -12,8 +12,9 @@ import pytest
 
 from model.datasets import arrays, open_dataset
 from model.errors import DataError
-from tests.model.conftest import flipped, refusal, saved_array
-from tests.model.datasets.samples import (
+from tests.support.checkpoints import flipped, refusal
+from tests.support.data import saved_array
+from tests.support.datasets import (
     FILES,
     PICTURES,
     RNG,
@@ -30,7 +31,7 @@ from tests.model.datasets.samples import (
 
 @pytest.mark.parametrize("kind", FILES)
 class TestDamage:
-    def test_every_truncation_is_refused_by_the_name_of_the_file(self, kind: str, tmp_path: Path) -> None:
+    def test_every_truncated_file_is_refused_with_its_name(self, kind: str, tmp_path: Path) -> None:
         path = Path(WRITERS[kind](tmp_path))
         whole = path.read_bytes()
         for end in [0, 3, 10, len(whole) // 2, len(whole) - 100, len(whole) - 1]:
@@ -39,7 +40,7 @@ class TestDamage:
                 open_dataset(str(path)).load()
             assert str(path) in refusal(error)
 
-    def test_no_altered_byte_raises_anything_but_a_data_error(self, kind: str, tmp_path: Path) -> None:
+    def test_altered_bytes_raise_only_data_errors(self, kind: str, tmp_path: Path) -> None:
         path = Path(WRITERS[kind](tmp_path))
         whole = path.read_bytes()
         for place in {*range(128), *range(len(whole) - 120, len(whole), 2)}:
@@ -48,7 +49,7 @@ class TestDamage:
 
 
 @pytest.mark.parametrize("kind", ["gz", "npz", "packed npz"])
-def test_an_altered_sample_is_found_where_the_file_has_a_checksum(kind: str, tmp_path: Path) -> None:
+def test_altered_samples_of_formats_with_checksums_are_refused(kind: str, tmp_path: Path) -> None:
     path = Path(WRITERS[kind](tmp_path))
     whole = path.read_bytes()
     # A byte of the samples themselves, somewhere in the middle of random, hence incompressible, numbers.
@@ -74,21 +75,21 @@ class TestArrays:
     ) -> None:
         scale = 255 if "f" in dtype else 1
         dataset = open_dataset(str(saved_array(tmp_path / "x.npy", (raw / scale).astype(dtype))))
-        found = dataset.load()
-        assert dataset.shape == found.shape[1:] == shape
-        assert found.dtype == (np.float32 if "f" in dtype else np.uint8)
+        samples = dataset.load()
+        assert dataset.shape == samples.shape[1:] == shape
+        assert samples.dtype == (np.float32 if "f" in dtype else np.uint8)
         last = raw[..., None] if raw.ndim == 3 else raw if raw.shape[1:] != shape else raw.transpose(0, 2, 3, 1)
-        assert np.allclose(found.transpose(0, 2, 3, 1) * scale, last, atol=1e-4)
+        assert np.allclose(samples.transpose(0, 2, 3, 1) * scale, last, atol=1e-4)
 
     @pytest.mark.parametrize("shape", [(4,), (), (4, 9, 10, 2), (4, 2, 3, 9, 10), (4, 0)])
-    def test_what_is_neither_images_nor_vectors_is_refused(self, shape: tuple[int, ...], tmp_path: Path) -> None:
+    def test_shapes_of_neither_images_nor_vectors_are_refused(self, shape: tuple[int, ...], tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"x\.npy"):
             open_dataset(str(saved_array(tmp_path / "x.npy", np.zeros(shape))))
 
     @pytest.mark.parametrize(
         ("bad", "place"), [(np.nan, "[9, 2]"), (np.inf, "[9, 2]"), (-np.inf, "[9, 2]"), (1e39, "[9, 2]")]
     )
-    def test_a_value_of_a_vector_that_is_not_finite_is_named(self, bad: float, place: str, tmp_path: Path) -> None:
+    def test_a_vector_value_that_is_not_finite_is_named(self, bad: float, place: str, tmp_path: Path) -> None:
         rows = TABLE.astype(np.float64)
         rows[9, 2] = bad
         dataset = open_dataset(str(saved_array(tmp_path / "x.npy", rows)))
@@ -100,24 +101,24 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("dtype", "bad"), [("f4", 1.5), ("f4", -0.1), ("f4", np.nan), ("i4", 256), ("i4", -1), ("i8", 1 << 40)]
     )
-    def test_a_value_of_a_picture_out_of_range_is_named(self, dtype: str, bad: float, tmp_path: Path) -> None:
+    def test_an_image_value_out_of_range_is_named(self, dtype: str, bad: float, tmp_path: Path) -> None:
         pictures = np.zeros((7, 5, 6), dtype)
         pictures[4, 3, 2] = bad
         with pytest.raises(DataError, match=r"\[4, 3, 2\] is"):
             list(open_dataset(str(saved_array(tmp_path / "x.npy", pictures))).batches(3))
 
-    def test_integers_of_a_table_are_numbers_of_their_own_units(self, tmp_path: Path) -> None:
+    def test_integers_of_vectors_are_not_rescaled(self, tmp_path: Path) -> None:
         rows = np.array([[300, -5], [70_000, 2]])
-        found = open_dataset(str(saved_array(tmp_path / "x.npy", rows))).load()
-        assert found.dtype == np.float32
-        assert np.array_equal(found, rows)
+        samples = open_dataset(str(saved_array(tmp_path / "x.npy", rows))).load()
+        assert samples.dtype == np.float32
+        assert np.array_equal(samples, rows)
 
     @pytest.mark.parametrize("dtype", ["<U3", "c8", "M8[s]"])
-    def test_what_is_no_number_is_refused_by_its_type(self, dtype: str, tmp_path: Path) -> None:
+    def test_arrays_that_are_not_numeric_are_refused_with_their_type(self, dtype: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="integers and floats"):
             open_dataset(str(saved_array(tmp_path / "x.npy", np.zeros((3, 2), dtype)))).load()
 
-    def test_pickles_are_refused_unread(self, tmp_path: Path) -> None:
+    def test_pickles_are_refused_without_unpickling(self, tmp_path: Path) -> None:
         class Trap:
             def __reduce__(self) -> tuple[Any, ...]:
                 return (Path(tmp_path / "sprung").touch, ())
@@ -136,13 +137,13 @@ class TestArrays:
         with pytest.raises(DataError, match="no samples"):
             open_dataset(str(saved_array(tmp_path / "x.npy", np.zeros((0, 3))))).load()
 
-    def test_a_header_that_promises_more_than_memory_holds_is_refused(self, tmp_path: Path) -> None:
+    def test_a_header_of_more_bytes_than_memory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "x-idx3").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 1, 0xFFFFFFFF, 0xFFFFFFF))
         with pytest.raises(DataError, match="x-idx3"):
             open_dataset(str(tmp_path / "x-idx3")).load()
 
     @pytest.mark.parametrize("kind", FILES)
-    def test_more_bytes_than_the_header_says_are_refused(self, kind: str, tmp_path: Path) -> None:
+    def test_trailing_bytes_are_refused(self, kind: str, tmp_path: Path) -> None:
         path = Path(WRITERS[kind](tmp_path))
         if kind.endswith("npz"):
             with zipfile.ZipFile(path, "w") as archive:
@@ -172,7 +173,7 @@ class TestArrays:
 
 
 class TestNpz:
-    def test_arrays_to_choose_from_are_named(self, tmp_path: Path) -> None:
+    def test_an_ambiguous_archive_is_refused_with_the_names_of_its_arrays(self, tmp_path: Path) -> None:
         path = tmp_path / "x.npz"
         np.savez(path, train=PICTURES, test=PICTURES[:3])
         with pytest.raises(DataError) as error:
@@ -182,7 +183,7 @@ class TestNpz:
         with pytest.raises(DataError, match=r"no array 'valid' in it; it has train, test"):
             open_dataset(f"{path}:valid")
 
-    def test_labels_that_are_no_classes_are_left_out(self, tmp_path: Path) -> None:
+    def test_labels_that_are_not_classes_are_ignored(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", x=PICTURES, y=np.linspace(0, 1, 11))
         assert open_dataset(str(tmp_path / "x.npz")).labels() is None
 
@@ -193,7 +194,7 @@ class TestNpz:
             open_dataset(str(tmp_path / "x.npz"))
 
     @pytest.mark.parametrize("count", [5, 12])
-    def test_labels_that_are_not_one_a_sample_are_refused(self, count: int, tmp_path: Path) -> None:
+    def test_another_number_of_labels_than_samples_is_refused(self, count: int, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", x=PICTURES, labels=np.arange(count))
         with pytest.raises(DataError, match="labels"):
             open_dataset(str(tmp_path / "x.npz"))
@@ -208,20 +209,20 @@ def test_truncated_labels_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [b"\0\0\x08", b"\1\0\x08\x03", b"\0\0\x07\x03", b"\0\0\x08\0", b"\0\0\x08\x03\0\0"])
-def test_what_is_not_idx_is_refused(start: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_idx_are_refused(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "x-idx3-ubyte").write_bytes(start)
     with pytest.raises(DataError, match="x-idx3-ubyte"):
         open_dataset(str(tmp_path / "x-idx3-ubyte"))
 
 
 @pytest.mark.parametrize("dtype", [">i2", ">i4", ">f4", ">f8"])
-def test_wider_numbers_of_idx_are_read(dtype: str, tmp_path: Path) -> None:
+def test_idx_files_of_wider_types_are_read(dtype: str, tmp_path: Path) -> None:
     values = np.array([[[0, 1], [1, 0]]], dtype)
     (tmp_path / "x.idx").write_bytes(idx(values))
     assert np.array_equal(open_dataset(str(tmp_path / "x.idx")).load()[:, 0], values)
 
 
-def test_what_may_not_be_opened_is_refused(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     def opener() -> Any:
         raise PermissionError(13, "Permission denied")
 
@@ -229,6 +230,6 @@ def test_what_may_not_be_opened_is_refused(tmp_path: Path) -> None:
         arrays.ArrayFile("here", opener, lambda file: ((1, 1), np.dtype("f4"), False))
 
 
-def test_a_stream_without_a_header_is_no_array() -> None:
+def test_a_stream_without_a_header_is_refused() -> None:
     with pytest.raises(DataError, match="somewhere: not an npy file"):
         arrays.ArrayFile("somewhere", lambda: io.BytesIO(b"\x93NUMPX"), arrays.read_npy_header)

@@ -12,43 +12,43 @@ from PIL import Image
 from model.datasets import open_dataset
 from model.datasets.folders import ImageFolder
 from model.errors import DataError
-from tests.model.conftest import flipped, refusal
-from tests.model.datasets.samples import GREY, PICTURES, RNG, attempt, write_folder
+from tests.support.checkpoints import flipped, refusal
+from tests.support.datasets import GREY, PICTURES, RNG, attempt, write_folder
 
 
 class TestFolder:
-    def test_pictures_of_any_size_and_mode_become_as_the_first(self, tmp_path: Path) -> None:
+    def test_images_are_converted_to_size_and_mode_of_the_first(self, tmp_path: Path) -> None:
         Image.fromarray(PICTURES[0]).save(tmp_path / "0.png")
         Image.new("RGB", (50, 40), "#ffffff").save(tmp_path / "1.JPG")
         Image.new("RGBA", (5, 5), (255, 255, 255, 0)).save(tmp_path / "2.webp", lossless=True)
         Image.new("P", (6, 5)).save(tmp_path / "3.gif")
         (tmp_path / "notes.txt").write_text("no picture")
         dataset = open_dataset(str(tmp_path))
-        found = dataset.load()
-        assert found.shape == (4, 1, 5, 6)
-        assert np.array_equal(found[0, 0], PICTURES[0])
-        assert (found[1] > 250).all() and (found[2] == 0).all()
+        samples = dataset.load()
+        assert samples.shape == (4, 1, 5, 6)
+        assert np.array_equal(samples[0, 0], PICTURES[0])
+        assert (samples[1] > 250).all() and (samples[2] == 0).all()
         assert dataset.name_of(1) == str(tmp_path / "1.JPG")
         assert dataset.labels() is None
 
     @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("I;16", 1), ("RGB", 3), ("P", 3)])
-    def test_the_mode_of_the_first_decides_grey_or_rgb(self, mode: str, channels: int, tmp_path: Path) -> None:
+    def test_the_mode_of_the_first_image_selects_grey_or_rgb(self, mode: str, channels: int, tmp_path: Path) -> None:
         Image.new(mode, (6, 5)).save(tmp_path / "x.png")
         assert ImageFolder(tmp_path).shape == (channels, 5, 6)
 
-    def test_the_first_decides_the_size_as_it_stands_upright(self, tmp_path: Path) -> None:
+    def test_the_size_is_that_of_the_first_image_after_exif_orientation(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.fromarray(PICTURES[0]).save(tmp_path / "lying.png", exif=exif)
         assert ImageFolder(tmp_path).shape == (1, 6, 5)
 
     @pytest.mark.parametrize("size", [(2000, 8), (8, 2000), (3, 3)])
-    def test_a_size_that_no_model_takes_is_refused_by_the_file(self, size: tuple[int, int], tmp_path: Path) -> None:
+    def test_an_unsupported_image_size_is_refused_with_the_file(self, size: tuple[int, int], tmp_path: Path) -> None:
         Image.new("L", size).save(tmp_path / "x.png")
         with pytest.raises(DataError, match=r"x\.png"):
             open_dataset(str(tmp_path))
 
-    def test_a_picture_of_too_many_pixels_is_refused_by_the_file(
+    def test_an_image_of_too_many_pixels_is_refused_with_the_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Image.new("L", (100, 100)).save(tmp_path / "x.png")
@@ -61,7 +61,7 @@ class TestFolder:
             open_dataset(str(tmp_path))
 
     @pytest.mark.parametrize("keep", [0, 10, 500])
-    def test_a_damaged_picture_is_refused_by_its_path(self, keep: int, tmp_path: Path) -> None:
+    def test_a_damaged_image_is_refused_with_its_path(self, keep: int, tmp_path: Path) -> None:
         write_folder(tmp_path)
         damaged = tmp_path / "class2" / "02.png"
         noise = Image.fromarray(RNG.integers(0, 256, (40, 40), dtype=np.uint8))
@@ -74,7 +74,7 @@ class TestFolder:
     @pytest.mark.parametrize("kind", ["png", "jpg", "gif", "bmp", "tif"])
     @pytest.mark.filterwarnings("ignore::UserWarning")
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-    def test_no_altered_byte_raises_anything_but_a_data_error(self, kind: str, tmp_path: Path) -> None:
+    def test_altered_bytes_raise_only_data_errors(self, kind: str, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 3
         path = tmp_path / f"x.{kind}"
@@ -87,7 +87,7 @@ class TestFolder:
                 assert attempt(tmp_path, path) in {None, str(path)}
 
 
-def test_a_class_whose_name_is_no_text_is_named_by_what_is_text_of_it(tmp_path: Path) -> None:
+def test_undecodable_bytes_of_a_class_name_are_replaced(tmp_path: Path) -> None:
     for name in (b"shoes", b"f\xfcr"):
         folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Every kind of data on disk, read whole and in batches, and what is found by a name."""
+"""Datasets of every file format, read whole and in batches, and lookup by name."""
 
 import gzip
 from pathlib import Path
@@ -10,28 +10,20 @@ from model import datasets
 from model.config import ImageData
 from model.datasets import open_dataset
 from model.errors import DataError
-from tests.model.conftest import refusal
-from tests.model.datasets.samples import (
-    CLASSES,
-    GREY,
-    PICTURES,
-    TABLE,
-    WRITERS,
-    idx,
-    vector,
-)
+from tests.support.checkpoints import refusal
+from tests.support.datasets import CLASSES, GREY, PICTURES, TABLE, WRITERS, idx, vector
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 class TestEveryKind:
-    def test_samples_are_what_was_written(self, kind: str, tmp_path: Path) -> None:
+    def test_samples_equal_the_written_ones(self, kind: str, tmp_path: Path) -> None:
         dataset = open_dataset(WRITERS[kind](tmp_path))
         expected = TABLE if kind == "csv" else PICTURES[:, None]
-        found = dataset.load()
+        samples = dataset.load()
         if kind == "folder":
             expected = expected[np.argsort(CLASSES, kind="stable")]
-        assert found.dtype == expected.dtype
-        assert np.array_equal(found, expected)
+        assert samples.dtype == expected.dtype
+        assert np.array_equal(samples, expected)
         assert (len(dataset), dataset.shape) == (11, expected.shape[1:])
         assert str(tmp_path) in dataset.describe() and "11 samples" in dataset.describe()
 
@@ -86,7 +78,7 @@ class TestFashionMnist:
         assert (len(test), test.source) == (3, "fashion-mnist:test")
         assert np.array_equal(np.asarray(test.labels()), CLASSES[:3])
 
-    def test_the_way_to_get_it_is_told(self, home: Path) -> None:
+    def test_a_missing_dataset_is_refused_with_the_way_to_get_it(self, home: Path) -> None:
         with pytest.raises(DataError) as error:
             open_dataset("fashion-mnist")
         assert all(word in refusal(error) for word in ("apt-get install", "VAE_DATA", str(home), "not installed"))
@@ -97,12 +89,12 @@ class TestFashionMnist:
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.parquet", "x"])
-def test_kinds_that_cannot_be_read_are_refused_with_those_that_can(name: str, tmp_path: Path) -> None:
+def test_unsupported_formats_are_refused_with_the_supported_ones(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"use idx\(\.gz\), \.npy, \.npz, \.csv, or a folder"):
         open_dataset(str(tmp_path / name))
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         open_dataset(str(tmp_path / "x.npy"))

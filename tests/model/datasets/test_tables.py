@@ -9,8 +9,8 @@ from model import datasets
 from model.config import VectorData
 from model.datasets import open_dataset
 from model.errors import DataError
-from tests.model.conftest import refusal
-from tests.model.datasets.samples import vector
+from tests.support.checkpoints import refusal
+from tests.support.datasets import vector
 
 
 class TestCsv:
@@ -27,12 +27,12 @@ class TestCsv:
         assert self.of(tmp_path, "a,b\n1,2\n\n3,4\n5,n/a\n", exclude=["b"]).load().tolist() == [[1], [3], [5]]
 
     @pytest.mark.parametrize("cell", ["", "nan", "inf", "-inf", "1e39", "1,5", "0x10"])
-    def test_what_float32_cannot_hold_is_no_number(self, cell: str, tmp_path: Path) -> None:
+    def test_values_out_of_the_range_of_float32_are_refused(self, cell: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"row 1 \(line 2\), column 'a'"):
             self.of(tmp_path, f'a,b\n"{cell}",2\n').load()
 
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "message"),
         [
             ("", "empty"),
             ("\n\n", "empty"),
@@ -45,10 +45,10 @@ class TestCsv:
             ("a,b\n1,2\n" + '"' + "x" * 200_000 + '",2\n', "line 3"),
         ],
     )
-    def test_what_is_not_a_table_is_refused(self, text: str | bytes, said: str, tmp_path: Path) -> None:
+    def test_files_that_are_not_tables_are_refused(self, text: str | bytes, message: str, tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             self.of(tmp_path, text).load()
-        assert said in refusal(error) and "x.csv" in refusal(error)
+        assert message in refusal(error) and "x.csv" in refusal(error)
 
     def test_columns_are_chosen_and_ordered_by_the_model(self, tmp_path: Path) -> None:
         text = "name,b,c,a\nx,2,3,1\ny,5,6,4\n"
@@ -58,7 +58,7 @@ class TestCsv:
         with pytest.raises(DataError, match="more than one column 'a'"):
             self.of(tmp_path, "a,a,b\n1,2,3\n", vector("a", "b"))
 
-    def test_columns_that_are_not_chosen_may_be_anything(self, tmp_path: Path) -> None:
+    def test_other_columns_may_hold_anything(self, tmp_path: Path) -> None:
         text = "a,what,what\n1,x,y\n"
         assert self.of(tmp_path, text, vector("a")).load().tolist() == [[1]]
 
@@ -81,7 +81,7 @@ class TestCsv:
             b"\na,b\n\n1,2\n  \n",
         ],
     )
-    def test_the_ways_to_write_a_table(self, text: bytes, tmp_path: Path) -> None:
+    def test_every_dialect_of_csv_is_read(self, text: bytes, tmp_path: Path) -> None:
         dataset = self.of(tmp_path, text)
         assert (dataset.columns, dataset.load().tolist(), len(dataset)) == (("a", "b"), [[1, 2]], 1)
 

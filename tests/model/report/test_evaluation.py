@@ -24,8 +24,8 @@ from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
 from model.scoring.free_energy import FreeEnergy
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Array, Memory, rows, stripes
+from tests.support.data import Array, Memory, rows, stripes
+from tests.support.models import CONFIGS, build
 
 COUNT = 37
 

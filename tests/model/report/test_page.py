@@ -27,8 +27,9 @@ from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
 from model.vae import VAE
-from tests.conftest import CLASSES, CONFIGS, build, epoch_record
-from tests.model.conftest import Memory, refusal, rows, stripes
+from tests.support.checkpoints import refusal
+from tests.support.data import Memory, rows, stripes
+from tests.support.models import CLASSES, CONFIGS, build, epoch_record
 
 Load = Callable[[str], Checkpoint]
 GREY, TABLE = "grey-mlp-discretized", "table-mlp-gaussian"

@@ -15,8 +15,8 @@ from model.report.evaluation import PERCENTILES, Evaluation, evaluate
 from model.training.config import TrainingConfig
 from model.training.run import Run
 from model.training.splits import Split
-from tests.conftest import build, epoch_record
-from tests.model.conftest import Array, Memory, rows, stripes
+from tests.support.data import Array, Memory, rows, stripes
+from tests.support.models import build, epoch_record
 
 KINDS = {
     "grey": Memory(stripes(60), labels=[i % 3 for i in range(60)]),

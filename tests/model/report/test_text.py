@@ -8,8 +8,8 @@ import pytest
 from model.report.evaluation import Report, evaluate
 from model.report.text import SCORES, report_rows, short
 from model.scoring import detection
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Memory, rows, stripes
+from tests.support.data import Memory, rows, stripes
+from tests.support.models import CONFIGS, build
 
 
 def report(name: str, **changes: Any) -> Report:

@@ -1,4 +1,4 @@
-"""Scores do not depend on how the data is cut into batches, and a calibration of them is valid."""
+"""Independence of scores from batches, and validity of calibrations."""
 
 from collections.abc import Iterator
 
@@ -33,8 +33,9 @@ from model.scoring.calibration import (
 from model.scoring.complexity import measures
 from model.scoring.typicality import TypicalityFeatures
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Array, Floats, ranked, rows, stripes
+from tests.support.data import Array, Floats, rows, stripes
+from tests.support.models import CONFIGS, build
+from tests.support.scoring import ranked
 
 COUNT = 23
 PLAIN, REFINED = ScoringConfig(4, 0, 3), ScoringConfig(4, 3, 3)
@@ -126,8 +127,8 @@ def test_no_batches_have_no_scores() -> None:
 class TestCalibratedScores:
     @pytest.mark.parametrize("scoring", [PLAIN, REFINED], ids=str)
     def test_follow_from_the_features_of_the_inputs(self, trained: VAE, scoring: ScoringConfig) -> None:
-        known, data = Calibration(latent_density(trained, stripes(300)), {}), stripes(30, seed=2)
-        calibration = calibrate(trained, stripes(120, seed=1), [scoring], calibration=known)
+        density, data = Calibration(latent_density(trained, stripes(300)), {}), stripes(30, seed=2)
+        calibration = calibrate(trained, stripes(120, seed=1), [scoring], calibration=density)
         calibrated = score_all(trained, data, scoring, calibration).scores.calibrated
         expected = ranked(calibration, scoring, features_of(trained, data, scoring))
         assert calibrated.typicality is not None and expected.typicality is not None
@@ -181,9 +182,9 @@ class TestCalibrate:
         assert np.array_equal(data, rows(50))
 
     def test_gives_typicality_to_enough_inputs_only(self, trained: VAE) -> None:
-        known = Calibration(latent_density(trained, stripes(100)), {})
+        density = Calibration(latent_density(trained, stripes(100)), {})
         for count, expected in ((MIN_TYPICALITY_INPUTS - 1, False), (MIN_TYPICALITY_INPUTS, True)):
-            calibration = calibrate(trained, stripes(count, seed=1), [PLAIN], calibration=known)
+            calibration = calibrate(trained, stripes(count, seed=1), [PLAIN], calibration=density)
             assert (calibration.references[PLAIN].typicality_model is not None) == expected
 
 
@@ -199,9 +200,9 @@ class TestValidity:
     """A reference ordered by class is as good as a shuffled one, although half of it fits typicality."""
 
     def test_fresh_inputs_score_like_the_reference(self, scoring: ScoringConfig, ordered: bool, trained: VAE) -> None:
-        known = Calibration(latent_density(trained, stripes(500)), {})
+        density = Calibration(latent_density(trained, stripes(500)), {})
         data = two_classes(600, seed=1, ordered=ordered)
-        calibration = calibrate(trained, data, [scoring], calibration=known)
+        calibration = calibrate(trained, data, [scoring], calibration=density)
         reference = calibration.references[scoring]
         scores = score_all(trained, two_classes(600, seed=2), scoring, calibration).scores
         assert ks_2samp(reference.free_energy, scores.estimates.free_energy).pvalue > 0.001
@@ -213,10 +214,12 @@ class TestValidity:
         other = score_all(trained, noisy, scoring, calibration).scores
         assert ks_2samp(reference.typicality, other.calibrated.typicality).pvalue < 1e-9
 
-    def test_small_p_values_are_as_rare_as_they_say(self, scoring: ScoringConfig, ordered: bool, trained: VAE) -> None:
-        known = Calibration(latent_density(trained, stripes(500)), {})
+    def test_small_p_values_have_their_nominal_frequency(
+        self, scoring: ScoringConfig, ordered: bool, trained: VAE
+    ) -> None:
+        density = Calibration(latent_density(trained, stripes(500)), {})
         data = two_classes(1000, seed=3, ordered=ordered)
-        calibration = calibrate(trained, data, [scoring], calibration=known)
+        calibration = calibrate(trained, data, [scoring], calibration=density)
         for name, p in p_values(trained, calibration, two_classes(1000, seed=4), scoring).items():
             for level in (0.01, 0.05, 0.1):
                 # Variance from both samples, the fresh one and the reference, of which typicality has one half.
@@ -252,9 +255,9 @@ def test_every_score_has_one_value_a_sample() -> None:
 def test_a_calibration_is_refused_or_can_be_saved(count: int) -> None:
     vae, data = build("table-mlp-gaussian"), rows(count)
     data[:1] = 1e30  # its free energy exceeds float32
-    known = Calibration(latent_density(vae, rows(300)), {})
+    density = Calibration(latent_density(vae, rows(300)), {})
     try:
-        calibration = calibrate(vae, data, [PLAIN], calibration=known)
+        calibration = calibrate(vae, data, [PLAIN], calibration=density)
     except VAEError:
         return
     serialized = to_bytes(calibration)

@@ -1,4 +1,4 @@
-"""p-values are what they are defined to be, and valid; a calibration comes back from bytes or is refused."""
+"""p-values: definition and validity; bytes of a calibration."""
 
 import shutil
 from collections.abc import Callable
@@ -24,21 +24,24 @@ from model.scoring.calibration import (
     two_sided,
 )
 from model.scoring.typicality import TypicalityFeatures, fit_latents
-from tests.model.conftest import Floats, chance, ranked
+from tests.support.data import Floats
+from tests.support.scoring import chance, ranked
 
 PLAIN, REFINED = ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0)
 LEVELS = (0.01, 0.05, 0.1)
 
 
 def calibration(count: int = 300, seed: int = 0, measured: int = 0) -> Calibration:
-    """Known for a scoring with refinement and one without, with typicality."""
-    made = Calibration(fit_latents(chance(400, seed=1000).mean), {})
+    """A calibration with typicality for a scoring without refinement and one with it."""
+    calibrated_model = Calibration(fit_latents(chance(400, seed=1000).mean), {})
     plain, refined = (chance(count, seed + i, refined=bool(i), measured=measured) for i in range(2))
-    return made.with_reference(PLAIN, plain).with_reference(REFINED, refined)
+    return calibrated_model.with_reference(PLAIN, plain).with_reference(REFINED, refined)
 
 
-def p_values_of(made: Calibration, scoring: ScoringConfig, features: TypicalityFeatures) -> dict[str, Floats]:
-    p_values = ranked(made, scoring, features).p_values
+def p_values_of(
+    calibrated_model: Calibration, scoring: ScoringConfig, features: TypicalityFeatures
+) -> dict[str, Floats]:
+    p_values = ranked(calibrated_model, scoring, features).p_values
     assert p_values is not None
     return p_values
 
@@ -52,11 +55,11 @@ def by_hand(reference: Floats, score: float) -> tuple[float, float]:
 class TestPValues:
     @pytest.mark.parametrize("count", [0, 1, 2, 30])
     @pytest.mark.parametrize("values", [2, 7, 1 << 30])
-    def test_are_those_of_the_definition_ties_and_all(self, values: int, count: int) -> None:
+    def test_equal_the_definition_with_ties(self, values: int, count: int) -> None:
         draw = np.random.default_rng(values + count)
         reference = np.sort(draw.integers(0, values, count)).astype(float)
         score = np.concatenate([draw.integers(-1, values + 2, 40), reference, [-np.inf, np.inf]])
-        expected = np.array([by_hand(reference, one) for one in score])
+        expected = np.array([by_hand(reference, value) for value in score])
         assert np.allclose(p_value(reference, score), expected[:, 0], rtol=1e-12)
         assert np.allclose(two_sided(reference, score), expected[:, 1], rtol=1e-12)
 
@@ -83,7 +86,7 @@ class TestPValues:
 
 
 class TestDiscoveries:
-    def test_are_those_of_the_definition(self) -> None:
+    def test_equal_the_definition(self) -> None:
         draw = np.random.default_rng(0)
         for trial in range(300):
             count = int(draw.integers(0, 30))
@@ -94,43 +97,47 @@ class TestDiscoveries:
             assert np.array_equal(discoveries(p, rate), expected)
 
     def test_errors_among_the_flagged_stay_below_the_rate(self) -> None:
-        draw, rate, shares, found = np.random.default_rng(1), 0.2, [], []
+        draw, rate, shares, detected = np.random.default_rng(1), 0.2, [], []
         for _ in range(400):
             reference = np.sort(draw.normal(size=500))
             score = np.concatenate([draw.normal(size=80), draw.normal(3.5, size=20)])
             flagged = discoveries(p_value(reference, score), rate)
             shares.append(flagged[:80].sum() / max(1, flagged.sum()))
-            found.append(flagged[80:].mean())
+            detected.append(flagged[80:].mean())
         four_sigma = 4 * np.std(shares) / np.sqrt(len(shares))
         assert np.mean(shares) <= rate * 0.8 + four_sigma
         # It is of use: most outliers are found, and the allowance is used.
-        assert np.mean(found) > 0.5
+        assert np.mean(detected) > 0.5
         assert np.mean(shares) > rate * 0.4
 
-    def test_there_are_none_where_nothing_stands_out(self) -> None:
+    def test_large_p_values_flag_nothing(self) -> None:
         assert not discoveries(np.linspace(0.2, 1, 50), 0.1).any()
         assert discoveries(np.zeros(0), 0.1).shape == (0,)
 
 
 class TestCalibratedScores:
     def test_has_a_p_value_for_every_score_of_the_scoring(self) -> None:
-        made = calibration()
-        assert set(p_values_of(made, PLAIN, chance(5, 9))) == {"free_energy", "free_energy_two_sided", "typicality"}
-        assert set(p_values_of(made, REFINED, chance(5, 9, refined=True))) == {
+        calibrated_model = calibration()
+        assert set(p_values_of(calibrated_model, PLAIN, chance(5, 9))) == {
+            "free_energy",
+            "free_energy_two_sided",
+            "typicality",
+        }
+        assert set(p_values_of(calibrated_model, REFINED, chance(5, 9, refined=True))) == {
             "free_energy",
             "free_energy_two_sided",
             "regret",
             "typicality",
         }
 
-    def test_is_that_of_the_reference(self) -> None:
-        known, fresh = chance(300, 1, refined=True), chance(40, 9, refined=True)
-        found = p_values_of(calibration(), REFINED, fresh)
-        assert known.regret is not None and fresh.regret is not None
-        reference = np.sort(known.free_energy)
-        assert np.array_equal(found["free_energy"], p_value(reference, fresh.free_energy))
-        assert np.array_equal(found["free_energy_two_sided"], two_sided(reference, fresh.free_energy))
-        assert np.array_equal(found["regret"], p_value(np.sort(known.regret), fresh.regret))
+    def test_equals_the_rank_in_the_reference(self) -> None:
+        reference_features, fresh = chance(300, 1, refined=True), chance(40, 9, refined=True)
+        result = p_values_of(calibration(), REFINED, fresh)
+        assert reference_features.regret is not None and fresh.regret is not None
+        reference = np.sort(reference_features.free_energy)
+        assert np.array_equal(result["free_energy"], p_value(reference, fresh.free_energy))
+        assert np.array_equal(result["free_energy_two_sided"], two_sided(reference, fresh.free_energy))
+        assert np.array_equal(result["regret"], p_value(np.sort(reference_features.regret), fresh.regret))
 
     @pytest.mark.parametrize("asked", [ScoringConfig(5, 5, 0), ScoringConfig(4, 6, 0), ScoringConfig(4, 5, 1)])
     def test_other_configurations_are_refused_and_known_ones_named(self, asked: ScoringConfig) -> None:
@@ -145,10 +152,12 @@ class TestCalibratedScores:
 
     @pytest.mark.parametrize(("count", "latents"), [(MIN_TYPICALITY_INPUTS - 1, True), (MIN_TYPICALITY_INPUTS, False)])
     def test_has_no_typicality_of_few_inputs_or_without_a_density(self, count: int, latents: bool) -> None:
-        made = Calibration(calibration().latents if latents else None, {}).with_reference(PLAIN, chance(count))
-        calibrated = ranked(made, PLAIN, chance(5, 1))
+        calibrated_model = Calibration(calibration().latents if latents else None, {}).with_reference(
+            PLAIN, chance(count)
+        )
+        calibrated = ranked(calibrated_model, PLAIN, chance(5, 1))
         assert calibrated.typicality is None
-        assert set(p_values_of(made, PLAIN, chance(5, 1))) == {"free_energy", "free_energy_two_sided"}
+        assert set(p_values_of(calibrated_model, PLAIN, chance(5, 1))) == {"free_energy", "free_energy_two_sided"}
 
     def test_of_more_scorings_leaves_the_others_alone(self) -> None:
         first = Calibration(None, {}).with_reference(PLAIN, chance(50))
@@ -160,26 +169,26 @@ class TestCalibratedScores:
 
 class TestValidity:
     def test_fresh_scores_are_distributed_as_the_reference(self) -> None:
-        made, fresh = calibration(2000), chance(2000, 7, refined=True)
-        reference, calibrated = made.references[REFINED], ranked(made, REFINED, fresh)
+        calibrated_model, fresh = calibration(2000), chance(2000, 7, refined=True)
+        reference, calibrated = calibrated_model.references[REFINED], ranked(calibrated_model, REFINED, fresh)
         assert fresh.regret is not None and reference.regret is not None
         assert ks_2samp(reference.free_energy, fresh.free_energy).pvalue > 0.001
         assert ks_2samp(reference.regret, fresh.regret).pvalue > 0.001
         assert ks_2samp(reference.typicality, calibrated.typicality).pvalue > 0.001
 
     def test_typicality_is_calibrated_by_inputs_that_did_not_fit_it(self) -> None:
-        """So few that a density fits its own points far better than others: only a held-out half is honest."""
+        """A density fits its few points far better than others, so that only a held-out half gives valid p-values."""
         latents = calibration().latents
         p = []
         for seed in range(60):
-            made = Calibration(latents, {}).with_reference(PLAIN, chance(MIN_TYPICALITY_INPUTS, seed))
-            p.append(p_values_of(made, PLAIN, chance(200, 500 + seed))["typicality"])
+            calibrated_model = Calibration(latents, {}).with_reference(PLAIN, chance(MIN_TYPICALITY_INPUTS, seed))
+            p.append(p_values_of(calibrated_model, PLAIN, chance(200, 500 + seed))["typicality"])
         table = np.stack(p)
         for level in LEVELS[1:]:
             shares = (table <= level).mean(axis=1)
             assert shares.mean() <= level + 4 * shares.std() / np.sqrt(len(shares))
 
-    def test_halves_are_halves(self) -> None:
+    def test_typicality_is_calibrated_by_half_of_the_inputs(self) -> None:
         reference = Reference.of(chance(301), calibration().latents)
         assert reference.typicality is not None
         assert (len(reference.free_energy), len(reference.typicality)) == (301, 151)
@@ -197,11 +206,11 @@ def test_slices_of_features_concatenate_to_the_whole(refined: bool) -> None:
 class TestBytes:
     @pytest.mark.parametrize("scoring", [PLAIN, REFINED])
     @pytest.mark.parametrize("measured", [0, 3])
-    def test_give_the_same_calibrateds(self, scoring: ScoringConfig, measured: int) -> None:
-        made = calibration(measured=measured)
+    def test_give_the_same_calibrated_scores(self, scoring: ScoringConfig, measured: int) -> None:
+        calibrated_model = calibration(measured=measured)
         fresh = chance(200, 9, refined=bool(scoring.refine), measured=measured)
-        back = from_bytes(to_bytes(made), latent=2, measured=measured)
-        before, after = ranked(made, scoring, fresh), ranked(back, scoring, fresh)
+        back = from_bytes(to_bytes(calibrated_model), latent=2, measured=measured)
+        before, after = ranked(calibrated_model, scoring, fresh), ranked(back, scoring, fresh)
         assert before.typicality is not None and after.typicality is not None
         assert before.p_values is not None and after.p_values is not None
         assert np.allclose(after.typicality, before.typicality, rtol=1e-4, atol=1e-4)
@@ -211,7 +220,7 @@ class TestBytes:
             allowed = 1.01 / 151 if name == "typicality" else 0
             assert np.allclose(after.p_values[name], values, rtol=0, atol=allowed), name
 
-    def test_are_the_same_a_second_time(self) -> None:
+    def test_are_reproducible(self) -> None:
         data = to_bytes(calibration())
         assert to_bytes(from_bytes(data, latent=2, measured=0)) == data
 
@@ -236,12 +245,12 @@ class TestBytes:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         assert len(arrays) == 3 + 2 * (2 + 3 + 4 + 3) + 1
         for lost in arrays:
-            kept = {name: array for name, array in arrays.items() if name != lost}
+            remaining = {name: array for name, array in arrays.items() if name != lost}
             with pytest.raises(ValueError, match=r"missing|unknown"):
-                from_bytes(safetensors.numpy.save(kept), latent=2, measured=0)
+                from_bytes(safetensors.numpy.save(remaining), latent=2, measured=0)
 
     @pytest.mark.parametrize(
-        ("name", "spoil", "said"),
+        ("name", "spoil", "message"),
         [
             ("reference.4.0.0.free_energy", lambda a: a[::-1].copy(), "free_energy is not in ascending order"),
             ("reference.4.5.0.regret", lambda a: a[:0], "regret is not in ascending order"),
@@ -257,16 +266,16 @@ class TestBytes:
             ("spy", lambda a: np.zeros(1), "spy is unknown"),
         ],
     )
-    def test_that_hold_something_else_are_refused_by_its_name(
-        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], said: str
+    def test_with_an_invalid_array_are_refused_with_its_name(
+        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], message: str
     ) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         arrays[name] = spoil(arrays.get(name, np.zeros(0)))
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=0)
 
     @pytest.mark.parametrize(
-        ("name", "spoil", "said"),
+        ("name", "spoil", "message"),
         [
             ("latents.factors", lambda a: -a, "latents"),
             ("reference.4.0.0.typical.sizes.factors", lambda a: 0 * a, r"typical\.sizes"),
@@ -275,15 +284,15 @@ class TestBytes:
             ("reference.4.0.0.typical.trend.unit", lambda a: 0 * a, "unit"),
         ],
     )
-    def test_that_hold_no_density_are_refused(
-        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], said: str
+    def test_with_an_invalid_density_are_refused(
+        self, name: str, spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]], message: str
     ) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration(measured=1)))
         arrays[name] = spoil(arrays[name])
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=1)
 
-    def test_that_hold_a_mixture_of_nothing_are_refused(self) -> None:
+    def test_with_an_empty_mixture_are_refused(self) -> None:
         arrays = safetensors.numpy.load(to_bytes(calibration()))
         for name in ("log_weights", "means", "factors"):
             arrays[f"latents.{name}"] = arrays[f"latents.{name}"][:0]
@@ -291,7 +300,7 @@ class TestBytes:
             from_bytes(safetensors.numpy.save(arrays), latent=2, measured=0)
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_altered_or_cut_anywhere_are_refused_or_judge_still(self, seed: int) -> None:
+    def test_altered_or_truncated_are_refused_or_give_valid_p_values(self, seed: int) -> None:
         draw, fresh = np.random.default_rng(seed), chance(20, 9)
         whole = to_bytes(calibration(120))
         header = 8 + int.from_bytes(whole[:8], "little")
@@ -304,12 +313,12 @@ class TestBytes:
                 continue
             for scoring in back.references:
                 with np.errstate(all="ignore"):
-                    found = ranked(back, scoring, fresh if not scoring.refine else chance(20, 9, refined=True))
-                assert found.p_values is not None
-                assert all(((p > 0) & (p <= 1)).all() for p in found.p_values.values())
+                    result = ranked(back, scoring, fresh if not scoring.refine else chance(20, 9, refined=True))
+                assert result.p_values is not None
+                assert all(((p > 0) & (p <= 1)).all() for p in result.p_values.values())
 
 
-def test_one_that_could_not_be_loaded_again_is_not_saved(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_invalid_calibration_is_not_saved(saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shutil.copytree(saved("table-mlp-gaussian"), tmp_path / "model")
     save_calibration(folder, calibration())
     before, infinite = load(folder).digest, chance(20)

@@ -1,4 +1,4 @@
-"""The area under the ROC curve is that of its definition; outliers are what they are called."""
+"""Area under the ROC curve, and the sets of outliers."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from model.scoring.batches import calibrate, latent_density, score
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.detection import SCORES, Detection, auroc, detect, handwritten_digits, outlier_sets
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, GREY, RGB, TABLE, build
-from tests.model.conftest import Array, Memory, rows, stripes
+from tests.support.data import Array, Memory, rows, stripes
+from tests.support.models import CONFIGS, GREY, RGB, TABLE, build
 
 PICTURES = ["vertical flips", "horizontal flips", "digits", "noise", "constants"]
 
@@ -40,31 +40,31 @@ class TestAuroc:
         expected = roc_auc_score(labels, np.concatenate([inliers, outliers]))
         assert auroc(inliers, outliers) == pytest.approx(expected, rel=1e-12)
 
-    def test_of_all_above_all_below_and_all_alike(self) -> None:
+    def test_of_separated_and_of_equal_scores(self) -> None:
         low, high = np.arange(5.0), np.arange(10.0, 14.0)
         assert (auroc(low, high), auroc(high, low), auroc(low, low), auroc(np.ones(3), np.ones(4))) == (1, 0, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("data", [GREY, RGB], ids=["grey", "rgb"])
 class TestPictures:
-    def test_are_shaped_as_the_data_is(self, data: ImageData) -> None:
-        found = sets(data, Memory(stripes(300, data.shape)))
-        assert list(found) == PICTURES
-        for name, outliers in found.items():
+    def test_have_the_shape_of_the_data(self, data: ImageData) -> None:
+        result = sets(data, Memory(stripes(300, data.shape)))
+        assert list(result) == PICTURES
+        for name, outliers in result.items():
             assert outliers.shape[1:] == data.shape, name
             assert outliers.dtype == np.uint8, name
-        counts = {name: len(outliers) for name, outliers in found.items()}
+        counts = {name: len(outliers) for name, outliers in result.items()}
         assert counts == dict(zip(PICTURES, (300, 300, 400, 400, 256), strict=True))
 
-    def test_flips_turn_the_axis_that_they_say(self, data: ImageData) -> None:
+    def test_flips_reverse_the_named_axis(self, data: ImageData) -> None:
         own = np.random.default_rng(0).integers(0, 256, (270, *data.shape), np.uint8)
-        found = sets(data, Memory(own))
+        result = sets(data, Memory(own))
         for i in (0, 200, 269):
             for channel in range(data.channels):
-                assert np.array_equal(found["vertical flips"][i, channel], np.flipud(own[i, channel]))
-                assert np.array_equal(found["horizontal flips"][i, channel], np.fliplr(own[i, channel]))
+                assert np.array_equal(result["vertical flips"][i, channel], np.flipud(own[i, channel]))
+                assert np.array_equal(result["horizontal flips"][i, channel], np.fliplr(own[i, channel]))
 
-    def test_noise_is_of_all_bytes_and_the_same_every_time(self, data: ImageData) -> None:
+    def test_noise_covers_all_bytes_and_is_reproducible(self, data: ImageData) -> None:
         first, same = (sets(data, Memory(stripes(10, data.shape)))["noise"] for _ in range(2))
         assert np.array_equal(first, same)
         assert len(np.unique(first)) == 256
@@ -83,19 +83,19 @@ class TestPictures:
         assert digits.std(axis=0).min() >= 0 and digits.mean() < 128
 
     @pytest.mark.parametrize("max_inputs", [1, 7, 256, 257, 5000])
-    def test_no_set_is_larger_than_asked_for(self, max_inputs: int, data: ImageData) -> None:
+    def test_no_set_is_larger_than_the_limit(self, max_inputs: int, data: ImageData) -> None:
         other = Memory(stripes(400, data.shape, seed=1), source="other")
-        found = sets(data, Memory(stripes(300, data.shape)), other, max_inputs=max_inputs)
-        counts = {name: len(outliers) for name, outliers in found.items()}
+        result = sets(data, Memory(stripes(300, data.shape)), other, max_inputs=max_inputs)
+        counts = {name: len(outliers) for name, outliers in result.items()}
         assert max(counts.values()) <= max_inputs, counts
         assert min(counts.values()) >= min(max_inputs, 256), counts
 
-    def test_sets_of_ones_own_are_named_by_their_source(self, data: ImageData) -> None:
+    def test_sets_of_the_user_are_named_by_their_source(self, data: ImageData) -> None:
         others = [Memory(stripes(count, data.shape, seed=count), source=f"set {count}") for count in (5, 300)]
-        found = sets(data, Memory(stripes(10, data.shape)), *others, max_inputs=290)
-        assert list(found) == [*PICTURES, "set 5", "set 300"]
-        assert np.array_equal(found["set 5"], others[0].samples)
-        assert np.array_equal(found["set 300"], others[1].samples[:290])
+        result = sets(data, Memory(stripes(10, data.shape)), *others, max_inputs=290)
+        assert list(result) == [*PICTURES, "set 5", "set 300"]
+        assert np.array_equal(result["set 5"], others[0].samples)
+        assert np.array_equal(result["set 300"], others[1].samples[:290])
 
     def test_without_scikit_learn_there_are_no_digits(self, data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
@@ -103,27 +103,27 @@ class TestPictures:
         assert "digits" not in sets(data, Memory(stripes(10, data.shape)))
 
 
-def test_pictures_of_floats_have_outliers_too() -> None:
+def test_float_images_have_outliers() -> None:
     own = stripes(20).astype(np.float32) / 255
-    found = sets(GREY, Memory(own))
-    assert np.array_equal(own[:, :, ::-1], found["vertical flips"])
-    assert all(to_tensor(outliers).min() >= 0 and to_tensor(outliers).max() <= 1 for outliers in found.values())
+    result = sets(GREY, Memory(own))
+    assert np.array_equal(own[:, :, ::-1], result["vertical flips"])
+    assert all(to_tensor(outliers).min() >= 0 and to_tensor(outliers).max() <= 1 for outliers in result.values())
 
 
 class TestRows:
     @pytest.mark.parametrize("max_inputs", [1, 40, 300, 5000])
-    def test_are_as_many_as_the_data_and_no_more_than_asked_for(self, max_inputs: int) -> None:
+    def test_are_as_many_as_the_data_up_to_the_limit(self, max_inputs: int) -> None:
         other = Memory(rows(50, seed=1), source="other.csv")
-        found = {
+        result = {
             name: np.concatenate(list(batches))
             for name, batches in outlier_sets(TABLE, Memory(rows(400)), [other], max_inputs)
         }
-        counts = {name: len(outliers) for name, outliers in found.items()}
+        counts = {name: len(outliers) for name, outliers in result.items()}
         few = min(max_inputs, 400)
         assert counts == {"shuffled columns": few, "noise": few, "other.csv": min(max_inputs, 50)}
-        assert all(outliers.shape[1:] == (3,) and outliers.dtype == np.float32 for outliers in found.values())
+        assert all(outliers.shape[1:] == (3,) and outliers.dtype == np.float32 for outliers in result.values())
 
-    def test_shuffled_columns_hold_the_same_values_without_what_ties_them(self) -> None:
+    def test_shuffled_columns_keep_their_values_and_lose_their_correlation(self) -> None:
         own = rows(400)
         (_, shuffled), (_, noise) = (
             (name, np.concatenate(list(batches))) for name, batches in outlier_sets(TABLE, Memory(own), [], 400)
@@ -139,43 +139,43 @@ class TestRows:
 
 
 class TestDetect:
-    def test_compares_every_score_that_there_is(self, trained: VAE) -> None:
-        known = Calibration(latent_density(trained, stripes(300)), {})
+    def test_compares_every_available_score(self, trained: VAE) -> None:
+        density = Calibration(latent_density(trained, stripes(300)), {})
         scoring = ScoringConfig(3, 2, 0)
-        calibration = calibrate(trained, stripes(120, seed=1), [scoring], calibration=known)
+        calibration = calibrate(trained, stripes(120, seed=1), [scoring], calibration=density)
         other = Memory(stripes(30, seed=5), source="more stripes")
-        found = detect(trained, Memory(stripes(100, seed=2)), [other], scoring, calibration, max_inputs=80)
-        assert (found.samples, found.refine, found.seed, found.inliers) == (*scoring, 80)
-        assert list(found.auroc) == list(found.outliers) == [*PICTURES, "more stripes"]
-        assert found.outliers["more stripes"] == 30
-        for areas in found.auroc.values():
+        result = detect(trained, Memory(stripes(100, seed=2)), [other], scoring, calibration, max_inputs=80)
+        assert (result.samples, result.refine, result.seed, result.inliers) == (*scoring, 80)
+        assert list(result.auroc) == list(result.outliers) == [*PICTURES, "more stripes"]
+        assert result.outliers["more stripes"] == 30
+        for areas in result.auroc.values():
             assert set(areas) == set(SCORES)
             assert all(0 <= area <= 1 for area in areas.values())
-        assert found.auroc["noise"]["typicality"] > 0.95
-        assert 0.3 < found.auroc["more stripes"]["typicality"] < 0.7
-        assert found.auroc["noise"]["free_energy_two_sided"] > 0.95
+        assert result.auroc["noise"]["typicality"] > 0.95
+        assert 0.3 < result.auroc["more stripes"]["typicality"] < 0.7
+        assert result.auroc["noise"]["free_energy_two_sided"] > 0.95
 
-    def test_leaves_out_scores_that_there_are_not(self) -> None:
+    def test_omits_unavailable_scores(self) -> None:
         vae = build("table-mlp-gaussian")
-        found = detect(vae, Memory(rows(40)), [], ScoringConfig(2, 0, 0), None, max_inputs=30)
+        result = detect(vae, Memory(rows(40)), [], ScoringConfig(2, 0, 0), None, max_inputs=30)
         absent = {"regret", "typicality", "free_energy_two_sided"}
-        assert all(set(areas) == set(SCORES) - absent for areas in found.auroc.values())
+        assert all(set(areas) == set(SCORES) - absent for areas in result.auroc.values())
 
-    def test_a_set_is_no_outlier_of_itself(self) -> None:
+    def test_the_area_of_a_set_against_itself_is_one_half(self) -> None:
         vae, own = build("table-mlp-gaussian"), Memory(rows(60))
-        found = detect(vae, own, [own], ScoringConfig(3, 0, 0), None, max_inputs=60)
-        assert set(found.auroc["memory"].values()) == {0.5}
+        result = detect(vae, own, [own], ScoringConfig(3, 0, 0), None, max_inputs=60)
+        assert set(result.auroc["memory"].values()) == {0.5}
 
-    def test_areas_are_those_of_the_scores(self) -> None:
+    def test_areas_equal_those_of_the_scores(self) -> None:
         vae, own, other = build("table-mlp-gaussian"), Memory(rows(60)), Memory(rows(50, seed=1) * 1.2, source="other")
-        found = detect(vae, own, [other], ScoringConfig(3, 0, 0), None, max_inputs=100)
+        result = detect(vae, own, [other], ScoringConfig(3, 0, 0), None, max_inputs=100)
         inliers, outliers = (
             next(score(vae, data.batches(100), ScoringConfig(3, 0, 0))).scores.estimates for data in (own, other)
         )
-        for name, area in found.auroc["other"].items():
+        for name, area in result.auroc["other"].items():
             assert area == pytest.approx(auroc(getattr(inliers, name), getattr(outliers, name))), name
 
-    def test_is_the_same_every_time(self) -> None:
+    def test_is_reproducible(self) -> None:
         vae, data = build(next(iter(CONFIGS))), Memory(stripes(20))
         first, same = (detect(vae, data, [], ScoringConfig(1, 0, 0), None, max_inputs=20) for _ in range(2))
         assert first == same == replace(first) and isinstance(first, Detection)

@@ -1,4 +1,4 @@
-"""The estimators, against each other and against a model whose answers are known in closed form."""
+"""Estimators, compared with each other and with a model in closed form."""
 
 import math
 import tracemalloc
@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.data import Floats
 from model.likelihoods import Gaussian
 from model.scoring.batches import estimate
-from model.scoring.free_energy import Floats, FreeEnergy, LogWeightAccumulator, log_weight_terms
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import LATENT, PPCA
+from model.scoring.free_energy import FreeEnergy, LogWeightAccumulator, log_weight_terms
+from tests.support.models import CONFIGS, LATENT, PPCA, build
 
 
 def noise(draws: int, latent: int = LATENT, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -30,7 +30,7 @@ def summarize(distortion: Floats, cross_entropy: Floats, nlog_q: Floats) -> Free
 
 
 def tables(ppca: PPCA, q: Gaussian, draws: int) -> tuple[Floats, Floats, Floats]:
-    """The terms of every sample and draw, as `summarize` takes them."""
+    """Terms of every sample and draw, as arguments of `summarize`."""
     parts = [
         log_weight_terms(
             ppca.vae, ppca.x[i].expand(draws, -1), Gaussian(*(t[i].expand(draws, -1) for t in (q.mean, q.scale))), e
@@ -133,13 +133,13 @@ class TestEveryModel:
         assert np.allclose(many.rate, many.rate_analytic, atol=4 * 2 / math.sqrt(2000))
 
     @pytest.mark.parametrize("rows", [1, 4, 5, 7, 17, 1000])
-    def test_slices_change_nothing(self, scorer: Scorer, rows: int) -> None:
+    def test_results_do_not_depend_on_slices(self, scorer: Scorer, rows: int) -> None:
         whole, cut = scorer(5), scorer(5, rows=rows)
         for name in ("free_energy", "nlog_p_x", "distortion", "entropy", "cross_entropy"):
             expected = getattr(whole, name)
             np.testing.assert_allclose(getattr(cut, name), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
-    def test_neighbours_change_nothing(self, scorer: Scorer) -> None:
+    def test_results_do_not_depend_on_the_other_rows(self, scorer: Scorer) -> None:
         whole = scorer(5)
         for i in range(6):
             alone = scorer(5, pick=slice(i, i + 1))
@@ -236,7 +236,7 @@ class TestLogWeightAccumulator:
         peak(500)
         assert peak(5000) < 2 * peak(500)
 
-    def test_nor_does_that_of_an_estimate(self) -> None:
+    def test_memory_of_an_estimate_does_not_grow_with_the_number_of_draws(self) -> None:
         vae = build("table-mlp-gaussian")
         x = torch.rand(4, 3)
 

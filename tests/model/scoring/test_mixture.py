@@ -1,4 +1,4 @@
-"""A mixture is a density: it integrates to one, and is the normal one where there is one component."""
+"""Gaussian mixtures: normalization, fit and invariances."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
 from sklearn.mixture import GaussianMixture
 
 from model.scoring.mixture import MIN_POINTS_PER_DIM, Mixture
-from tests.model.conftest import Floats
+from tests.support.data import Floats
 
 
 def clusters(count: int, dims: int, seed: int = 0) -> Floats:
@@ -66,12 +66,12 @@ def test_one_point_far_out_does_not_spoil_it(dims: int, scale: float) -> None:
     points = clusters(600, dims)
     sound = Mixture.fit(points, components=8, ridge=0.05).nlog_density(points[1:]).mean()
     points[0] *= scale
-    found = Mixture.fit(points, components=8, ridge=0.05).nlog_density(points)
-    assert np.isfinite(found).all()
-    assert found[1:].mean() < sound + dims
+    result = Mixture.fit(points, components=8, ridge=0.05).nlog_density(points)
+    assert np.isfinite(result).all()
+    assert result[1:].mean() < sound + dims
 
 
-def test_it_moves_with_its_points() -> None:
+def test_the_mixture_is_equivariant_to_translation() -> None:
     points, others = clusters(300, 3), clusters(50, 3, seed=1)
     here = Mixture.fit(points, components=3, ridge=0.05).nlog_density(others)
     there = Mixture.fit(points + 1e5, components=3, ridge=0.05).nlog_density(others + 1e5)
@@ -93,14 +93,14 @@ def test_no_component_is_narrower_than_the_ridge() -> None:
     assert mixture.nlog_density(np.ones((1, 3)))[0] == pytest.approx(expected)
 
 
-def test_far_away_is_finite_and_further_is_less_dense() -> None:
+def test_the_density_is_finite_and_falls_with_distance() -> None:
     mixture = Mixture.fit(clusters(300, 3), components=3, ridge=0.05)
     far = mixture.nlog_density(np.outer([1e1, 1e2, 1e4, 1e8, 1e100], np.ones(3)))
     assert np.isfinite(far).all()
     assert (np.diff(far) > 0).all()
 
 
-def test_each_point_is_judged_by_itself() -> None:
+def test_the_density_of_a_point_does_not_depend_on_others() -> None:
     mixture, points = Mixture.fit(clusters(300, 3), components=3, ridge=0.05), clusters(20, 3, seed=2)
     alone = [mixture.nlog_density(points[i : i + 1])[0] for i in range(20)]
     np.testing.assert_allclose(mixture.nlog_density(points), alone, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Score programs: what they ask for, whatever driver answers."""
+"""Score programs: requested calls, and results under every driver."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.functions import Arrays, Call, discrete_dims, torch_calls
 from model.scoring.program import ModelCall, Posterior, call, expected_rows, run
 from model.vae import to_tensor
-from tests.conftest import CONFIGS, build, reference
+from tests.support.models import CONFIGS, build, reference
 
 
 def counting(functions: dict[str, Call]) -> tuple[dict[str, Call], dict[str, list[int]]]:

@@ -1,4 +1,4 @@
-"""Refinement finds the posterior where it is known, never makes Q worse, and treats each row as if it were alone."""
+"""Refinement: convergence to a known posterior, no loss, independence of rows."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from model.scoring.batches import estimate, refine
 from model.scoring.free_energy import FreeEnergy
 from model.scoring.refine import EPSILON, LEARNING_RATE, VALIDATION_DRAWS, compare_q, refine_step, select_q
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_gaussian
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import PPCA, Memory, rows, stripes
+from tests.support.data import Memory, rows, stripes
+from tests.support.models import CONFIGS, PPCA, build
 
 
 def inputs(name: str, count: int = 6) -> Tensor:
@@ -23,13 +23,13 @@ def inputs(name: str, count: int = 6) -> Tensor:
 
 
 def scores(vae: VAE, x: Tensor, q: Gaussian, draws: int = 200) -> FreeEnergy:
-    """By draws that neither descend nor judge."""
+    """Free energy of q on draws that neither descend nor judge."""
     e = torch.from_numpy(random.normal(7, (draws, vae.config.latent))).to(q.mean.dtype)
     return estimate(vae, x, q, e)
 
 
 def judged(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, seed: int = 0) -> Tensor:
-    """How much more q costs than the refined one, summed over the draws that judge."""
+    """Excess of free energy of q over the refined Q, summed over the judging draws."""
     draws = torch.from_numpy(random.normal(seed, (VALIDATION_DRAWS, vae.config.latent), random.VALIDATE)).to(
         q.mean.dtype
     )
@@ -45,7 +45,7 @@ class TestKnownModel:
         assert (np.abs(after) < 0.02).all()
         assert (q.mean - posterior.mean).abs().max() < 0.1 * (wrong.mean - posterior.mean).abs().max()
 
-    def test_one_far_from_it_moves_there_too(self, ppca: PPCA) -> None:
+    def test_a_distant_q_moves_to_the_true_posterior(self, ppca: PPCA) -> None:
         prior = Gaussian(torch.zeros(8, 3).double(), torch.ones(8, 3).double())
         few, many = (
             scores(ppca.vae, ppca.x, refine(ppca.vae, ppca.x, prior, steps=steps)).free_energy - ppca.nlog_p_x
@@ -55,7 +55,7 @@ class TestKnownModel:
         assert (many < 0.05).all()
         assert (many < few).all()
 
-    def test_the_true_posterior_stays(self, ppca: PPCA) -> None:
+    def test_the_true_posterior_is_a_fixed_point(self, ppca: PPCA) -> None:
         q = refine(ppca.vae, ppca.x, ppca.vae.encode(ppca.x), steps=50)
         assert np.allclose(scores(ppca.vae, ppca.x, q).free_energy, ppca.nlog_p_x, atol=0.02)
 
@@ -87,7 +87,7 @@ class TestEveryModel:
         regret = scores(vae, x, q).free_energy - scores(vae, x, refined).free_energy
         assert regret.mean() > 0
 
-    def test_a_row_is_refined_as_if_it_were_alone(self, name: str) -> None:
+    def test_a_refined_row_does_not_depend_on_the_other_rows(self, name: str) -> None:
         """Measured: free energies by shared draws, alone and in a batch, to 1e-4 of their size."""
         vae, x = build(name), inputs(name)
         q = vae.encode(x)
@@ -97,7 +97,7 @@ class TestEveryModel:
             own = refine(vae, x[one], Gaussian(q.mean[one], q.scale[one]), steps=10)
             assert scores(vae, x[one], own, 8).free_energy[0] == pytest.approx(whole[i], rel=1e-4)
 
-    def test_a_broken_neighbour_changes_nothing(self, name: str) -> None:
+    def test_a_row_that_is_not_finite_does_not_affect_others(self, name: str) -> None:
         vae, x = build(name), inputs(name)
         q = vae.encode(x)
         sound = refine(vae, x, q, steps=5)
@@ -109,7 +109,7 @@ class TestEveryModel:
         assert torch.allclose(spoiled.scale[others], sound.scale[others], rtol=1e-5)
         assert torch.equal(spoiled.mean[2], mean[2])
 
-    def test_the_seed_decides(self, name: str) -> None:
+    def test_results_depend_only_on_the_seed(self, name: str) -> None:
         vae, x = build(name), inputs(name)
         q = vae.encode(x)
         torch.manual_seed(0)
@@ -119,7 +119,7 @@ class TestEveryModel:
         assert torch.equal(first.mean, same.mean) and torch.equal(first.scale, same.scale)
         assert not torch.equal(first.mean, other.mean)
 
-    def test_the_model_is_left_as_it_was(self, name: str) -> None:
+    def test_the_model_is_unchanged(self, name: str) -> None:
         vae, x = build(name), inputs(name)
         before = {key: weight.clone() for key, weight in vae.state_dict().items()}
         with torch.no_grad():
@@ -132,7 +132,7 @@ class TestEveryModel:
         refine(vae, x, q, steps=3)
         assert all(weight.requires_grad and weight.grad is None for weight in vae.parameters())
 
-    def test_q_that_is_given_is_left_as_it_was(self, name: str) -> None:
+    def test_the_given_q_is_unchanged(self, name: str) -> None:
         vae, x = build(name), inputs(name)
         q = vae.encode(x)
         mean, scale = q.mean.clone(), q.scale.clone()
@@ -145,7 +145,7 @@ class TestEveryModel:
             assert q.mean.dtype == q.scale.dtype == x.dtype
             assert q.mean.shape == q.scale.shape == (len(x), vae.config.latent)
 
-    def test_without_steps_nothing_changes(self, name: str) -> None:
+    def test_zero_steps_return_the_given_q(self, name: str) -> None:
         vae, x = build(name), inputs(name)
         q = vae.encode(x)
         same = refine(vae, x, q, steps=0)
@@ -153,7 +153,7 @@ class TestEveryModel:
         assert torch.allclose(same.scale, q.scale, rtol=1e-5)
 
 
-def test_draws_that_descend_judge_and_score_are_apart() -> None:
+def test_descending_judging_and_scoring_draws_differ() -> None:
     streams = [random.normal(0, (50, 4), stream) for stream in (random.LATENT, random.REFINE, random.VALIDATE)]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert not np.isin(streams[i], streams[j]).any()
@@ -173,7 +173,7 @@ def test_the_draws_come_from_their_streams(monkeypatch: pytest.MonkeyPatch) -> N
     assert taken == [((5, 2), random.REFINE), ((VALIDATION_DRAWS, 2), random.VALIDATE)]
 
 
-def test_what_the_judges_do_not_prefer_is_dropped_row_by_row(ppca: PPCA, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_gain_on_the_judging_draws_keep_their_q(ppca: PPCA, monkeypatch: pytest.MonkeyPatch) -> None:
     q = ppca.vae.encode(ppca.x)
     # Steps a hundred times too long lead away from the posterior, and nothing is better than that.
     monkeypatch.setattr(module, "LEARNING_RATE", 10.0)
@@ -181,7 +181,7 @@ def test_what_the_judges_do_not_prefer_is_dropped_row_by_row(ppca: PPCA, monkeyp
     assert torch.equal(kept.mean, q.mean) and torch.equal(kept.scale, q.scale)
 
 
-def test_only_a_gain_is_a_gain() -> None:
+def test_only_a_positive_gain_is_accepted() -> None:
     q, refined = Gaussian(torch.zeros(4, 2), torch.ones(4, 2)), Gaussian(torch.ones(4, 2), torch.full((4, 2), 2.0))
     chosen = select_q(q, refined, torch.tensor([1.0, 0.0, -1.0, torch.nan]))
     assert chosen.mean[:, 0].tolist() == [1, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""Typicality is larger where no data lies, and about zero for the data itself."""
+"""Typicality: about zero for data, larger for outliers."""
 
 from dataclasses import replace
 
@@ -18,8 +18,9 @@ from model.scoring.typicality import (
     residual,
 )
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS, build
-from tests.model.conftest import Array, chance, rows, stripes
+from tests.support.data import Array, rows, stripes
+from tests.support.models import CONFIGS, build
+from tests.support.scoring import chance
 
 
 def samples(name: str, count: int = 7) -> Array:
@@ -90,39 +91,39 @@ class TestTypicalityModel:
         floors = np.array([[MIN_SURPRISE], [-99.0], [MIN_SURPRISE]])
         assert np.allclose(typical(scored).score(scored), WEIGHTS @ np.maximum(surprises, floors))
 
-    def test_what_is_too_complex_to_be_cheap_is_not_typical_for_being_cheap(self, refined: bool) -> None:
+    def test_a_low_cost_at_high_complexity_is_not_typical(self, refined: bool) -> None:
         def costly(features: TypicalityFeatures) -> TypicalityFeatures:
             price = 1000 * (features.complexity[:, 0] - 50)
             return replace(features, free_energy=features.free_energy + price)
 
-        one = typical(costly(chance(1000, refined=refined, measured=2)))
+        model = typical(costly(chance(1000, refined=refined, measured=2)))
         usual = costly(chance(50, seed=1, refined=refined, measured=2))
         dearer = replace(usual, free_energy=usual.free_energy + 300)
         assert np.ptp(usual.free_energy) > 10 * 300
-        assert (one.score(dearer) > one.score(usual) + 2).all()
+        assert (model.score(dearer) > model.score(usual) + 2).all()
 
-    def test_nothing_makes_up_for_a_complexity_that_no_data_has(self, refined: bool) -> None:
-        one = typical(chance(1000, refined=refined, measured=2))
+    def test_a_complexity_outside_the_data_is_never_typical(self, refined: bool) -> None:
+        model = typical(chance(1000, refined=refined, measured=2))
         far = chance(50, seed=1, refined=refined, measured=2)
         farther = replace(far, complexity=far.complexity + 400)
-        assert (one.score(farther) > one.score(far) + 5).all()
+        assert (model.score(farther) > model.score(far) + 5).all()
 
     def test_fresh_inputs_of_the_same_kind_are_about_as_typical(self, refined: bool) -> None:
-        found = typical(chance(2000, refined=refined)).score(chance(2000, seed=1, refined=refined))
-        assert abs(found.mean()) < 0.3
-        assert 0.7 < found.std() < 1.8
+        typicality = typical(chance(2000, refined=refined)).score(chance(2000, seed=1, refined=refined))
+        assert abs(typicality.mean()) < 0.3
+        assert 0.7 < typicality.std() < 1.8
 
-    def test_each_input_is_judged_by_itself(self, refined: bool) -> None:
-        one, scored = typical(chance(500, refined=refined)), chance(20, seed=1, refined=refined)
-        whole = one.score(scored)
-        alone = [one.score(scored[i : i + 1])[0] for i in range(20)]
+    def test_the_typicality_of_an_input_does_not_depend_on_others(self, refined: bool) -> None:
+        model, scored = typical(chance(500, refined=refined)), chance(20, seed=1, refined=refined)
+        whole = model.score(scored)
+        alone = [model.score(scored[i : i + 1])[0] for i in range(20)]
         assert np.allclose(alone, whole)
 
     @pytest.mark.parametrize("what", ["mean", "scale_norm", "rate", "residual", "distortion"])
-    def test_what_lies_far_out_in_one_size_alone_is_less_typical(self, what: str, refined: bool) -> None:
-        one, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
-        before = one.score(scored)
-        assert (one.score(replace(scored, **{what: getattr(scored, what) * 20 + 50})) > before + 2).all()
+    def test_an_extreme_value_of_one_feature_is_less_typical(self, what: str, refined: bool) -> None:
+        model, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
+        before = model.score(scored)
+        assert (model.score(replace(scored, **{what: getattr(scored, what) * 20 + 50})) > before + 2).all()
 
     def test_units_of_nats_and_residuals_do_not_matter(self, refined: bool) -> None:
         def rescaled(features: TypicalityFeatures) -> TypicalityFeatures:
@@ -137,27 +138,27 @@ class TestTypicalityModel:
         other = typical(rescaled(chance(800, refined=refined))).score(rescaled(chance(40, 1, refined=refined)))
         assert np.corrcoef(plain, other)[0, 1] > 0.9
 
-    def test_a_size_that_never_varies_is_no_obstacle(self, refined: bool) -> None:
+    def test_a_constant_feature_is_accepted(self, refined: bool) -> None:
         scored = replace(chance(200, refined=refined), scale_norm=np.full(200, 2.0), mean=np.zeros((200, 2)))
         assert np.isfinite(typical(scored).score(scored)).all()
 
 
-def test_so_is_what_gains_far_more_by_refinement() -> None:
-    one, scored = typical(chance(1000, refined=True)), chance(50, seed=1, refined=True)
+def test_a_large_gain_by_refinement_is_less_typical() -> None:
+    model, scored = typical(chance(1000, refined=True)), chance(50, seed=1, refined=True)
     assert scored.regret is not None
     gained = replace(scored, regret=scored.regret + 20)
-    assert (one.score(gained) > one.score(scored) + 2).all()
+    assert (model.score(gained) > model.score(scored) + 2).all()
 
 
 @pytest.mark.parametrize("refine", [0, 5])
-def test_what_is_no_stripe_is_less_typical_than_stripes(trained: VAE, refine: int) -> None:
+def test_outliers_are_less_typical_than_stripes(trained: VAE, refine: int) -> None:
     def scored(batch: Array) -> TypicalityFeatures:
         return score_features(trained, batch, ScoringConfig(4, refine, 0))
 
     half = scored(stripes(300, seed=1))
     latents = latent_density(trained, stripes(500))
-    one = TypicalityModel.fit(latents, half)
-    inliers = one.score(scored(stripes(200, seed=2)))
+    model = TypicalityModel.fit(latents, half)
+    inliers = model.score(scored(stripes(200, seed=2)))
     draw = np.random.default_rng(0)
     black, white = (np.full((20, 1, 8, 8), value, np.uint8) for value in (0, 255))
     for outliers in (
@@ -165,10 +166,10 @@ def test_what_is_no_stripe_is_less_typical_than_stripes(trained: VAE, refine: in
         stripes(200, seed=3).swapaxes(2, 3).copy(),
         np.concatenate([black, white]),
     ):
-        assert auroc(inliers, one.score(scored(outliers))) > 0.9
+        assert auroc(inliers, model.score(scored(outliers))) > 0.9
 
 
-def test_a_model_that_says_nothing_in_its_latent_still_has_sizes() -> None:
+def test_a_model_without_active_latents_has_finite_features() -> None:
     vae = build("grey-mlp-discretized")
     # The last layer of the encoder gives mean 0 and scale 1 whatever it sees: a rate of exactly zero.
     for key, weight in vae.encoder.named_parameters():

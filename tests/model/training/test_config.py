@@ -17,7 +17,8 @@ from model.training.config import (
     default_network,
 )
 from model.training.splits import Split
-from tests.model.conftest import Memory, refusal, rows, stripes
+from tests.support.checkpoints import refusal
+from tests.support.data import Memory, rows, stripes
 
 
 def resolve(dataset: Memory, **overrides: Any) -> tuple[TrainingConfig, Split]:

@@ -22,8 +22,8 @@ from model.training.config import TrainingConfig
 from model.training.loop import Training, TrainingSettings
 from model.training.splits import Split
 from model.vae import VAE, to_tensor
-from tests.conftest import CONFIGS
-from tests.model.conftest import Memory, rows, stripes
+from tests.support.data import Memory, rows, stripes
+from tests.support.models import CONFIGS
 
 
 def split_of(config: ModelConfig, count: int) -> Split:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.training.loop import Training, TrainingSettings
 from model.training.optimizer import ADAMW_ONLY, Optimizer
 from model.vae import VAE
-from tests.conftest import CONFIGS
+from tests.support.models import CONFIGS
 
 #: All kinds of layers that networks have.
 KINDS: dict[str, Callable[[], nn.Module]] = {

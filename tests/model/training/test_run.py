@@ -22,7 +22,8 @@ from model.training.config import TrainingConfig
 from model.training.run import Run
 from model.training.splits import Split
 from model.vae import to_tensor
-from tests.model.conftest import Memory, flipped, refusal, rows, saved_array, stripes
+from tests.support.checkpoints import flipped, refusal
+from tests.support.data import Memory, rows, saved_array, stripes
 
 EPOCHS = 4
 

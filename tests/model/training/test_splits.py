@@ -9,7 +9,8 @@ from model.checkpoint import Provenance
 from model.errors import DataError
 from model.training.config import TrainingConfig
 from model.training.splits import Split, evaluation_subset, require_unseen
-from tests.model.conftest import Memory, provenance, rows
+from tests.support.checkpoints import provenance
+from tests.support.data import Memory, rows
 
 
 class TestSplit:

@@ -1,4 +1,4 @@
-"""The same small samples, written as every kind of data on disk."""
+"""Small samples in every supported file format."""
 
 import gzip
 import struct
@@ -13,7 +13,7 @@ from PIL import Image
 from model.config import ImageData, VectorData
 from model.datasets import arrays, open_dataset
 from model.errors import DataError
-from tests.model.conftest import saved_array
+from tests.support.data import saved_array
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def idx(array: Array) -> bytes:
 
 
 def attempt(source: Path, named: Path | None = None) -> str | None:
-    """Read all there is: None where that works, the name of the file where it is refused by it, else the refusal."""
+    """Read a dataset: None on success, else the name of the file if the error holds it, else the error message."""
     try:
         dataset = open_dataset(str(source))
         dataset.load()

@@ -1,4 +1,4 @@
-"""A Docker engine for the tests that need one, and what they all ask of it."""
+"""Commands of a Docker engine."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMPOSE = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
 
 
@@ -19,18 +19,18 @@ def run(*command: str, **options: Any) -> "subprocess.CompletedProcess[str]":
 
 
 def engine() -> str | None:
-    """Why there is no engine, or None where one answers."""
+    """Reason why no Docker engine is available, or None."""
     if shutil.which("docker") is None:
         return "docker is not installed"
-    said = run("docker", "info", timeout=60)
-    return None if said.returncode == 0 else f"no docker engine answers: {said.stderr.strip()[-200:]}"
+    completed = run("docker", "info", timeout=60)
+    return None if completed.returncode == 0 else f"no docker engine answers: {completed.stderr.strip()[-200:]}"
 
 
 MISSING = engine()
 
 
 def base() -> str:
-    """What the image is built on: BASE_IMAGE, or the pinned base; or, where that is not, what goes by its name here."""
+    """Base image: BASE_IMAGE if set, else the pinned image, else a local image with the same tag."""
     if given := os.environ.get("BASE_IMAGE"):
         return given
     (pinned,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -40,19 +40,19 @@ def base() -> str:
 
 
 def build(tag: str, *options: str, **more: Any) -> str:
-    """An image that is built here; where its base has to be built with the host's network, so is this."""
+    """Build the image with the network of the host, and return its tag."""
     built = run("docker", "build", "--network=host", "--build-arg", f"BASE_IMAGE={base()}", "-t", tag, *options, **more)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     return tag
 
 
 def inspect(thing: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run("docker", "inspect", thing).stdout)[0]
-    return found
+    description: dict[str, Any] = json.loads(run("docker", "inspect", thing).stdout)[0]
+    return description
 
 
 def wait_healthy(container: str) -> None:
-    """Until its health check says so, for two minutes at most."""
+    """Wait until the health check of the container succeeds, for two minutes at most."""
     deadline = time.monotonic() + 120
     while (status := inspect(container)["State"]["Health"]["Status"]) == "starting":
         assert time.monotonic() < deadline
@@ -61,7 +61,7 @@ def wait_healthy(container: str) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

@@ -1,12 +1,14 @@
-# The two commands of the README, and what they stand on.
+# The commands of the project.
 #
-#   make serve      install if needed, and serve a model      HOST= PORT= MODEL=
-#   make test       install what tests need, run them all     ARGS= go to pytest
-#   make test-long  the tests that take minutes
-#   make lint       style and types alone
-#   make bench           the service beside its peers; half an hour        ONLY=mosec
-#   make soak            the service under mixed traffic for a long time        MINUTES=30
-#   make overload        the service with ten times the requests that it can do
+#   make serve        install if needed, and serve a model      HOST= PORT= MODEL=
+#   make test         install what tests need, lint, and run the tests      ARGS= go to pytest
+#   make test-long    the tests that take minutes
+#   make test-clients clients in other languages against a live service
+#   make lint         style and types
+#   make docs         the documentation as a site, in site/
+#   make bench        the service beside its peers; half an hour        ONLY=mosec
+#   make soak         the service under mixed traffic for a long time        MINUTES=30
+#   make overload     the service with ten times the requests that it can serve
 #   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
@@ -25,16 +27,22 @@ MINUTES ?= 30
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test test-long lint format bench bench-anomaly soak overload clean
+.PHONY: serve test test-long test-clients lint format docs bench bench-anomaly soak overload clean
 
 serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
 
 test: lint
-	$(VENV)/bin/pytest -m "not long" --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+	$(VENV)/bin/pytest -m "not long and not clients" --durations=10 --doctest-modules tests model --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
 test-long: $(VENV)/.tested
 	$(VENV)/bin/pytest -m long $(ARGS)
+
+test-clients: $(VENV)/.tested
+	$(VENV)/bin/pytest -m clients -rs $(ARGS)
+
+docs: $(VENV)/.docs
+	$(VENV)/bin/mkdocs build --strict
 
 lint: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
@@ -81,3 +89,7 @@ $(VENV)/.tested: $(VENV)/.torch pyproject.toml
 	@echo "Installing vae-server and what its tests need ..."
 	@$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.served
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	@$(PIP) --editable '.[docs]'
+	@touch $@

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with limits that it leaves open: on the head of a request, and on requests sent ahead."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,21 @@ MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
 #: Seconds for which a stopping server leaves idle connections open, so that requests already in flight on the network
 #: are still answered.
 CLOSE_DELAY_SECONDS = 0.5
+
+
+#: Java's HTTP client offers HTTP/2 on each first request. The parser would take its body for another protocol, so the
+#: offer is removed, as RFC 9110 (7.8) permits.
+H2C_UPGRADE = re.compile(rb"\r\nUpgrade: *h2c(?=\r\n|$)", re.IGNORECASE)
+
+
+def without_h2c(data: bytes) -> bytes:
+    """Remove the offer of HTTP/2 without TLS from a request head.
+
+    >>> without_h2c(b"GET / HTTP/1.1\\r\\nUpgrade: h2c\\r\\nHost: x\\r\\n\\r\\n")
+    b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return H2C_UPGRADE.sub(b"", head) + end + rest
 
 
 class LimitExceeded(Exception):
@@ -93,7 +109,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.timers.heads.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        super().data_received(without_h2c(data) if b"h2c" in data[:MAX_HEAD_BYTES] else data)
         if self._in_head:
             self.timers.heads.enter(self)
             self._head_bytes += len(data)

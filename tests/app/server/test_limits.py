@@ -253,3 +253,15 @@ def test_a_hanging_model_fails_the_health_checks(running: Callable[..., Running]
         assert read(first)[0] == 200
         second.sendall(head(b"", method="GET", path="/health/ready"))
         assert read(second)[0] == 200
+
+
+def test_an_offer_of_http_2_is_ignored(running: Callable[..., Running]) -> None:
+    """Java's client makes it by default, with the body in a packet of its own."""
+    service = running()
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    with service.connect() as connection:
+        connection.sendall(head(body(), *offer))
+        connection.sendall(body())
+        assert read(connection)[0] == 200
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200

@@ -56,10 +56,10 @@ class Results:
             f"vae-server {__version__} beside its peers, {date.today().isoformat()}: `make bench` on "
             f"{machine.describe()}, "
             f"Python {machine.versions()['python']}, torch {machine.versions()['torch']}. Every server has one worker, "
-            "one thread and one core, and wrk another; a request is one image of 28 x 28 to `/encode`. All peers but "
-            "naive FastAPI have the ONNX Runtime of vae-server; naive FastAPI computes with torch, without batches. "
-            "vae-server standard is the same engine and batcher behind VAE_HTTP=standard. Ratios are of one run; rates "
-            "move with the machine.",
+            "one thread and one core, and wrk another; a request is one image of 28 x 28 to `/encode`. The peers have "
+            "the ONNX Runtime of vae-server, except naive FastAPI, which computes with torch, without batches, and "
+            "bare uvicorn, which computes nothing. vae-server standard is the same engine and batcher behind "
+            "VAE_HTTP=standard. Ratios are of one run; rates move with the machine.",
             "",
             "![requests a second](results.png)",
         ]

@@ -1,9 +1,11 @@
-"""The service beside its peers, on the same weights, payloads and core: `make bench`, or one row by `ONLY=mosec`.
+"""Measure the service and its peers with the same weights, payloads and core: `make bench`, or `ONLY=mosec` for one.
 
-Every server runs alone on the first core, with one worker and one thread; wrk loads it from another. All serve the
-encoder of a shipped model: one image of 28 x 28 a request, mean and variance of Q back, held against torch before
-anything is timed. The peers get the ONNX Runtime that the service has, and batches of up to 64 that wait 1 ms for more.
-`RESULTS.md` says what was measured, on what, and how it compares.
+Each server runs alone on the first core, with one worker and one thread; wrk sends requests from another core. All
+servers serve the encoder of a shipped model: one image of 28 x 28 per request, answered by mean and variance of Q. The
+first answer of each is compared with torch. mosec, LitServe, BentoML, MLServer and Ray Serve compute with the ONNX
+Runtime of the service, in batches of up to 64 that wait 1 ms for more rows. `naive FastAPI` computes with torch,
+without batches. `vae-server standard` is this service's own engine and batcher behind uvicorn's protocol
+(VAE_HTTP=standard) instead of the fast path. RESULTS.md has the results.
 """
 
 import argparse
@@ -38,21 +40,21 @@ HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 MODELS = {"mlp": "fashion-mnist-mlp", "conv": "fashion-mnist"}
 TOLERANCE = 1e-3
-#: Times that two servers are loaded in turns where their ratio is what counts: a machine that is slower for a minute is
-#: slower for both.
+#: Pairs of alternating loads of two servers whose ratio counts: a slow minute of the machine slows both.
 PAIRS = 5
 
 
 @dataclass(frozen=True)
 class Server:
-    """How one server is started, and how it is spoken to."""
+    """Command and interface of a server."""
 
     name: str
     command: list[str]  # {port} and {model} are filled in
     path: str = "/encode"
     bodies: tuple[str, ...] = ("json",)
-    own: bool = False  # whether it runs in the service's environment
-    v2: bool = False  # whether its JSON is the Open Inference Protocol's
+    own: bool = False  # runs in the environment of the service
+    v2: bool = False  # its JSON follows the Open Inference Protocol
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -66,6 +68,14 @@ SERVERS = [
         ["vae", "serve", "{checkpoint}", "--port", "{port}", "--threads", "1"],
         bodies=("json", "npy"),
         own=True,
+        environment={"VAE_HTTP": "fast"},
+    ),
+    Server(
+        "vae-server standard",
+        ["vae", "serve", "{checkpoint}", "--port", "{port}", "--threads", "1"],
+        bodies=("json", "npy"),
+        own=True,
+        environment={"VAE_HTTP": "standard"},
     ),
     Server(
         "bare uvicorn",
@@ -176,7 +186,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(server: Server, model: Model, form: str, core: int, python: Path) -> Iterator[tuple[str, float, int]]:
-    """The server's address, the seconds until it answered right, and its process group."""
+    """Run a server. Yields its address, the seconds until its first correct answer, and its process group."""
     port = free_port()
     fill = {"port": port, "checkpoint": model.name}
     program, *rest = [part.format(**fill) for part in server.command]
@@ -191,6 +201,7 @@ def running(server: Server, model: Model, form: str, core: int, python: Path) ->
         "BODY": form,
         "PYTHONPATH": str(PEERS),
         "VAE_LOG_LEVEL": "warning",
+        **server.environment,
     }
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
@@ -206,7 +217,7 @@ def running(server: Server, model: Model, form: str, core: int, python: Path) ->
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a server and all that it started."""
+    """Stop a server and all its processes."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, how)
@@ -217,7 +228,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def wait(process: "subprocess.Popen[bytes]", address: str, model: Model, server: Server, form: str, log: Any) -> None:
-    """Until the first answer, which must be right."""
+    """Wait for the first answer, which must be correct."""
     until = time.perf_counter() + 120
     while True:
         try:
@@ -245,7 +256,7 @@ def headers(form: str) -> dict[str, str]:
 
 
 def load(address: str, body: Path, form: str, connections: int, seconds: float, core: int) -> dict[str, float]:
-    """What wrk measures: requests a second, and latencies in milliseconds."""
+    """Return the requests per second and latencies in milliseconds that wrk measures."""
     sent = headers(form)
     environment = os.environ | {"BODY_FILE": str(body), "CONTENT_TYPE": sent["Content-Type"], "ACCEPT": sent["Accept"]}
     command = [
@@ -269,7 +280,7 @@ def load(address: str, body: Path, form: str, connections: int, seconds: float, 
 
 
 def memory(group: int) -> float:
-    """Megabytes that the processes of a group have resident, shared pages counted once (proportional set size)."""
+    """Return the resident megabytes of a process group, shared pages counted once (proportional set size)."""
     total = 0.0
     for folder in Path("/proc").iterdir():
         try:
@@ -282,7 +293,7 @@ def memory(group: int) -> float:
 
 
 def measure(server: Server, model: Model, seconds: float, cores: tuple[int, int], python: Path) -> dict[str, Any]:
-    """All loads of one server."""
+    """Measure all loads of a server."""
     row: dict[str, Any] = {}
     for form in server.bodies:
         with running(server, model, form, cores[0], python) as (address, start, group):
@@ -299,10 +310,10 @@ def measure(server: Server, model: Model, seconds: float, cores: tuple[int, int]
 
 
 def ours(address: str, model: Model, seconds: float, core: int, group: int) -> dict[str, Any]:
-    """What only the service is asked for: many rows, free energies, and whether memory stays."""
+    """Measure what only the service is asked for: many rows, free energies, and growth of memory."""
     score = address.replace("/encode", "/free-energy?samples=16")
     found: dict[str, Any] = {
-        # A request takes seconds: few of them would make a rate of steps.
+        # A request takes seconds, so a short load would have too few of them for a rate.
         "rows 4": load(address, model.body("rows"), "rows", 4, 6 * seconds, core),
         "free energy 64": load(score, model.body("npy"), "npy", 64, seconds, core),
     }
@@ -315,7 +326,7 @@ def ours(address: str, model: Model, seconds: float, core: int, group: int) -> d
 
 
 def beside(peer: Server, model: Model, seconds: float, cores: tuple[int, int], python: Path) -> dict[str, list[float]]:
-    """Of the service's requests a second over the peer's at 64 connections, one ratio a pair, by body."""
+    """Return the service's requests per second over the peer's at 64 connections: one ratio per pair, by body."""
     found: dict[str, list[float]] = {}
     for form in peer.bodies:
         started = (
@@ -330,12 +341,12 @@ def beside(peer: Server, model: Model, seconds: float, cores: tuple[int, int], p
                     body = model.body(wire(peer, form)) if address == theirs else model.body(form)
                     both[address] = load(address, body, form, 64, seconds, cores[1])["rate"]
                 ratios.append(both[ours] / both[theirs])
-            found[f"{form} 64"] = ratios[1:]  # the first of them has warmed both up
+            found[f"{form} 64"] = ratios[1:]  # the first pair is the warm-up
     return found
 
 
 def environment(name: str) -> Path:
-    """The Python of a peer's environment, made from its pinned requirements where it is not there yet."""
+    """Return the Python of a peer's environment, which is made from its pinned requirements if it is missing."""
     folder = HERE / ".venvs" / name
     python, listed = folder / "bin" / "python", PEERS / f"{name}.txt"
     stamp = folder / ".installed"
@@ -358,19 +369,19 @@ def ceiling(model: Model, core: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", action="append", help="a server's name; its row is measured anew, the others stay")
-    parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    parser.add_argument("--only", action="append", help="name of a server; only its row is measured")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of each load")
     parser.add_argument("--out", type=Path, default=HERE.parent)
     given = parser.parse_args()
     if not shutil.which("wrk"):
-        sys.exit("wrk is not here; install it (apt-get install wrk)")
+        sys.exit("wrk is not installed; run apt-get install wrk")
     available = sorted(os.sched_getaffinity(0))
     if len(available) < 2:
-        sys.exit("one core for the server and another for the load are needed")
+        sys.exit("this needs two cores: one for the server, one for wrk")
     cores = available[0], available[1]
     wanted = set(given.only or ())
     if unknown := wanted - {server.slug for server in SERVERS}:
-        sys.exit(f"there is no {', '.join(unknown)}; there are {', '.join(server.slug for server in SERVERS)}")
+        sys.exit(f"unknown: {', '.join(unknown)}; servers are {', '.join(server.slug for server in SERVERS)}")
     results = report.Results.read(given.out / "results.json")
     with tempfile.TemporaryDirectory() as folder:
         models = [Model(kind, name, Path(folder)) for kind, name in MODELS.items()]

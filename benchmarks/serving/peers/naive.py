@@ -1,4 +1,4 @@
-"""Forty lines of FastAPI: what one writes before one looks for a server. `uvicorn naive:app`."""
+"""A minimal FastAPI service that computes with torch, without ONNX Runtime and without batches: `uvicorn naive:app`."""
 
 import os
 from pathlib import Path

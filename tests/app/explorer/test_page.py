@@ -107,7 +107,7 @@ def test_it_asks_for_a_key_and_does_not_store_it(look: Look) -> None:
     assert "needs a key" in seen.page.inner_text("#key-reason")
     seen.page.fill("#key-value", "a-key-that-is-not-one")
     seen.page.keyboard.press("Enter")
-    seen.page.wait_for_selector("dialog[open] >> text=was not given out")
+    seen.page.wait_for_selector("dialog[open] >> text=the key is not valid")
     seen.page.fill("#key-value", KEYS["VAE_API_KEYS"])
     seen.page.click("text=Use key")
     seen.page.wait_for_selector("body[data-ready]")

@@ -13,8 +13,8 @@ dependencies do not depend on each other: FastAPI resolves each of them at a cos
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request
 from pydantic import WithJsonSchema
@@ -30,6 +30,7 @@ from app.inference.errors import DeadlinePassed
 
 #: Bytes of a body from which on it is decoded in a thread: on the event loop every other request would wait for it.
 THREAD_BYTES = 1 << 17
+B = TypeVar("B", bound=Body)
 TIMEOUT_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 Timeout = Annotated[
     str | None,
@@ -133,26 +134,21 @@ async def _read(body: Body, spec: InputSpec, model: ServedModel, context: Reques
     return rows
 
 
-async def input_body(request: Request) -> AsyncIterator[InputBody]:
-    """The reader of x, whose share of the byte budget is given back when the request is over."""
-    body = InputBody(request, state_of(request).body_limits)
-    try:
-        yield body
-    finally:
-        body.close()
+def _reader(kind: type[B]) -> Callable[[Request], AsyncIterator[B]]:
+    """A dependency that gives the body's share of the byte budget back when the request is over."""
+
+    async def open_body(request: Request) -> AsyncIterator[B]:
+        body = kind(request, state_of(request).body_limits)
+        try:
+            yield body
+        finally:
+            body.close()
+
+    return open_body
 
 
-async def latent_body(request: Request) -> AsyncIterator[LatentBody]:
-    """The reader of z, whose share of the byte budget is given back when the request is over."""
-    body = LatentBody(request, state_of(request).body_limits)
-    try:
-        yield body
-    finally:
-        body.close()
-
-
-Inputs = Annotated[InputBody, Depends(input_body)]
-Latents = Annotated[LatentBody, Depends(latent_body)]
+Inputs = Annotated[InputBody, Depends(_reader(InputBody))]
+Latents = Annotated[LatentBody, Depends(_reader(LatentBody))]
 
 
 def ensure_within(what: str, value: int, limit: int) -> None:

@@ -12,15 +12,17 @@ from tests.lowest import lowest
 
 ROOT = Path(__file__).parents[1]
 #: Programs that run the tests, at the versions of constraints.txt.
-TOOLS = ("beartype", "httpx2", "hypothesis", "openapi-spec-validator", "pytest")
-#: Tests of the service over HTTP, of the codecs and of checkpoints.
+TOOLS = ("beartype", "httpx2", "hypothesis", "pytest")
+#: Fast tests of the service over HTTP, of the codecs, of the command line and of checkpoints.
 TESTS = (
-    *(f"tests/app/api/test_{name}.py" for name in ("latents", "scores", "refusals", "keys", "model", "gallery")),
+    "tests/app/api/test_latents.py",
+    "tests/app/api/test_scores.py",
     "tests/app/codecs",
+    "tests/app/cli/test_commands.py",
     "tests/model/test_checkpoint.py",
 )
 #: Tests no dependency, and is slow.
-IGNORED = ("tests/app/codecs/test_fuzz.py",)
+IGNORED = "tests/app/codecs/test_fuzz.py"
 
 
 def run(*command: str | Path, **environment: str) -> None:
@@ -49,6 +51,5 @@ def test_service_works_with_the_lowest_allowed_versions(tmp_path: Path) -> None:
     dependencies = [requirement for requirement in lowest() if not requirement.startswith("torch==")]
     run(*install, f"torch=={pins['torch']}", *dependencies, *(f"{tool}=={pins[tool]}" for tool in TOOLS))
     run(*install, "--no-deps", "--editable", str(ROOT))
-    ignored = [f"--ignore={path}" for path in IGNORED]
-    options = ("-q", "-x", "-m", "not long", "-p", "no:cacheprovider")
-    run(python, "-m", "pytest", *options, *ignored, *TESTS, PYTHONPATH=str(ROOT))
+    options = ("-q", "-x", "-m", "not long", "-p", "no:cacheprovider", f"--ignore={IGNORED}")
+    run(python, "-m", "pytest", *options, *TESTS, PYTHONPATH=str(ROOT))

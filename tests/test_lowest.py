@@ -13,12 +13,13 @@ from tests.lowest import lowest
 ROOT = Path(__file__).parents[1]
 #: Programs that run the tests, at the versions of constraints.txt.
 TOOLS = ("beartype", "httpx2", "hypothesis", "pytest")
-#: Fast tests of the service over HTTP, of the codecs, of the command line and of checkpoints.
+#: Fast tests of the service over HTTP, of the codecs, of commands, traces and checkpoints.
 TESTS = (
     "tests/app/api/test_latents.py",
     "tests/app/api/test_scores.py",
     "tests/app/codecs",
     "tests/app/cli/test_commands.py",
+    "tests/app/observability/test_tracing.py",
     "tests/model/test_checkpoint.py",
 )
 #: Tests no dependency, and is slow.
@@ -48,7 +49,7 @@ def test_service_works_with_the_lowest_allowed_versions(tmp_path: Path) -> None:
     index = os.environ.get("TORCH_INDEX")
     # torch has no lowest version of its own: it is the tested one.
     run(*install, *(("--index-url", index) if index else ()), f"torch=={pins['torch']}")
-    dependencies = [requirement for requirement in lowest() if not requirement.startswith("torch==")]
+    dependencies = [requirement for requirement in lowest("train", "otel") if not requirement.startswith("torch==")]
     run(*install, f"torch=={pins['torch']}", *dependencies, *(f"{tool}=={pins[tool]}" for tool in TOOLS))
     run(*install, "--no-deps", "--editable", str(ROOT))
     options = ("-q", "-x", "-m", "not long", "-p", "no:cacheprovider", f"--ignore={IGNORED}")

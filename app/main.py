@@ -32,6 +32,7 @@ from app.api.routers import with_dependencies
 from app.api.state import AppState
 from app.explorer import pages
 from app.middleware.access_log import AccessLogMiddleware
+from app.middleware.cleanup import CleanupMiddleware
 from app.middleware.disconnect import DisconnectMiddleware
 from app.middleware.request_id import RequestIDMiddleware
 from app.middleware.response_headers import ResponseHeadersMiddleware
@@ -70,6 +71,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         Middleware(ResponseHeadersMiddleware, state=state),
         Middleware(UnexpectedErrorsMiddleware),
         Middleware(DisconnectMiddleware),
+        Middleware(CleanupMiddleware),
     ]
     if provider:
         middleware.insert(2, Middleware(TraceDetailsMiddleware, provider=provider))

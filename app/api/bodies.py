@@ -61,7 +61,7 @@ class BodyLimits:
 
 
 class Body:
-    """The body of one request, and the bytes that it takes of the shared budget until `close`."""
+    """The body of one request. The bytes that it takes of the shared budget are given back when the request is over."""
 
     __slots__ = ("_acquired", "_limits", "request")
 
@@ -81,12 +81,12 @@ class Body:
             ClientLeft: the connection closed before the body was complete.
         """
         limits = self._limits
-        if _content_length(self.request) > limits.max_bytes:
-            raise self._too_large()
         if (whole := self.request.scope.get("vae.body")) is not None:
             self._count(len(whole))
             body: bytes = whole
             return body
+        if _content_length(self.request) > limits.max_bytes:
+            raise self._too_large()
         chunks: list[bytes] = []
         size = 0
         try:
@@ -110,6 +110,8 @@ class Body:
         if size > max(UNBUDGETED_BYTES, self._acquired):
             step = max(size - self._acquired, UNBUDGETED_BYTES + 1)
             self._limits.budget.acquire(step)
+            if not self._acquired:
+                self.request.scope["state"]["cleanups"].append(self._close)
             self._acquired += step
 
     def _too_large(self) -> LimitExceeded:
@@ -117,11 +119,8 @@ class Body:
             f"the body is larger than the {self._limits.max_bytes:,} bytes that one request may have; send fewer rows"
         )
 
-    def close(self) -> None:
-        """Give the budget back, when the request is over."""
-        if self._acquired:
-            self._limits.budget.release(self._acquired)
-            self._acquired = 0
+    def _close(self) -> None:
+        self._limits.budget.release(self._acquired)
 
 
 def _content_length(request: Request) -> int:

@@ -13,8 +13,7 @@ dependencies do not depend on each other: FastAPI resolves each of them at a cos
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from pydantic import WithJsonSchema
@@ -30,7 +29,6 @@ from app.inference.errors import DeadlinePassed
 
 #: Bytes of a body from which on it is decoded in a thread: on the event loop every other request would wait for it.
 THREAD_BYTES = 1 << 17
-B = TypeVar("B", bound=Body)
 TIMEOUT_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 Timeout = Annotated[
     str | None,
@@ -42,7 +40,7 @@ Timeout = Annotated[
 ]
 
 
-async def current_model(request: Request) -> AsyncIterator[ServedModel]:
+async def current_model(request: Request) -> ServedModel:
     """The model that serves this request to its end, even if a reload puts another in its place meanwhile.
 
     Raises:
@@ -50,13 +48,11 @@ async def current_model(request: Request) -> AsyncIterator[ServedModel]:
     """
     if request.scope["query_string"]:
         _refuse_repeated(request)
-    model = state_of(request).model
-    request.state.model = model
+    model, state = state_of(request).model, request.scope["state"]
+    state["model"] = model
     model.enter()
-    try:
-        yield model
-    finally:
-        model.leave()
+    state["cleanups"].append(model.leave)
+    return model
 
 
 def _refuse_repeated(request: Request) -> None:
@@ -84,7 +80,7 @@ async def request_context(request: Request, x_request_timeout: Timeout = None) -
     context.deadline = time.monotonic() + context.timeout
     if settings.traces:
         context.spans = []
-    request.state.context = context
+    request.scope["state"]["context"] = context
     return context
 
 
@@ -134,21 +130,18 @@ async def _read(body: Body, spec: InputSpec, model: ServedModel, context: Reques
     return rows
 
 
-def _reader(kind: type[B]) -> Callable[[Request], AsyncIterator[B]]:
-    """A dependency that gives the body's share of the byte budget back when the request is over."""
-
-    async def open_body(request: Request) -> AsyncIterator[B]:
-        body = kind(request, state_of(request).body_limits)
-        try:
-            yield body
-        finally:
-            body.close()
-
-    return open_body
+async def input_body(request: Request) -> InputBody:
+    """The body of a request that brings x."""
+    return InputBody(request, state_of(request).body_limits)
 
 
-Inputs = Annotated[InputBody, Depends(_reader(InputBody))]
-Latents = Annotated[LatentBody, Depends(_reader(LatentBody))]
+async def latent_body(request: Request) -> LatentBody:
+    """The body of a request that brings z."""
+    return LatentBody(request, state_of(request).body_limits)
+
+
+Inputs = Annotated[InputBody, Depends(input_body)]
+Latents = Annotated[LatentBody, Depends(latent_body)]
 
 
 def ensure_within(what: str, value: int, limit: int) -> None:

@@ -55,7 +55,9 @@ def _to_contiguous(value: object) -> NDArray[Any]:
 def _flatten(fields: Fields) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in fields.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        elif isinstance(value, Mapping):
             arrays |= {f"{name}.{key}": array for key, array in value.items()}
         elif value is not None:
             arrays[name] = np.asarray(value)

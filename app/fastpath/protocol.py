@@ -23,11 +23,13 @@ class ResponseWriter:
         self._loop = loop
         self._pending: list[tuple[asyncio.Transport, bytes]] = []
 
-    def write(self, transport: asyncio.Transport, response: bytes) -> None:
-        """Write in the next round of the loop."""
-        if not self._pending:
-            self._loop.call_soon(self.flush)
+    def write(self, transport: asyncio.Transport, response: bytes, *, alone: bool) -> None:
+        """Write in the next round of the loop; at once where no other response can become ready in this one."""
         self._pending.append((transport, response))
+        if alone:
+            self.flush()
+        elif len(self._pending) == 1:
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write all pending responses."""
@@ -44,7 +46,7 @@ class FastProtocol(LimitedProtocol):
         if "fast" not in self.app_state:  # which all connections share
             bodies = IdleTimeouts(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
             self.app_state["fast"] = ResponseWriter(self.loop), bodies, fast_routes(self.app)
-        self._responses, self._bodies, routes = self.app_state["fast"]
+        self.shared, self._bodies, routes = self.app_state["fast"]
         self.state: AppState = self.app.state.server
         # Tracing, and what uvicorn itself does to requests, need the ASGI path.
         standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
@@ -62,8 +64,13 @@ class FastProtocol(LimitedProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        self._responses.flush()  # the responses of earlier requests go first
+        self.shared.flush()  # the responses of earlier requests go first
         super().send_400_response(msg)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._pending is not None:
+            self._bodies.enter(self)  # the rest of its body is to follow
 
     def on_message_begin(self) -> None:
         self.url, self.headers = b"", []  # the ASGI scope is made only where it turns out to be needed
@@ -77,24 +84,21 @@ class FastProtocol(LimitedProtocol):
         self._pending = self._try_fast_path()
         if self._pending is None:
             self._replay_head()
-        else:
-            self._bodies.enter(self)
 
     def _try_fast_path(self) -> FastRequest | None:
         """The request whose head is complete, if nothing about it is special."""
         path, _, query = self.url.partition(b"?")
         route = self._routes.get((self.parser.get_method(), path))
-        headers = dict(self.headers)
         pipelined = self.cycle is not None and not self.cycle.response_complete  # uvicorn has it wait for its turn
-        plain = len(headers) == len(self.headers) and SPECIAL_HEADERS.isdisjoint(headers) and b"#" not in query
-        lasting = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
-        connection, length = headers.get(b"connection", b"keep-alive"), headers.get(b"content-length", b"0")
-        if route is None or pipelined or not plain or not lasting or connection.lower() != b"keep-alive":
+        if route is None or pipelined or b"#" in query or self.parser.get_http_version() != "1.1":
             return None
+        headers = dict(self.headers)
+        connection, length = headers.get(b"connection", b"keep-alive"), headers.get(b"content-length", b"0")
+        plain = len(headers) == len(self.headers) and SPECIAL_HEADERS.isdisjoint(headers)
         try:
-            if len(length) > 9 or int(length) > self._max_body_bytes:
+            if not plain or connection.lower() != b"keep-alive" or int(length) > self._max_body_bytes:
                 return None
-            return FastRequest(self, route, query, route.parse_query(query), FastHeaders(headers))
+            return FastRequest(self, route, query, route.parse_query(query), FastHeaders(self.headers, headers))
         except ValueError:
             return None
 
@@ -134,9 +138,8 @@ class FastProtocol(LimitedProtocol):
 
     def finish(self, response: bytes, *, close: bool) -> None:
         """Write a response, and free the connection for its next request."""
-        self._responses.write(self.transport, response)
+        self.shared.write(self.transport, response, alone=close or len(self.tasks) == 1)
         if close:
-            self._responses.flush()
             self.transport.close()
         if self.pipeline or close:
             self.on_response_complete()

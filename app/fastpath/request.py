@@ -1,6 +1,7 @@
 """A complete request that goes past ASGI, and its response."""
 
 import asyncio
+import functools
 import time
 from typing import Any
 
@@ -17,16 +18,23 @@ from app.middleware.access_log import record_request
 from app.middleware.request_id import HEADER, choose_request_id
 from app.middleware.response_headers import DIGEST, NO_SNIFF
 
+CLIENT_LEFT = STATUS[ClientLeft][0]
+RAW_NAME = functools.cache(lambda name: name.lower().encode("latin-1"))
+
+
+@functools.lru_cache(maxsize=1)
+def _common_headers(default: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in (*default, NO_SNIFF))
+
 
 class FastHeaders(Headers):
     """Headers of which each is given once, looked up in a dictionary."""
 
-    def __init__(self, headers: dict[bytes, bytes]) -> None:
-        super().__init__(raw=list(headers.items()))
-        self._by_name = headers
+    def __init__(self, raw: list[tuple[bytes, bytes]], by_name: dict[bytes, bytes]) -> None:
+        self._list, self.by_name = raw, by_name
 
     def get(self, key: str, default: Any = None) -> Any:
-        value = self._by_name.get(key.lower().encode("latin-1"))
+        value = self.by_name.get(RAW_NAME(key))
         return default if value is None else value.decode("latin-1")
 
 
@@ -37,18 +45,17 @@ class FastRequest(Request):
         self, protocol: Any, route: FastRoute, query: bytes, params: BaseModel | None, headers: FastHeaders
     ) -> None:
         self._started = time.perf_counter()
-        request_id = headers.get("x-request-id")
-        state = {"request_id": choose_request_id(request_id and request_id.encode("latin-1"))}
-        scope = {"type": "http", "method": route.method, "path": route.path, "query_string": query, "headers": []}
-        super().__init__(scope | {"app": protocol.app, "state": state})
-        self._headers = headers
+        request_id = choose_request_id(headers.by_name.get(b"x-request-id"))
+        self.own: dict[str, Any] = {"request_id": request_id, "cleanups": []}
+        scope = {"method": route.method, "path": route.path, "query_string": query}
+        super().__init__({"type": "http", "app": protocol.app, "state": self.own, **scope})
+        self._headers, self._raw_headers = headers, headers.by_name
         self._protocol, self._route, self._params = protocol, route, params
-        self.keep_alive = True
-        self.response_complete = self._left = False
+        self.keep_alive, self.response_complete, self._left = True, False, False
 
     def start(self, body: bytes) -> None:
         """Answer the request, whose body is complete."""
-        self.scope["vae.body"] = body
+        self._body = self.scope["vae.body"] = body
         self.task: asyncio.Task[None] = self._protocol.loop.create_task(self._run())
 
     def leave(self) -> None:
@@ -59,7 +66,7 @@ class FastRequest(Request):
 
     async def _run(self) -> None:
         protocol, path, method = self._protocol, self._route.path, self._route.method
-        status = STATUS[ClientLeft][0]
+        status = CLIENT_LEFT
         try:
             response = await self._route.respond(self, self._params)
             status = response.status_code
@@ -74,18 +81,19 @@ class FastRequest(Request):
         finally:
             self.response_complete = True
             protocol.tasks.discard(self.task)
-            seconds, parent = time.perf_counter() - self._started, self._headers.get("traceparent")
-            record_request(protocol.state.metrics, path, method, path, status, seconds, self.scope["state"], parent)
+            for cleanup in self.own["cleanups"]:
+                cleanup()
+            seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
+            record_request(protocol.state.metrics, path, method, path, status, seconds, self.own, parent)
 
     def _write(self, response: Response) -> None:
         self.response_complete = True
-        protocol, state = self._protocol, self.scope["state"]
+        protocol = self._protocol
         if self._left or protocol.transport.is_closing():
             return
-        digest = state.get("model", protocol.state.model).digest
-        ours = (NO_SNIFF, (HEADER, state["request_id"]), (DIGEST, digest))
-        parts = [STATUS_LINE[response.status_code]]
-        for name, value in (*protocol.server_state.default_headers, *ours, *response.raw_headers):
+        parts = [STATUS_LINE[response.status_code], _common_headers(tuple(protocol.server_state.default_headers))]
+        digest = self.own.get("model", protocol.state.model).digest
+        for name, value in ((HEADER, self.own["request_id"]), (DIGEST, digest), *response.raw_headers):
             parts += (name, b": ", value, b"\r\n")
         keep_alive = self.keep_alive and not protocol.state.draining
         parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))

@@ -23,8 +23,8 @@ from app.api.routers import with_dependencies
 
 #: Positions of the request and of its query parameters among the values of a plan.
 REQUEST, QUERY = 0, 1
-#: A dependency or the name of a header, what takes its arguments from the values, and True if it yields its value.
-Step = tuple[Callable[..., Any] | str, Callable[[list[Any]], Any], bool]
+#: A dependency or the name of a header, and what takes its arguments from the values.
+Step = tuple[Callable[..., Any] | str, Callable[[list[Any]], Any]]
 
 
 class FastRoute:
@@ -62,7 +62,7 @@ class FastRoute:
         """The position of a dependency or header, which is resolved once a request however many need it."""
         if source not in self._positions:
             arguments = operator.itemgetter(REQUEST) if isinstance(source, str) else self._arguments_of(source)
-            self._steps.append((source, arguments, inspect.isasyncgenfunction(source)))
+            self._steps.append((source, arguments))
             self._positions[source] = QUERY + len(self._steps)
         return self._positions[source]
 
@@ -76,26 +76,15 @@ class FastRoute:
     async def respond(self, request: Request, query: BaseModel | None) -> Response:
         """The response of the endpoint, or the problem that its exception stands for."""
         values: list[Any] = [request, query]
-        generators = []
         try:
-            for source, arguments, yields in self._steps:
-                if isinstance(source, str):
-                    values.append(request.headers.get(source))
-                    continue
-                value = source(*arguments(values))
-                if yields:
-                    generators.append(value)
-                    value = value.__anext__()
-                values.append(await value)
+            for step, arguments in self._steps:
+                values.append(request.headers.get(step) if isinstance(step, str) else await step(*arguments(values)))
             response = await self._endpoint(*self._arguments(values))
-            if isinstance(response, BaseModel):
-                return BytesResponse(response.model_dump_json().encode(), "application/json")
-            return response  # type: ignore[no-any-return]
+            if isinstance(response, Response):
+                return response
+            return BytesResponse(response.model_dump_json().encode(), "application/json")
         except Exception as error:
             return to_response(self.method, self.path, error)
-        finally:
-            for generator in reversed(generators):
-                await generator.aclose()
 
 
 def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:

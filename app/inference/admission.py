@@ -89,8 +89,11 @@ class Admission:
         # An empty queue takes a job of any size: the limits of a single request have let it through.
         if not self._queue.rows:
             return
+        reserved = sum(self.reserved.values())
+        if self._queue.rows + reserved < self._queue.batch_rows and self._queue.rows + rows <= self._queue_rows:
+            return  # most requests
         rows_before = self._queue.rows_before(rows)
-        queued, reserved = sum(rows_before.values()), sum(self.reserved.values())
+        queued = sum(rows_before.values())
         if not queued + reserved:
             return
         costs = [(call, cost.seconds_per_row) for call, cost in list(self.costs.items())]

@@ -22,7 +22,7 @@ def record_request(
     status: int,
     seconds: float,
     state: Mapping[str, Any],
-    traceparent: str | None,
+    traceparent: bytes | None,
 ) -> None:
     """Count a request that is over, and log it.
 
@@ -81,6 +81,6 @@ class AccessLogMiddleware:
         finally:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             route = path if path in self.routes else "other"
-            parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
+            parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
             seconds = time.perf_counter() - start
             record_request(self.metrics, route, scope["method"], scope["path"], status, seconds, scope["state"], parent)

@@ -25,9 +25,9 @@ TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0
 FLUSH_SECONDS = 5.0
 
 
-def trace_id(traceparent: str | None) -> str | None:
+def trace_id(traceparent: bytes | None) -> str | None:
     """The trace that a request belongs to, as 32 hexadecimal digits; None without a valid header."""
-    match = TRACEPARENT.match(traceparent) if traceparent else None
+    match = TRACEPARENT.match(traceparent.decode("latin-1")) if traceparent else None
     return match[1] if match else None
 
 

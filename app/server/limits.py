@@ -109,7 +109,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self.timers.heads.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(without_h2c(data) if b"h2c" in data[:MAX_HEAD_BYTES] else data)
+        end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+        offered = data.find(b"h2c", 0, end if end >= 0 else MAX_HEAD_BYTES) >= 0
+        super().data_received(without_h2c(data) if offered else data)
         if self._in_head:
             self.timers.heads.enter(self)
             self._head_bytes += len(data)

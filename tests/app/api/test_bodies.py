@@ -23,7 +23,7 @@ def request(*messages: dict[str, Any]) -> Request:
             await asyncio.sleep(60)
         return remaining.pop(0)
 
-    return Request({"type": "http", "headers": [], "method": "POST", "path": "/"}, receive)
+    return Request({"type": "http", "headers": [], "method": "POST", "path": "/", "state": {"cleanups": []}}, receive)
 
 
 def part(body: bytes, more: bool = True) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def test_bytes_that_were_not_announced_are_budgeted_as_they_arrive() -> None:
     content = asyncio.run(body.receive())
     assert content == b"x" + large + b"x"
     assert budget.acquired >= len(content)
-    body.close()
+    for cleanup in messages.state.cleanups:
+        cleanup()
     assert budget.acquired == 0
 
 

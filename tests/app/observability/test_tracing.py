@@ -44,7 +44,7 @@ SAMPLED = f"00-{TRACE}-{PARENT}-01"
     ],
 )
 def test_the_trace_of_a_request(header: str | None, trace: str | None) -> None:
-    assert trace_id(header) == trace
+    assert trace_id(header.encode() if header else None) == trace
 
 
 def test_log_lines_hold_the_trace_id(running: Callable[..., Running], caplog: pytest.LogCaptureFixture) -> None:

@@ -120,7 +120,8 @@ def _location(request: Request, item: Mapping[str, Any]) -> ErrorLocation:
     """Where and why pydantic refused a parameter."""
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        operation = request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
+        method = "get" if request.method == "HEAD" else request.method.lower()  # HEAD is not documented of its own
+        operation = request.app.openapi()["paths"][request.scope["route"].path][method]
         names = [known["name"] for known in operation.get("parameters", []) if known["in"] == "query"]
         return ErrorLocation(f"{place:.66}", "is not known here" + (f"; known are {', '.join(names)}" if names else ""))
     return ErrorLocation(f"{place:.66}", f"{item['msg']} (given: {item['input']!s:.60})")

@@ -46,7 +46,7 @@ class FastProtocol(LimitedProtocol):
         if "fast" not in self.app_state:  # which all connections share
             bodies = IdleTimeouts(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
             self.app_state["fast"] = ResponseWriter(self.loop), bodies, fast_routes(self.app)
-        self.shared, self._bodies, routes = self.app_state["fast"]
+        self._responses, self._bodies, routes = self.app_state["fast"]
         self.state: AppState = self.app.state.server
         # Tracing, and what uvicorn itself does to requests, need the ASGI path.
         standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
@@ -64,7 +64,7 @@ class FastProtocol(LimitedProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        self.shared.flush()  # the responses of earlier requests go first
+        self._responses.flush()  # the responses of earlier requests go first
         super().send_400_response(msg)
 
     def data_received(self, data: bytes) -> None:
@@ -114,6 +114,7 @@ class FastProtocol(LimitedProtocol):
             super().on_message_complete()
             return
         self._bodies.leave(self)
+        self._awaiting_head = True
         body, self._body = b"".join(self._body), []
         self.cycle = self._running = request  # type: ignore[assignment]
         request.start(body)
@@ -138,7 +139,7 @@ class FastProtocol(LimitedProtocol):
 
     def finish(self, response: bytes, *, close: bool) -> None:
         """Write a response, and free the connection for its next request."""
-        self.shared.write(self.transport, response, alone=close or len(self.tasks) == 1)
+        self._responses.write(self.transport, response, alone=close or len(self.tasks) == 1)
         if close:
             self.transport.close()
         if self.pipeline or close:

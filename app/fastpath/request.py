@@ -55,7 +55,7 @@ class FastRequest(Request):
 
     def start(self, body: bytes) -> None:
         """Answer the request, whose body is complete."""
-        self._body = self.scope["vae.body"] = body
+        self.scope["vae.body"] = body
         self.task: asyncio.Task[None] = self._protocol.loop.create_task(self._run())
 
     def leave(self) -> None:
@@ -79,7 +79,7 @@ class FastRequest(Request):
                 self._write(to_response(method, path, Unavailable(STOPPED)))
                 raise
         finally:
-            self.response_complete = True
+            self.response_complete, self.scope = True, {}  # an idle connection must not hold a body
             protocol.tasks.discard(self.task)
             for cleanup in self.own["cleanups"]:
                 cleanup()

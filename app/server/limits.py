@@ -103,15 +103,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: Any = None  # the request whose response is due next
         self._head_bytes = 0
         self._in_head = False
+        self._awaiting_head = True  # no head has arrived in full since the last message ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.timers.heads.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-        offered = data.find(b"h2c", 0, end if end >= 0 else MAX_HEAD_BYTES) >= 0
-        super().data_received(without_h2c(data) if offered else data)
+        if self._awaiting_head:  # in a body, the same bytes are data
+            end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+            if data.find(b"h2c", 0, end if end >= 0 else MAX_HEAD_BYTES) >= 0:
+                data = without_h2c(data)
+        super().data_received(data)
         if self._in_head:
             self.timers.heads.enter(self)
             self._head_bytes += len(data)
@@ -156,7 +159,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _end_head(self) -> None:
         """Stop the timers of the head, and refuse a client that is too far ahead of its responses."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._awaiting_head = False, 0, False
         self.timers.idle.leave(self)
         self.timers.heads.leave(self)
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -169,6 +172,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.timers.idle.enter(self)
         if self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BYTES:
             raise LimitExceeded
+
+    def on_message_complete(self) -> None:
+        self._awaiting_head = True
+        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

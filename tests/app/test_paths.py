@@ -71,7 +71,7 @@ def test_responses_of_every_call_are_equal(pair: tuple[str, Pair], accept: str) 
         "/health/live",
     ):
         compare(clients, "GET", path, headers=headers)
-    for path in ("/sample", "/model", "/health/ready", "/nothing"):
+    for path in ("/sample", "/model", "/health/ready", "/health/ready?unknown=1", "/nothing"):
         compare(clients, "HEAD", path, headers=headers)
 
 

@@ -265,3 +265,18 @@ def test_an_offer_of_http_2_is_ignored(running: Callable[..., Running]) -> None:
         assert read(connection)[0] == 200
         connection.sendall(head(body()) + body())
         assert read(connection)[0] == 200
+
+
+def test_a_body_that_holds_an_offer_of_http_2_is_left_as_it_is(running: Callable[..., Running]) -> None:
+    offer = b"\r\nUpgrade: h2c\r\n"
+    content = body()[: -len(offer)] + offer
+    with running().connect() as connection:
+        connection.sendall(head(content))
+        time.sleep(0.05)  # the body arrives as a chunk of its own
+        connection.sendall(content[:40])
+        connection.sendall(content[40:] + head(body()) + body())
+        status, _, answer = read(connection)
+        # Its last values are no pixels, which only a body of full length is refused for.
+        assert status == 422, answer
+        assert b"out of range" in answer
+        assert read(connection)[0] == 200

@@ -15,6 +15,7 @@ from app.api.errors import STOPPED, ClientLeft, Unavailable
 from app.api.problems import STATUS, to_response
 from app.fastpath.routes import FastRoute
 from app.middleware.access_log import record_request
+from app.middleware.cleanup import run_cleanups
 from app.middleware.request_id import HEADER, choose_request_id
 from app.middleware.response_headers import DIGEST, NO_SNIFF
 
@@ -81,8 +82,7 @@ class FastRequest(Request):
         finally:
             self.response_complete, self.scope = True, {}  # an idle connection must not hold a body
             protocol.tasks.discard(self.task)
-            for cleanup in self.own["cleanups"]:
-                cleanup()
+            run_cleanups(self.own["cleanups"])
             seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
             record_request(protocol.state.metrics, path, method, path, status, seconds, self.own, parent)
 

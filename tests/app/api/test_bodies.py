@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from app.api.bodies import RATE_SECONDS, UNBUDGETED_BYTES, Body, BodyLimits, ByteBudget
 from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
+from app.middleware.cleanup import run_cleanups
 from model.checkpoint import Checkpoint
 from tests.support.services import Transport, client_of, state_of
 
@@ -61,8 +62,7 @@ def test_bytes_that_were_not_announced_are_budgeted_as_they_arrive() -> None:
     content = asyncio.run(body.receive())
     assert content == b"x" + large + b"x"
     assert budget.acquired >= len(content)
-    for cleanup in messages.state.cleanups:
-        cleanup()
+    run_cleanups(messages.state.cleanups)
     assert budget.acquired == 0
 
 
@@ -118,3 +118,14 @@ def test_the_budget_is_released_below_a_root_path(loaded: Callable[[str], Checkp
         answer = below.post("/vae/encode", content=CONTENT, headers={"content-type": "application/json"})
         assert answer.status_code == 200
         assert state_of(client.app).body_limits.budget.acquired == 0
+
+
+def test_a_cleanup_that_fails_is_logged_and_the_others_run(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    run_cleanups([lambda: done.append("first"), fail, lambda: done.append("last")])
+    assert done == ["last", "first"]
+    assert "a cleanup of a request failed" in caplog.text

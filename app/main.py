@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
-from fastapi.telemetry._api import TelemetryConfig
+from fastapi.telemetry import TelemetryConfig
 from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__
@@ -66,25 +66,15 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     routers = list(with_dependencies(keys))
     routes = [route for router, _ in routers for route in router.routes if isinstance(route, APIRoute)]
     middleware = [
+        *_cors(settings),
         Middleware(RequestIDMiddleware),
         Middleware(AccessLogMiddleware, metrics=metrics, routes=[route.path for route in routes]),
+        *([Middleware(TraceDetailsMiddleware, provider=provider)] if provider else []),
         Middleware(ResponseHeadersMiddleware, state=state),
         Middleware(UnexpectedErrorsMiddleware),
         Middleware(DisconnectMiddleware),
         Middleware(CleanupMiddleware),
     ]
-    if provider:
-        middleware.insert(2, Middleware(TraceDetailsMiddleware, provider=provider))
-    if origins := [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
-        middleware.insert(0, cors)
-
     app = FastAPI(
         title="vae-server",
         version=__version__,
@@ -107,6 +97,22 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     pages.add(app)
     problems.install(app)
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
+    if not origins:
+        return []
+    methods = ["GET", "POST"]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=methods,
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    ]
 
 
 def worker_application() -> FastAPI:

@@ -26,7 +26,9 @@ def test_the_example_of_a_call_works(
     defined: dict[str, typing.Any] = vars(schemas).copy()
     exec(schemas_block, defined)
     router = APIRouter(tags=["model"])
-    names = {**vars(latents), "np": np, "router": router, **{n: defined[n] for n in ("EntropyParams", "Entropies")}}
+    for name in ("EntropyParams", "Entropies"):
+        monkeypatch.setattr(schemas, name, defined[name], raising=False)
+    names = {**vars(latents), "router": router}
     exec(endpoint_block, names)
     monkeypatch.setattr(routers, "ROUTERS", (*routers.ROUTERS, (router, "user")))
     name = "grey-mlp-discretized"

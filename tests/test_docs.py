@@ -4,9 +4,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from fastapi.routing import APIRoute
+
+from app.api.routers import ROUTERS
+from app.cli.train import train
+from app.observability.metrics import Metrics
+from model.datasets import READERS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -52,6 +59,23 @@ def test_reference_names_existing_modules() -> None:
         for name in MODULE.findall(page.read_text()):
             path = ROOT / name.replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), name
+
+
+def test_every_call_and_metric_is_in_its_table() -> None:
+    calls, metrics = (DOCS / "interface.md").read_text(), (DOCS / "operations.md").read_text()
+    for router, _ in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            assert f"{min(route.methods or ())} {route.path}`" in calls, route.path
+    for family in Metrics().registry.collect():
+        assert f"`{family.name}{'_total' if family.type == 'counter' else ''}`" in metrics, family.name
+
+
+def test_every_data_format_is_documented() -> None:
+    argument = get_type_hints(train, include_extras=True)["data"].__metadata__[0]
+    for text in ((DOCS / "training.md").read_text(), argument.help):
+        for suffix in READERS:
+            assert suffix in text, suffix
 
 
 @pytest.mark.long

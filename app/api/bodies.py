@@ -22,7 +22,7 @@ class ByteBudget:
     """Byte budget shared by the bodies of all requests in progress.
 
     Args:
-        limit: bytes that may be acquired; a body that finds the whole budget free is admitted whatever its size.
+        limit: bytes that may be acquired; a body that is alone is admitted whatever its size.
     """
 
     def __init__(self, limit: int) -> None:
@@ -31,13 +31,13 @@ class ByteBudget:
         self._updated = time.monotonic()
         self._freed = 0.0
 
-    def acquire(self, size: int) -> None:
-        """Take bytes of the budget.
+    def acquire(self, size: int, held: int = 0) -> None:
+        """Take bytes of the budget, for a body that holds some of it already.
 
         Raises:
             Overloaded: too few are free; it says when there will be enough.
         """
-        if self.acquired and self.acquired + size > self._limit:
+        if self.acquired > held and self.acquired + size > self._limit:
             self.release(0)
             seconds = self.acquired / max(self._freed / RATE_SECONDS, 1.0)
             raise Overloaded(f"{self.acquired:,} bytes of other requests are in progress", seconds)
@@ -56,7 +56,7 @@ class BodyLimits:
     """Limits on request bodies."""
 
     max_bytes: int  # of one body
-    timeout: float  # seconds from the head of a request to the last byte of its body
+    timeout: float  # seconds from the first read of a body to its last byte
     budget: ByteBudget
 
 
@@ -109,7 +109,7 @@ class Body:
             raise self._too_large()
         if size > max(UNBUDGETED_BYTES, self._acquired):
             step = max(size - self._acquired, UNBUDGETED_BYTES + 1)
-            self._limits.budget.acquire(step)
+            self._limits.budget.acquire(step, held=self._acquired)
             if not self._acquired:
                 self.request.scope["state"]["cleanups"].append(self._close)
             self._acquired += step

@@ -29,7 +29,7 @@ from app.inference.errors import DeadlinePassed
 
 #: Bytes of a body from which on it is decoded in a thread: on the event loop every other request would wait for it.
 THREAD_BYTES = 1 << 17
-TIMEOUT_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+TIMEOUT_SECONDS = re.compile(r"(?=.*[1-9])\d{1,9}(\.\d{1,9})?")
 Timeout = Annotated[
     str | None,
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 999_999_999}),
@@ -69,13 +69,14 @@ async def request_context(request: Request, x_request_timeout: Timeout = None) -
     """The context of a call of the model, with its deadline: the service's, or the client's where that is sooner.
 
     Raises:
-        Invalid: X-Request-Timeout is not a number of seconds.
+        Invalid: X-Request-Timeout is not a number of seconds above 0.
     """
     settings = state_of(request).settings
     context = RequestContext(timeout=settings.deadline)
     if x_request_timeout is not None:
         if not TIMEOUT_SECONDS.fullmatch(x_request_timeout):
-            raise Invalid.at("headers.x-request-timeout", f"is '{x_request_timeout:.40}'; send seconds, as in 2.5")
+            detail = f"is '{x_request_timeout:.40}'; send seconds above 0, as in 2.5"
+            raise Invalid.at("headers.x-request-timeout", detail)
         context.timeout = min(context.timeout, float(x_request_timeout))
     context.deadline = time.monotonic() + context.timeout
     if settings.traces:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from app import __version__
 from app.api.dependencies import CurrentModel
 from app.api.errors import Forbidden
-from app.api.openapi import MODEL_ERRORS, describe
+from app.api.openapi import describe
 from app.api.schemas import CalibratedFor, CardWarning, Computed, Limits, ModelCard, NoParams, Reloaded
 from app.api.state import state_of
 from app.codecs.errors import Invalid
@@ -21,7 +21,7 @@ router = APIRouter(tags=["model"])
 reload_router = APIRouter(tags=["operations"])
 
 
-@router.get("/model", **describe(ModelCard, "json", errors=MODEL_ERRORS))
+@router.get("/model", **describe(ModelCard, "json", errors=()))
 async def model_card(params: Annotated[NoParams, Query()], model: CurrentModel) -> ModelCard:
     """The model card.
 

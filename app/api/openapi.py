@@ -40,7 +40,7 @@ EXAMPLES = {
     413: "inputs: 2,000 rows are more than the 1,024 that one request may have",
     415: "Content-Type 'text/plain' is not read here; send one of application/json, application/x-npy",
     422: "inputs[3][0][7]: is 1.5; it must be a number from 0 to 1",
-    429: "the queue is full (16,384 rows); retry after 3 s",
+    429: "queue full (16,384 rows); retry after 3 s",
     500: "the model failed on this request: it put out values that are not finite numbers",
     503: "the service is stopping or its worker has died; send the request elsewhere",
     504: "the model did not get to this request in time; ask for less or retry later",

@@ -73,6 +73,8 @@ def problem(
 
 def to_response(method: str, path: str, error: Exception) -> Response:
     """The response to an exception; what is not in the table is logged and becomes a 500 without its message."""
+    if isinstance(error, HTTPException):
+        return _http_problem(method, path, error)
     known = status_of(error)
     if known is None:
         log.error("%s %s failed", method, path, exc_info=error)
@@ -102,10 +104,9 @@ def install(app: FastAPI) -> None:
     async def on_known(request: Request, error: Exception) -> Response:
         return to_response(request.method, request.url.path, error)
 
-    for kind in STATUS:
+    for kind in (*STATUS, HTTPException):
         app.add_exception_handler(kind, on_known)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
-    app.add_exception_handler(HTTPException, _on_http)
 
 
 async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
@@ -127,16 +128,15 @@ def _location(request: Request, item: Mapping[str, Any]) -> ErrorLocation:
     return ErrorLocation(f"{place:.66}", f"{item['msg']} (given: {item['input']!s:.60})")
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
-    """Errors of the framework: an unknown path, or a method that a path does not have."""
-    assert isinstance(error, HTTPException)
+def _http_problem(method: str, path: str, error: HTTPException) -> Response:
+    """Errors of the framework, such as an unknown path, or a method that a path does not have."""
     title = http.HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
     detail = error.detail
-    if error.status_code == 404:
-        detail = f"no route matches {request.url.path:.80}; see /docs for the available calls"
-    elif error.status_code == 405:
+    if error.status_code == 404 and detail == title:
+        detail = f"no route matches {path:.80}; see /docs for the available calls"
+    elif error.status_code == 405 and "Allow" in headers:
         methods = set(headers["Allow"].split(", "))
         headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
-        detail = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}"
+        detail = f"{path} does not take {method}; it takes {headers['Allow']}"
     return problem(error.status_code, title, detail, headers=headers)

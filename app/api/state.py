@@ -124,6 +124,7 @@ class AppState:
     draining: bool = False
     _model: ServedModel | None = None
     _reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _reloads: set[asyncio.Task[ServedModel]] = field(default_factory=set)
 
     @property
     def model(self) -> ServedModel:
@@ -152,9 +153,18 @@ class AppState:
     async def reload(self) -> ServedModel:
         """Load the model again beside the one that is served, try all of its calls, and activate it.
 
+        A reload that has begun ends even if its caller is cancelled: a model that is loaded but never activated would
+        keep its worker thread.
+
         Raises:
             VAEError: it cannot be loaded or computed; nothing has changed.
         """
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return await asyncio.shield(task)
+
+    async def _reload(self) -> ServedModel:
         assert self.load is not None, "the application has not started"
         async with self._reloading:
             model = await asyncio.to_thread(self.load)

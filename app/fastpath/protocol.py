@@ -5,10 +5,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.state import AppState
 from app.fastpath.request import FastHeaders, FastRequest
 from app.fastpath.routes import fast_routes
-from app.server.limits import IdleTimeouts, LimitedProtocol
+from app.server.limits import LimitedProtocol, SharedTimeout
 
 #: Headers that ask for more than a response, announce a body of unknown length, or belong to CORS.
 SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"origin"})
@@ -44,10 +43,9 @@ class FastProtocol(LimitedProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "fast" not in self.app_state:  # which all connections share
-            bodies = IdleTimeouts(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
+            bodies = SharedTimeout(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
             self.app_state["fast"] = ResponseWriter(self.loop), bodies, fast_routes(self.app)
         self._responses, self._bodies, routes = self.app_state["fast"]
-        self.state: AppState = self.app.state.server
         # Tracing, and what uvicorn itself does to requests, need the ASGI path.
         standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
         self._routes = {} if standard else routes
@@ -142,9 +140,4 @@ class FastProtocol(LimitedProtocol):
         self._responses.write(self.transport, response, alone=close or len(self.tasks) == 1)
         if close:
             self.transport.close()
-        if self.pipeline or close:
-            self.on_response_complete()
-        else:
-            self._running = None
-            self.server_state.total_requests += 1
-            self.timers.idle.enter(self)
+        self.on_response_complete()

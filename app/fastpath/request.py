@@ -63,6 +63,7 @@ class FastRequest(Request):
         """Cancel the work of a client that closed its connection."""
         if not self.response_complete:
             self._left = True
+            self._protocol.tasks.discard(self.task)  # a task that is cancelled before its first step never runs
             self.task.cancel()
 
     async def _run(self) -> None:
@@ -80,14 +81,16 @@ class FastRequest(Request):
                 self._write(to_response(method, path, Unavailable(STOPPED)))
                 raise
         finally:
-            self.response_complete, self.scope = True, {}  # an idle connection must not hold a body
+            if not self.response_complete:
+                protocol.transport.close()  # nothing else would end a client's wait
+            self.response_complete, own = True, self.own
+            self.scope, self.own = {}, {}  # an idle connection must hold neither a body nor a model
             protocol.tasks.discard(self.task)
-            run_cleanups(self.own["cleanups"])
+            run_cleanups(own["cleanups"])
             seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
-            record_request(protocol.state.metrics, path, method, path, status, seconds, self.own, parent)
+            record_request(protocol.state.metrics, path, method, path, status, seconds, own, parent)
 
     def _write(self, response: Response) -> None:
-        self.response_complete = True
         protocol = self._protocol
         if self._left or protocol.transport.is_closing():
             return
@@ -97,4 +100,5 @@ class FastRequest(Request):
             parts += (name, b": ", value, b"\r\n")
         keep_alive = self.keep_alive and not protocol.state.draining
         parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
+        self.response_complete = True
         protocol.finish(b"".join(parts), close=not keep_alive)

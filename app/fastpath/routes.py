@@ -41,8 +41,11 @@ class FastRoute:
         self.parse_query = functools.lru_cache(maxsize=64)(self._parse_query)
 
     def _arguments_of(self, call: Callable[..., Any]) -> Callable[[list[Any]], Any]:
-        hints = get_type_hints(call if inspect.isroutine(call) else type(call).__call__, include_extras=True)
+        function = call if inspect.isroutine(call) else type(call).__call__
+        hints = get_type_hints(function, include_extras=True)
         positions = [self._position_for(hint) for name, hint in hints.items() if name != "return"]
+        if not positions or not inspect.iscoroutinefunction(function):
+            raise TypeError(f"{self.path}: a plan calls asynchronous functions with parameters, unlike {call}")
         return operator.itemgetter(*(positions if len(positions) > 1 else [slice(positions[0], positions[0] + 1)]))
 
     def _position_for(self, hint: Any) -> int:
@@ -91,8 +94,8 @@ def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:
     """The endpoints that a plan can call, by method and path as the head of a request writes them."""
     routes = {}
     for router, dependencies in with_dependencies(app.state.server.keys):
-        for route in router.routes:
-            assert isinstance(route, APIRoute)
+        plain = [r for r in router.routes if isinstance(r, APIRoute) and not (r.dependencies or r.status_code)]
+        for route in plain:
             for method in route.methods or ():
                 with contextlib.suppress(TypeError):
                     routes[method.encode(), route.path.encode()] = FastRoute(route, method, dependencies)

@@ -86,16 +86,12 @@ class Admission:
         Raises:
             QueueFull: more rows or seconds of work would be queued before the job than limits or deadline allow.
         """
+        waiting, reserved = self._queue.rows, sum(self.reserved.values())
         # An empty queue takes a job of any size: the limits of a single request have let it through.
-        if not self._queue.rows:
-            return
-        reserved = sum(self.reserved.values())
-        if self._queue.rows + reserved < self._queue.batch_rows and self._queue.rows + rows <= self._queue_rows:
+        if waiting + reserved < self._queue.batch_rows and (not waiting or waiting + rows <= self._queue_rows):
             return  # most requests
         rows_before = self._queue.rows_before(rows)
         queued = sum(rows_before.values())
-        if not queued + reserved:
-            return
         costs = [(call, cost.seconds_per_row) for call, cost in list(self.costs.items())]
         seconds = sum((rows_before.get(call, 0) + self.reserved[call]) * cost for call, cost in costs)
         # Less than a batch may always wait, however slow the model is.

@@ -31,7 +31,8 @@ class _Connection:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
         self._body_received = asyncio.Event()
-        if not any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"]):
+        headers = dict(scope["headers"])
+        if b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0":
             self._body_received.set()
         self._responding = self._left = False
         self._watcher: asyncio.Task[None] | None = None

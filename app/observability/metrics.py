@@ -76,7 +76,8 @@ class Metrics:
         self._loading.set(seconds)
 
     def set_gauge_sources(self, sources: Mapping[str, Callable[[], float]]) -> None:
-        """Set the functions that give the values of gauges, by their names in GAUGES, and update the gauges."""
+        """Set the functions that give the values of gauges, one for each name in GAUGES, and update the gauges."""
+        assert sources.keys() == GAUGES.keys()
         self._gauge_sources = sources
         self.update_gauges()
 

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with limits that it leaves open: on the head of a request, and on requests sent ahead."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +10,21 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.api.state import AppState
+
 #: Seconds from the opening of a connection, or from the first byte of a head, until the head must be complete.
 MAX_HEAD_SECONDS = 10.0
-#: Bytes of a head that does not arrive in one piece.
+#: Bytes of a head that follow the first piece of it to arrive.
 MAX_HEAD_BYTES = 1 << 16
 #: Requests that a client may send ahead of responses, and the bytes of the body of one of them.
 MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
 #: Seconds for which a stopping server leaves idle connections open, so that requests already in flight on the network
 #: are still answered.
 CLOSE_DELAY_SECONDS = 0.5
-
-
 #: Java's HTTP client offers HTTP/2 on each first request. The parser would take its body for another protocol, so the
 #: offer is removed, as RFC 9110 (7.8) permits.
 H2C_UPGRADE = re.compile(rb"\r\nUpgrade: *h2c(?=\r\n|$)", re.IGNORECASE)
+log = logging.getLogger("vae")
 
 
 def without_h2c(data: bytes) -> bytes:
@@ -35,33 +37,33 @@ def without_h2c(data: bytes) -> bytes:
     return H2C_UPGRADE.sub(b"", head) + end + rest
 
 
-class LimitExceeded(Exception):
-    """Raised in a callback of the parser, which ends the connection."""
+class TooManyPipelined(Exception):
+    """The client is too far ahead of its responses. Raised in a callback of the parser, which ends the connection."""
 
 
-class IdleTimeouts:
-    """One timer for all connections that may be silent for so long.
+class SharedTimeout:
+    """One timer for a timeout that many connections have: idle ones, and those with a head or a body under way.
 
     Args:
         seconds: from `enter` to the timeout.
-        expire: called with each connection whose time is up.
+        expire: called with each connection whose time is up; an error of it is logged.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, expire: Callable[[Any], None]) -> None:
         self._loop = loop
         self._seconds = seconds
         self._expire = expire
-        self._since: dict[LimitedProtocol, float] = {}  # in the order of entry
+        self._since: dict[object, float] = {}  # in the order of entry
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, connection: "LimitedProtocol") -> None:
+    def enter(self, connection: object) -> None:
         """Start the time of a connection; one that has entered already keeps its start."""
         self._since.setdefault(connection, self._loop.time())
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._check)
 
-    def leave(self, connection: "LimitedProtocol") -> None:
-        """Stop the time of a connection that received something, or is closed."""
+    def leave(self, connection: object) -> None:
+        """Stop the time of a connection."""
         self._since.pop(connection, None)
 
     def _check(self) -> None:
@@ -72,7 +74,10 @@ class IdleTimeouts:
                 self._timer = self._loop.call_later(since + self._seconds - now, self._check)
                 return
             self.leave(connection)
-            self._expire(connection)
+            try:
+                self._expire(connection)
+            except Exception:
+                log.exception("the timeout of a connection failed")
         self._timer = None
 
 
@@ -80,8 +85,8 @@ class ConnectionTimers:
     """The timers that the connections of one server share."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keep_alive: float) -> None:
-        self.idle = IdleTimeouts(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
-        self.heads = IdleTimeouts(loop, MAX_HEAD_SECONDS, LimitedProtocol.close_slow_head)
+        self.idle = SharedTimeout(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
+        self.heads = SharedTimeout(loop, MAX_HEAD_SECONDS, LimitedProtocol.close_slow_head)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -96,6 +101,7 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.app: Any  # uvicorn's type has no state
+        self.state: AppState = self.app.state.server
         timers = app_state.get("timers")
         if timers is None:
             timers = app_state["timers"] = ConnectionTimers(self.loop, self.timeout_keep_alive)
@@ -114,10 +120,12 @@ class LimitedProtocol(HttpToolsProtocol):
             end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
             if data.find(b"h2c", 0, end if end >= 0 else MAX_HEAD_BYTES) >= 0:
                 data = without_h2c(data)
+        if self._in_head:
+            self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head:
+            self.timers.idle.leave(self)
             self.timers.heads.enter(self)
-            self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too large.")
 
@@ -139,7 +147,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Stop: finish the request in progress; leave an idle connection open for CLOSE_DELAY_SECONDS."""
-        self.app.state.server.draining = True
+        self.state.draining = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(CLOSE_DELAY_SECONDS, self._close_if_idle)
         else:
@@ -163,7 +171,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.timers.idle.leave(self)
         self.timers.heads.leave(self)
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise LimitExceeded
+            raise TooManyPipelined
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -171,7 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
             # The response was sent before the body was complete: the client cannot trickle the rest indefinitely.
             self.timers.idle.enter(self)
         if self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BYTES:
-            raise LimitExceeded
+            raise TooManyPipelined
 
     def on_message_complete(self) -> None:
         self._awaiting_head = True
@@ -182,6 +190,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:  # as uvicorn does, with the timer that all connections share
+            self._running = None
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            self.timers.idle.enter(self)
         if self.pipeline:
             self.flow.pause_reading()  # enough has arrived

@@ -41,7 +41,12 @@ def handle_signals(state: AppState) -> Iterator[None]:
         loop.call_soon_threadsafe(loop.call_later, grace, signal.raise_signal, signal.SIGTERM)
 
     def reload(_signal: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(_reload(state))))
+        loop.call_soon_threadsafe(start_reload)
+
+    def start_reload() -> None:
+        task = loop.create_task(_reload(state))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     tasks = set[asyncio.Task[None]]()
     if grace:

@@ -1,4 +1,4 @@
-"""Readers of data on disk: idx, npy, npz, csv, a folder of images, and `fashion-mnist` by name.
+"""Readers of data on disk: files by the suffixes of `READERS`, folders of images, and `fashion-mnist` by name.
 
 `Dataset.batches` streams, so that scoring needs the memory of one batch. Samples have the model's order of axes: images
 are batch x channels x height x width, uint8 or float32 in [0, 1]; vectors are batch x columns, float32 in their own
@@ -72,7 +72,7 @@ def _open_path(source: str, like: Data | None, exclude: Sequence[str]) -> Datase
         return ImageFolder(path, like if isinstance(like, ImageData) else None)
     reader = READERS.get(path.suffix) or (READERS["idx"] if "idx" in path.name else None)
     if reader is None:
-        raise DataError(f"{path}: no known format; use idx(.gz), .npy, .npz, .csv, or a folder of images")
+        raise DataError(f"{path}: no known format; use {', '.join(READERS)}, or a folder of images")
     return reader(Source(path, member, like.columns if isinstance(like, VectorData) else (), exclude))
 
 

@@ -66,6 +66,17 @@ def test_bytes_that_were_not_announced_are_budgeted_as_they_arrive() -> None:
     assert budget.acquired == 0
 
 
+def test_a_body_that_is_alone_may_exceed_the_budget() -> None:
+    budget, large = ByteBudget(UNBUDGETED_BYTES), bytes(2 * UNBUDGETED_BYTES)
+    messages = request(part(large), part(large), part(large, more=False))
+    content = asyncio.run(Body(messages, BodyLimits(1 << 20, 1, budget)).receive())
+    assert len(content) == 3 * len(large)
+    with pytest.raises(Overloaded):
+        budget.acquire(1)
+    run_cleanups(messages.state.cleanups)
+    assert budget.acquired == 0
+
+
 class TestByteBudget:
     def test_refuses_a_body_that_does_not_fit(self) -> None:
         budget = ByteBudget(100)

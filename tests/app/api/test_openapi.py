@@ -59,6 +59,9 @@ def ask(service: Running, count: int) -> Counter[int]:
                 statuses[response.status_code] += 1
                 # To ask for more than the limits allow is a refusal too, which schemathesis does not count as one.
                 checks = CHECKS if response.status_code == 413 else [*CHECKS, negative_data_rejection]
+                if response.status_code == 504:  # the client's own deadline may be too short for what it asks for
+                    assert case.headers.get("X-Request-Timeout") is not None
+                    checks = [check for check in checks if check is not not_a_server_error]
                 case.validate_response(response, checks=checks)
 
             call_case()

@@ -2,13 +2,15 @@
 
 import http
 import inspect
+import json
 import re
 from types import ModuleType
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from app.api import errors
-from app.api.problems import STATUS, status_of
+from app.api.problems import STATUS, status_of, to_response
 from app.codecs import errors as codec_errors
 from app.inference import errors as inference_errors
 from model import errors as model_errors
@@ -44,6 +46,14 @@ def test_the_docstring_tree_holds_every_class(module: ModuleType) -> None:
     assert module.__doc__ is not None
     for kind in classes(module):
         assert re.search(rf"(^|── |    ){kind.__name__}\b", module.__doc__, re.MULTILINE), kind
+
+
+def test_an_http_exception_of_an_endpoint_keeps_its_status_and_detail() -> None:
+    response = to_response("GET", "/here", HTTPException(409, "try another name", {"X-Name": "taken"}))
+    assert (response.status_code, response.headers["x-name"]) == (409, "taken")
+    assert json.loads(bytes(response.body))["detail"] == "try another name"
+    unknown = to_response("GET", "/here", HTTPException(404))
+    assert "no route matches /here" in json.loads(bytes(unknown.body))["detail"]
 
 
 def test_the_nearest_ancestor_in_the_table_counts() -> None:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from app.api.state import ServedModel
 from model.checkpoint import Card, load, save
 from tests.support.checkpoints import flipped
 from tests.support.models import build
@@ -123,6 +125,29 @@ def test_a_request_finishes_with_the_model_it_began_with(running: Callable[..., 
         until(lambda: not old.engine.batcher.alive)
         first.sendall(head(body()) + body())
         assert read(first)[2] == new
+
+
+def test_a_reload_whose_client_leaves_is_completed(
+    running: Callable[..., Running], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = running(model=str(folder), reload=True)
+    state, load_model, entered, release = service.state, service.state.load, threading.Event(), threading.Event()
+    assert load_model is not None
+
+    def load_when_released() -> ServedModel:
+        entered.set()
+        assert release.wait(20)
+        return load_model()
+
+    monkeypatch.setattr(state, "load", load_when_released)
+    old, after = state.model, change(folder)
+    with service.connect() as connection:
+        connection.sendall(head(b"", method="POST", path="/model/reload"))
+        assert entered.wait(20)
+    until(lambda: not service.server.server_state.tasks)
+    release.set()
+    until(lambda: state.model.digest.decode() == after)
+    until(lambda: not old.engine.batcher.alive)
 
 
 def test_sighup_reloads_the_model(folder: Path) -> None:

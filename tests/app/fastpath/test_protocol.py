@@ -1,22 +1,25 @@
 """HTTP over sockets: framing, pipelining, closed connections, and the routes of the fast path."""
 
 import asyncio
+import gc
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from app import fastpath
 from app.api.routers import ROUTERS
-from app.fastpath.protocol import MAX_BODY_SECONDS
+from app.fastpath.protocol import MAX_BODY_SECONDS, FastProtocol
 from app.fastpath.routes import FastRoute, fast_routes
 from tests.support.services import HeldModel, Running, body, head, read, until
 
@@ -237,6 +240,76 @@ def test_every_endpoint_is_on_the_fast_path(running: Callable[..., Running]) -> 
         for method in route.methods
     }
     assert fast_routes(service.app).keys() == every
+
+
+def test_a_request_that_is_cancelled_before_it_runs_leaves_no_task(running: Callable[..., Running]) -> None:
+    service, taken = running(http="fast"), threading.Event()
+    with service.connect():
+        until(lambda: service.server.server_state.connections)
+        (protocol,) = service.server.server_state.connections
+        assert isinstance(protocol, FastProtocol)
+
+        def send_and_leave() -> None:
+            protocol.data_received(head(body()) + body())
+            if service.server.server_state.tasks:
+                taken.set()
+            protocol.connection_lost(None)
+
+        protocol.loop.call_soon_threadsafe(send_and_leave)
+        assert taken.wait(20)
+        until(lambda: not service.server.server_state.tasks)
+
+
+def test_an_error_while_a_response_is_written_closes_the_connection(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = running(http="fast")
+
+    async def respond(route: FastRoute, request: Request, query: BaseModel | None) -> Response:
+        return Response(status_code=999)
+
+    monkeypatch.setattr(FastRoute, "respond", respond)
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert connection.recv(1) == b""
+    until(lambda: not service.server.server_state.tasks)
+    gc.collect()
+    assert "999" in caplog.text
+
+
+async def _some(request: Request) -> Response:
+    return Response()
+
+
+def _blocking(request: Request) -> Response:
+    return Response()
+
+
+async def _without_parameters() -> Response:
+    return Response()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "options"),
+    [
+        (_blocking, {}),
+        (_without_parameters, {}),
+        (_some, {"dependencies": [Depends(_some)]}),
+        (_some, {"status_code": 201}),
+    ],
+    ids=["blocking", "without parameters", "with dependencies", "with a status"],
+)
+def test_what_a_plan_cannot_do_is_left_to_fastapi(
+    running: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    endpoint: Callable[..., Any],
+    options: dict[str, Any],
+) -> None:
+    router = APIRouter()
+    router.add_api_route("/some", _some)
+    router.add_api_route("/other", endpoint, **options)
+    monkeypatch.setattr("app.api.routers.ROUTERS", ((router, "public"),))
+    assert fast_routes(running(http="fast").app).keys() == {(b"GET", b"/some")}
 
 
 def test_a_slow_body_is_passed_to_fastapi(running: Callable[..., Running]) -> None:

@@ -1,5 +1,6 @@
 """Limits of a client over sockets: time, memory, size and pipelined requests."""
 
+import asyncio
 import contextlib
 import gc
 import io
@@ -14,7 +15,7 @@ import pytest
 from app.fastpath.protocol import FastProtocol
 from app.fastpath.request import FastRequest
 from app.inference.queue import Job
-from app.server.limits import MAX_PIPELINED, LimitedProtocol
+from app.server.limits import MAX_HEAD_BYTES, MAX_PIPELINED, LimitedProtocol, SharedTimeout
 from tests.support.services import HeldModel, Running, body, head, read, until
 
 
@@ -62,7 +63,7 @@ def test_deadlines_of_the_server_and_of_the_client_hold_while_the_model_hangs(
         until(lambda: service.metric("vae_requests_expired_total") == 3)
 
 
-@pytest.mark.parametrize("timeout", ["soon", "-1", "1e3", "nan", "inf", "0x10", ""])
+@pytest.mark.parametrize("timeout", ["soon", "-1", "0", "0.0", "1e3", "nan", "inf", "0x10", ""])
 def test_an_invalid_timeout_is_refused(running: Callable[..., Running], timeout: str) -> None:
     with running().connect() as connection:
         connection.sendall(head(body(), f"X-Request-Timeout: {timeout}") + body())
@@ -188,6 +189,52 @@ def test_request_heads_are_limited_in_size_and_time(
     with service.connect() as connection:
         connection.sendall(head(body()) + body())
         assert read(connection)[0] == 200
+
+
+def test_the_body_before_a_head_does_not_count_as_head(running: Callable[..., Running]) -> None:
+    service = running()
+    large = io.BytesIO()
+    np.save(large, np.zeros((256, 8, 8), np.float32))
+    content, next_head = large.getvalue(), head(body())
+    assert len(content) > MAX_HEAD_BYTES
+    with service.connect() as connection:
+        connection.sendall(head(content))
+        time.sleep(0.05)
+        connection.sendall(content + next_head[:20])
+        assert read(connection)[0] == 200
+        connection.sendall(next_head[20:] + body())
+        assert read(connection)[0] == 200
+
+
+def test_a_head_that_has_begun_is_not_an_idle_connection(running: Callable[..., Running]) -> None:
+    service = running(keep_alive=1)
+    with service.connect() as connection:
+        for _ in range(2):
+            connection.sendall(head(body())[:20])
+            time.sleep(1.3)
+            connection.sendall(head(body())[20:] + body())
+            assert read(connection)[0] == 200
+
+
+def test_a_timeout_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    expired: list[Any] = []
+
+    def expire(connection: Any) -> None:
+        expired.append(connection)
+        if len(expired) == 1:
+            raise RuntimeError("of the first")
+
+    async def enter() -> None:
+        timeout = SharedTimeout(asyncio.get_running_loop(), 0.01, expire)
+        for connection in ("first", "second"):
+            timeout.enter(connection)
+        await asyncio.sleep(0.05)
+        timeout.enter("third")
+        await asyncio.sleep(0.05)
+
+    asyncio.run(enter())
+    assert expired == ["first", "second", "third"]
+    assert "of the first" in caplog.text
 
 
 def test_idle_connections_are_closed(running: Callable[..., Running]) -> None:

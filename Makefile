@@ -1,7 +1,7 @@
 # The commands of the project.
 #
 #   make serve        install if needed, and serve a model      HOST= PORT= MODEL=
-#   make test         install what tests need, lint, and run the tests      ARGS= go to pytest
+#   make test         install what tests need, lint, and run the tests      ARGS= go to pytest; JOBS= processes
 #   make test-long    the tests that take minutes
 #   make test-clients clients in other languages against a live service
 #   make lint         style and types
@@ -24,6 +24,7 @@ TORCH_INDEX ?=
 ARGS ?=
 ONLY ?=
 MINUTES ?= 30
+JOBS ?= auto
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -33,9 +34,9 @@ serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
 
 test: lint
-	$(VENV)/bin/pytest -m "not long and not clients" --durations=10 --doctest-modules tests model --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+	$(VENV)/bin/pytest -m "not long and not clients" -n $(JOBS) --maxprocesses 8 --dist worksteal --durations=10 --doctest-modules tests model --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
-test-long: $(VENV)/.tested
+test-long: $(VENV)/.tested $(VENV)/.docs
 	$(VENV)/bin/pytest -m long $(ARGS)
 
 test-clients: $(VENV)/.tested

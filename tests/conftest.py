@@ -1,12 +1,16 @@
 """Saved, calibrated and served small models."""
 
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+# Tests run in as many processes as there are cores. It must be set before the first import of torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Tests check shapes and types of `model` at run time. The hook must be installed before the first import of `model`.
 from jaxtyping import install_import_hook

@@ -80,7 +80,6 @@ def test_every_data_format_is_documented() -> None:
 
 @pytest.mark.long
 def test_site_builds_without_a_warning_and_needs_no_other_host(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert build.returncode == 0, build.stdout + build.stderr

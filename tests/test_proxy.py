@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.containers import COMPOSE, MISSING, ROOT, build, free_port, inspect, run, wait_healthy
 
-pytestmark = [pytest.mark.docker, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 #: Stand-ins for the official images, of Debian's packages, where no variable names one that is there.
 HAPROXY = """

@@ -16,6 +16,7 @@ headers. An exception becomes a problem in app.api.problems, from wherever it is
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
@@ -32,9 +33,8 @@ from app.api.routers import with_dependencies
 from app.api.state import AppState
 from app.explorer import pages
 from app.middleware.access_log import AccessLogMiddleware
-from app.middleware.cleanup import CleanupMiddleware
 from app.middleware.disconnect import DisconnectMiddleware
-from app.middleware.request_id import RequestIDMiddleware
+from app.middleware.request_state import RequestStateMiddleware
 from app.middleware.response_headers import ResponseHeadersMiddleware
 from app.middleware.unexpected_errors import UnexpectedErrorsMiddleware
 from app.observability import logs
@@ -67,13 +67,12 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     routes = [route for router, _ in routers for route in router.routes if isinstance(route, APIRoute)]
     middleware = [
         *_cors(settings),
-        Middleware(RequestIDMiddleware),
+        Middleware(RequestStateMiddleware),
         Middleware(AccessLogMiddleware, metrics=metrics, routes=[route.path for route in routes]),
         *([Middleware(TraceDetailsMiddleware, provider=provider)] if provider else []),
         Middleware(ResponseHeadersMiddleware, state=state),
         Middleware(UnexpectedErrorsMiddleware),
         Middleware(DisconnectMiddleware),
-        Middleware(CleanupMiddleware),
     ]
     app = FastAPI(
         title="vae-server",
@@ -101,18 +100,9 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
 
 def _cors(settings: Settings) -> list[Middleware]:
     origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
-    if not origins:
-        return []
-    methods = ["GET", "POST"]
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=methods,
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
-    ]
+    options: dict[str, Any] = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    cors = Middleware(CORSMiddleware, allow_origins=origins, expose_headers=EXPOSED_HEADERS, **options)
+    return [cors] if origins else []
 
 
 def worker_application() -> FastAPI:

@@ -43,9 +43,7 @@ class Keys:
         return [Depends(self._guard(access))] if self.requires_key(access) else []
 
     def _guard(self, access: Access) -> Callable[[HTTPAuthorizationCredentials | None], Awaitable[None]]:
-        async def require_key(
-            credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
-        ) -> None:
+        async def require_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
             self.check(access, credentials.credentials if credentials else "")
 
         return require_key

@@ -1,5 +1,6 @@
 """`/model`: the model card, and loading the model again."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
@@ -73,6 +74,6 @@ async def reload(params: Annotated[NoParams, Query()], request: Request, model: 
         raise Forbidden("this service does not reload models over HTTP; VAE_RELOAD=true would allow it")
     if model.settings.workers > 1:
         raise Invalid("each worker has a model of its own; send SIGHUP to the service, which replaces them one by one")
-    reloaded = await state_of(request).reload()
+    reloaded = await asyncio.shield(state_of(request).reload())
     checkpoint = reloaded.engine.checkpoint
     return Reloaded(name=checkpoint.card.name, digest=checkpoint.digest, before=model.digest.decode())

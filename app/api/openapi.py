@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from app.api.problems import PROBLEM, STATUS
+from app.api.problems import PROBLEM, STATUS, problem_body
 from app.api.schemas import Problem
 from app.api.state import ServedModel
 from app.codecs.images import IMAGE_FORMATS, encode_png
@@ -80,12 +80,7 @@ def describe(
 
 def _problem(status: int) -> Json:
     title = dict(STATUS.values())[status]
-    example = {
-        "type": f"urn:vae-server:problem:{title.lower().replace(' ', '-')}",
-        "title": title,
-        "status": status,
-        "detail": EXAMPLES[status],
-    }
+    example = problem_body(status, title, EXAMPLES[status])
     content = {PROBLEM: {"schema": {"$ref": REF.format(name="Problem")}, "example": example}}
     return {"description": title, "content": content, **({"headers": RETRY_AFTER} if status == 429 else {})}
 

@@ -52,6 +52,12 @@ def status_of(error: Exception) -> tuple[int, str] | None:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
 
 
+def problem_body(status: int, title: str, detail: str) -> dict[str, Any]:
+    """The fields of a problem; `type` is a name that stays the same when the words change."""
+    kind = f"urn:vae-server:problem:{title.lower().replace(' ', '-')}"
+    return {"type": kind, "title": title, "status": status, "detail": detail}
+
+
 def problem(
     status: int,
     title: str,
@@ -59,13 +65,8 @@ def problem(
     locations: Iterable[ErrorLocation] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem+json response; `type` is a name that stays the same when the words change."""
-    body: dict[str, Any] = {
-        "type": f"urn:vae-server:problem:{title.lower().replace(' ', '-')}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-    }
+    """A problem+json response."""
+    body = problem_body(status, title, detail)
     if places := [{"place": location.place, "detail": location.detail} for location in locations]:
         body["errors"] = places
     return Response(orjson.dumps(body), status, headers, media_type=PROBLEM)

@@ -150,19 +150,16 @@ class AppState:
         if replaced is not None:
             replaced.retire()
 
-    async def reload(self) -> ServedModel:
+    def reload(self) -> asyncio.Task[ServedModel]:
         """Load the model again beside the one that is served, try all of its calls, and activate it.
 
-        A reload that has begun ends even if its caller is cancelled: a model that is loaded but never activated would
-        keep its worker thread.
-
-        Raises:
-            VAEError: it cannot be loaded or computed; nothing has changed.
+        Shield the task: a model that is loaded but never activated would keep its worker thread. It raises VAEError if
+        the model cannot be loaded or computed; then nothing has changed.
         """
-        task = asyncio.create_task(self._reload())
+        task = asyncio.get_running_loop().create_task(self._reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def _reload(self) -> ServedModel:
         assert self.load is not None, "the application has not started"

@@ -28,8 +28,7 @@ def score_command(
     refine: Annotated[int, typer.Option(min=0, max=1000, help="S, number of refinement steps per input.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Seed of the draws.")] = 0,
     flag: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Mark outliers, with at most this share of false positives."),
+        float | None, typer.Option(min=0, max=1, help="Mark outliers, with at most this share of false positives.")
     ] = None,
     by: Annotated[
         ScoreName | None, typer.Option(help="Score whose p-values decide.  (default: typicality, else free_energy)")

@@ -15,8 +15,7 @@ from app.api.errors import STOPPED, ClientLeft, Unavailable
 from app.api.problems import STATUS, to_response
 from app.fastpath.routes import FastRoute
 from app.middleware.access_log import record_request
-from app.middleware.cleanup import run_cleanups
-from app.middleware.request_id import HEADER, choose_request_id
+from app.middleware.request_state import HEADER, choose_request_id, run_cleanups
 from app.middleware.response_headers import DIGEST, NO_SNIFF
 
 CLIENT_LEFT = STATUS[ClientLeft][0]

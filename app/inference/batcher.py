@@ -131,14 +131,7 @@ class Batcher:
             BatcherStopped: the worker is stopping or dead.
         """
         arguments = ArrayJob(arrays)
-        job = Job(call, arguments.rows, arguments.take, arguments.put, context or RequestContext())
-        try:
-            await self._submit(job)
-        except asyncio.CancelledError:
-            self._drop(job)
-            raise
-        finally:
-            del job  # the traceback of an error holds this frame, and the job holds the error
+        await self.stream(call, arguments.rows, take=arguments.take, put=arguments.put, context=context)
         return arguments.result()
 
     async def stream(
@@ -163,7 +156,7 @@ class Batcher:
             self._drop(job)
             raise
         finally:
-            del job  # see `run`
+            del job  # the traceback of an error holds this frame, and the job holds the error
 
     def _submit(self, job: Job) -> "asyncio.Future[None]":
         """Queue a job; return the future that is resolved when the job is done."""

@@ -86,7 +86,7 @@ class ConnectionTimers:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keep_alive: float) -> None:
         self.idle = SharedTimeout(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
-        self.heads = SharedTimeout(loop, MAX_HEAD_SECONDS, LimitedProtocol.close_slow_head)
+        self.heads = SharedTimeout(loop, MAX_HEAD_SECONDS, HttpToolsProtocol.timeout_keep_alive_handler)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -139,11 +139,6 @@ class LimitedProtocol(HttpToolsProtocol):
             running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
-
-    def close_slow_head(self) -> None:
-        """Close a connection whose request head did not arrive in time."""
-        if not self.transport.is_closing():
-            self.transport.close()
 
     def shutdown(self) -> None:
         """Stop: finish the request in progress; leave an idle connection open for CLOSE_DELAY_SECONDS."""

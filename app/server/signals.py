@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from app.api.state import AppState
+from app.api.state import AppState, ServedModel
 from model.errors import VAEError
 
 #: Seconds between two checks for a call that hangs.
@@ -41,14 +41,8 @@ def handle_signals(state: AppState) -> Iterator[None]:
         loop.call_soon_threadsafe(loop.call_later, grace, signal.raise_signal, signal.SIGTERM)
 
     def reload(_signal: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(start_reload)
+        loop.call_soon_threadsafe(lambda: state.reload().add_done_callback(_log_failure))
 
-    def start_reload() -> None:
-        task = loop.create_task(_reload(state))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    tasks = set[asyncio.Task[None]]()
     if grace:
         signal.signal(signal.SIGTERM, drain)
     previous_hangup = signal.signal(signal.SIGHUP, reload) if single_process else None
@@ -59,13 +53,10 @@ def handle_signals(state: AppState) -> Iterator[None]:
             signal.signal(signal.SIGHUP, previous_hangup)
 
 
-async def _reload(state: AppState) -> None:
-    try:
-        await state.reload()
-    except VAEError as error:
-        log.error("the model was not reloaded; still serving the previous model: %s", error)
-    except Exception:
-        log.exception("the model was not reloaded; still serving the previous model")
+def _log_failure(reload: "asyncio.Task[ServedModel]") -> None:
+    if not reload.cancelled() and (error := reload.exception()):
+        unexpected = None if isinstance(error, VAEError) else error
+        log.error("the model was not reloaded; still serving the previous model: %s", error, exc_info=unexpected)
 
 
 async def exit_when_hung(state: AppState) -> None:

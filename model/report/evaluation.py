@@ -78,12 +78,7 @@ class Evaluation:
 
 
 def evaluate(
-    vae: VAE,
-    dataset: Dataset,
-    *,
-    draws: int = 100,
-    seed: int = 0,
-    on_batch: Callable[[int], None] = lambda done: None,
+    vae: VAE, dataset: Dataset, *, draws: int = 100, seed: int = 0, on_batch: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """Evaluate a model on a dataset.
 

@@ -165,9 +165,7 @@ def draw_terms(axes: Axes, records: list[EpochRecord]) -> None:
 
 
 def reconstructions(
-    vae: VAE,
-    x: Float[Tensor, "batch *data"],
-    title: str = "Held-out inputs (above) and their reconstructions (below)",
+    vae: VAE, x: Float[Tensor, "batch *data"], title: str = "Held-out inputs (above) and their reconstructions (below)"
 ) -> Figure:
     """Samples above their reconstructions, the mean of P(x|z) at the mean of Q; of a table, both as lines."""
     mean = vae.decode(vae.encode(x).mean).mean

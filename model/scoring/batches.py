@@ -74,12 +74,6 @@ def estimate(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor, rows: int = MAX_CA
     return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows)[0]
 
 
-def refine(vae: VAE, x: Tensor, q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
-    """Improve each row's Q, as `program.refine` does."""
-    refined = program.run(program.refine(x.cpu().numpy(), Posterior.of(q), steps, seed), torch_calls(vae)).gaussian
-    return Gaussian(refined.mean.to(q.mean.device), refined.scale.to(q.mean.device))
-
-
 def calibrate(
     vae: VAE,
     reference: Array,

@@ -57,10 +57,7 @@ class TrainingConfig(Frozen):
             data=data.model_dump(),
             network={**default_network(data, count, network.get("name")).model_dump(), **network},
             latent=default_latent(data, count) if latent is None else latent,
-            likelihood={
-                **default_likelihood(data, split.train, likelihood.get("name")).model_dump(),
-                **likelihood,
-            },
+            likelihood={**default_likelihood(data, split.train, likelihood.get("name")).model_dump(), **likelihood},
         )
         try:
             config.likelihood.require_samples(data, split.train, (split.validation, split.calibration))

@@ -1,9 +1,15 @@
-"""Features and p-values of scores without a model."""
+"""Features and p-values of scores without a model, and refinement by torch."""
 
 import numpy as np
+from torch import Tensor
 
+from model.likelihoods import Gaussian
+from model.scoring import program
 from model.scoring.calibration import CalibratedScores, Calibration, ScoringConfig
+from model.scoring.functions import torch_calls
+from model.scoring.program import Posterior
 from model.scoring.typicality import TypicalityFeatures
+from model.vae import VAE
 
 
 def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, measured: int = 0) -> TypicalityFeatures:
@@ -28,3 +34,8 @@ def ranked(calibration: Calibration, scoring: ScoringConfig, features: Typicalit
     model = reference.typicality_model if reference else None
     typicality = model.score(features) if model else None
     return calibration.rank(scoring, features.free_energy, features.regret, typicality)
+
+
+def refine(vae: VAE, x: Tensor, q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
+    """Run the refinement program by torch."""
+    return program.run(program.refine(x.numpy(), Posterior.of(q), steps, seed), torch_calls(vae)).gaussian

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from app.api.bodies import RATE_SECONDS, UNBUDGETED_BYTES, Body, BodyLimits, ByteBudget
 from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
-from app.middleware.cleanup import run_cleanups
+from app.middleware.request_state import run_cleanups
 from model.checkpoint import Checkpoint
 from tests.support.services import Transport, client_of, state_of
 

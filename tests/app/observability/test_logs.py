@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.middleware.request_id import choose_request_id
+from app.middleware.request_state import choose_request_id
 from app.observability import logs
 from app.observability.logs import JSONFormatter
 from model.checkpoint import Checkpoint

@@ -17,7 +17,6 @@ from model.scoring.batches import (
     calibrate,
     estimate,
     latent_density,
-    refine,
     score,
     score_reference,
 )
@@ -35,7 +34,7 @@ from model.scoring.typicality import TypicalityFeatures
 from model.vae import VAE, to_tensor
 from tests.support.data import Array, Floats, rows, stripes
 from tests.support.models import CONFIGS, build
-from tests.support.scoring import ranked
+from tests.support.scoring import ranked, refine
 
 COUNT = 23
 PLAIN, REFINED = ScoringConfig(4, 0, 3), ScoringConfig(4, 3, 3)

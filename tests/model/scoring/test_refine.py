@@ -8,12 +8,13 @@ from torch import Tensor
 from model import random
 from model.likelihoods import Gaussian
 from model.scoring import refine as module
-from model.scoring.batches import estimate, refine
+from model.scoring.batches import estimate
 from model.scoring.free_energy import FreeEnergy
 from model.scoring.refine import EPSILON, LEARNING_RATE, VALIDATION_DRAWS, compare_q, refine_step, select_q
 from model.vae import LOG_SCALE_BOUNDS, VAE, to_gaussian
 from tests.support.data import Memory, rows, stripes
 from tests.support.models import CONFIGS, PPCA, build
+from tests.support.scoring import refine
 
 
 def inputs(name: str, count: int = 6) -> Tensor:

@@ -1,8 +1,10 @@
-"""Names each request: `X-Request-ID`, the client's own or one that no other request has."""
+"""State of each request: its id, and the functions that give back what it has taken."""
 
 import itertools
+import logging
 import re
 import secrets
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +12,7 @@ HEADER = b"x-request-id"
 #: What a client may call its request: the name goes into response headers and logs.
 VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _process, _numbers = secrets.token_hex(6).encode(), itertools.count(1)
+log = logging.getLogger("vae")
 
 
 def choose_request_id(requested: bytes | None) -> bytes:
@@ -19,8 +22,21 @@ def choose_request_id(requested: bytes | None) -> bytes:
     return b"%s-%x" % (_process, next(_numbers))
 
 
-class RequestIDMiddleware:
-    """Puts the id of the request into `scope["state"]["request_id"]`, and on the response."""
+def run_cleanups(cleanups: list[Callable[[], None]]) -> None:
+    """Call the functions, the last first. One that raises is logged, and the others are still called."""
+    while cleanups:
+        try:
+            cleanups.pop()()
+        except Exception:
+            log.exception("a cleanup of a request failed")
+
+
+class RequestStateMiddleware:
+    """Puts the id into `request.state.request_id` and on the response, and runs `request.state.cleanups` at the end.
+
+    Dependencies append to the cleanups. Dependencies that yield would do the same, but asyncio tracks each
+    asynchronous generator, which takes longer than the function itself (docs/LOG.md).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -30,11 +46,15 @@ class RequestIDMiddleware:
             await self.app(scope, receive, send)
             return
         request_id = choose_request_id(next((value for name, value in scope["headers"] if name == HEADER), None))
-        scope.setdefault("state", {})["request_id"] = request_id
+        cleanups: list[Callable[[], None]] = []
+        scope.setdefault("state", {}).update(request_id=request_id, cleanups=cleanups)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (HEADER, request_id)]
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            run_cleanups(cleanups)

@@ -37,10 +37,11 @@ class ByteBudget:
         Raises:
             Overloaded: too few are free; it says when there will be enough.
         """
-        if self.acquired > held and self.acquired + size > self._limit:
+        others = self.acquired - held
+        if others and self.acquired + size > self._limit:
             self.release(0)
-            seconds = self.acquired / max(self._freed / RATE_SECONDS, 1.0)
-            raise Overloaded(f"{self.acquired:,} bytes of other requests are in progress", seconds)
+            seconds = others / max(self._freed / RATE_SECONDS, 1.0)
+            raise Overloaded(f"{others:,} bytes of other requests are in progress", seconds)
         self.acquired += size
 
     def release(self, size: int) -> None:

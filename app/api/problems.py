@@ -1,6 +1,6 @@
 """Exceptions -> `application/problem+json` responses (RFC 9457): the one table of statuses."""
 
-import http
+import http.client
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -73,7 +73,7 @@ def problem(
 
 
 def to_response(method: str, path: str, error: Exception) -> Response:
-    """The response to an exception; what is not in the table is logged and becomes a 500 without its message."""
+    """The response to an exception; one that is unknown here is logged and becomes a 500 without its message."""
     if isinstance(error, HTTPException):
         return _http_problem(method, path, error)
     known = status_of(error)
@@ -130,8 +130,8 @@ def _location(request: Request, item: Mapping[str, Any]) -> ErrorLocation:
 
 
 def _http_problem(method: str, path: str, error: HTTPException) -> Response:
-    """Errors of the framework, such as an unknown path, or a method that a path does not have."""
-    title = http.HTTPStatus(error.status_code).phrase
+    """An error of the framework, such as an unknown path, or one that an endpoint raises in FastAPI's way."""
+    title = http.client.responses.get(error.status_code, "Error")
     headers = dict(error.headers or {})
     detail = error.detail
     if error.status_code == 404 and detail == title:

@@ -19,6 +19,7 @@ from app.inference.engine import Engine
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from model.config import ImageData, VectorData
+from model.errors import VAEError
 
 log = logging.getLogger("vae")
 
@@ -153,13 +154,19 @@ class AppState:
     def reload(self) -> asyncio.Task[ServedModel]:
         """Load the model again beside the one that is served, try all of its calls, and activate it.
 
-        Shield the task: a model that is loaded but never activated would keep its worker thread. It raises VAEError if
-        the model cannot be loaded or computed; then nothing has changed.
+        Await it through `asyncio.shield`: a model that is loaded but never activated would keep its worker thread. The
+        task raises VAEError if the model cannot be loaded or computed; then nothing has changed.
         """
         task = asyncio.get_running_loop().create_task(self._reload())
         self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        task.add_done_callback(self._end_reload)
         return task
+
+    def _end_reload(self, task: "asyncio.Task[ServedModel]") -> None:
+        self._reloads.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            unexpected = None if isinstance(error, VAEError) else error
+            log.error("the model was not reloaded; still serving the previous model: %s", error, exc_info=unexpected)
 
     async def _reload(self) -> ServedModel:
         assert self.load is not None, "the application has not started"

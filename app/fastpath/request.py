@@ -62,7 +62,7 @@ class FastRequest(Request):
         """Cancel the work of a client that closed its connection."""
         if not self.response_complete:
             self._left = True
-            self._protocol.tasks.discard(self.task)  # a task that is cancelled before its first step never runs
+            self._protocol.tasks.discard(self.task)  # cancelled before its first step, it never runs
             self.task.cancel()
 
     async def _run(self) -> None:

@@ -45,7 +45,7 @@ class FastRoute:
         hints = get_type_hints(function, include_extras=True)
         positions = [self._position_for(hint) for name, hint in hints.items() if name != "return"]
         if not positions or not inspect.iscoroutinefunction(function):
-            raise TypeError(f"{self.path}: a plan calls asynchronous functions with parameters, unlike {call}")
+            raise TypeError(f"{self.path}: {call} must be asynchronous and have parameters")
         return operator.itemgetter(*(positions if len(positions) > 1 else [slice(positions[0], positions[0] + 1)]))
 
     def _position_for(self, hint: Any) -> int:

@@ -87,7 +87,7 @@ class Admission:
             QueueFull: more rows or seconds of work would be queued before the job than limits or deadline allow.
         """
         waiting, reserved = self._queue.rows, sum(self.reserved.values())
-        # An empty queue takes a job of any size: the limits of a single request have let it through.
+        # The limit of rows is for what waits: the limits of a single request have let this job through.
         if waiting + reserved < self._queue.batch_rows and (not waiting or waiting + rows <= self._queue_rows):
             return  # most requests
         rows_before = self._queue.rows_before(rows)
@@ -98,7 +98,7 @@ class Admission:
         max_seconds = math.inf if queued + reserved < self._queue.batch_rows else max(0.0, seconds_left)
         if rows <= self._queue.batch_rows <= queued + reserved:
             max_seconds = min(max_seconds, self._queue_seconds)
-        if queued + rows > self._queue_rows:
+        if queued and queued + rows > self._queue_rows:
             raise QueueFull(f"queue full ({queued:,} rows)", seconds)
         if seconds > max_seconds:
             raise QueueFull(f"queue full ({seconds:.2g} s of work)", seconds - max_seconds)

@@ -46,7 +46,7 @@ class SharedTimeout:
 
     Args:
         seconds: from `enter` to the timeout.
-        expire: called with each connection whose time is up; an error of it is logged.
+        expire: called with each connection whose time is up; its errors are logged.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, expire: Callable[[Any], None]) -> None:
@@ -191,6 +191,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._running = None
             self.server_state.total_requests += 1
             self.flow.resume_reading()
-            self.timers.idle.enter(self)
+            if not self._in_head:
+                self.timers.idle.enter(self)
         if self.pipeline:
             self.flow.pause_reading()  # enough has arrived

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from app.api.state import AppState, ServedModel
-from model.errors import VAEError
+from app.api.state import AppState
 
 #: Seconds between two checks for a call that hangs.
 WATCHDOG_SECONDS = 0.5
@@ -41,7 +40,7 @@ def handle_signals(state: AppState) -> Iterator[None]:
         loop.call_soon_threadsafe(loop.call_later, grace, signal.raise_signal, signal.SIGTERM)
 
     def reload(_signal: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(lambda: state.reload().add_done_callback(_log_failure))
+        loop.call_soon_threadsafe(state.reload)
 
     if grace:
         signal.signal(signal.SIGTERM, drain)
@@ -51,12 +50,6 @@ def handle_signals(state: AppState) -> Iterator[None]:
     finally:
         if single_process:
             signal.signal(signal.SIGHUP, previous_hangup)
-
-
-def _log_failure(reload: "asyncio.Task[ServedModel]") -> None:
-    if not reload.cancelled() and (error := reload.exception()):
-        unexpected = None if isinstance(error, VAEError) else error
-        log.error("the model was not reloaded; still serving the previous model: %s", error, exc_info=unexpected)
 
 
 async def exit_when_hung(state: AppState) -> None:

@@ -1,8 +1,8 @@
 """Likelihoods P(x|z): Gaussian, discretized logistic mixture with or without autoregression, Bernoulli.
 
 Each module holds one likelihood as three classes (see `model.likelihoods.base`): the configuration, the distribution
-and the head. To add a likelihood, write one module and add one row to `LIKELIHOODS`. No other module names a
-likelihood; the rest of the program asks for traits.
+and the head. To add a likelihood, write one module and add one row to `LIKELIHOODS`. The rest of the program asks for
+traits, never for the name of a likelihood.
 """
 
 from typing import TYPE_CHECKING, Annotated, Union

@@ -1,9 +1,11 @@
 """`vae` commands in the process of the tests."""
 
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from app.cli import main as cli
@@ -28,7 +30,9 @@ SMALL = (
 
 def invoke(*arguments: str) -> str:
     """Run `vae` with these arguments in the working folder, and return its output."""
-    result = CliRunner().invoke(cli.cli, arguments, catch_exceptions=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vae", *arguments])  # which a training keeps in its card
+        result = CliRunner().invoke(cli.cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -50,7 +50,7 @@ def test_train_evaluate_score_and_serve_agree(vae: Invoke, tmp_path: Path) -> No
         np.testing.assert_allclose(response["free_energy"], [float(row["free_energy"]) for row in scores], rtol=1e-5)
         card = client.get("/model").json()
     assert card["evaluation"] == report
-    assert card["training"]["command"].startswith("vae ")
+    assert card["training"]["command"].startswith("vae train squares.npy ")
     assert card["training"]["held_out_scores"]["free_energy"] == min(float(row["free_energy"]) for row in rows)
 
 

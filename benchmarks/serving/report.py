@@ -38,6 +38,8 @@ class Results:
 
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
     ceilings: dict[str, Row] = field(default_factory=dict)
+    #: Duration of each load.
+    seconds: float = 5
 
     @classmethod
     def read(cls, path: Path) -> "Results":
@@ -53,8 +55,8 @@ class Results:
         lines = [
             "# Results",
             "",
-            f"vae-server {__version__} beside its peers, {date.today().isoformat()}: `make bench` on "
-            f"{machine.describe()}, "
+            f"vae-server {__version__} beside its peers, {date.today().isoformat()}: `make bench`, loads of "
+            f"{self.seconds:g} s, on {machine.describe()}, "
             f"Python {machine.versions()['python']}, torch {machine.versions()['torch']}. Every server has one worker, "
             "one thread and one core, and wrk another; a request is one image of 28 x 28 to `/encode`. The peers have "
             "the ONNX Runtime of vae-server, except naive FastAPI, which computes with torch, without batches, and "

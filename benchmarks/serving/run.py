@@ -383,6 +383,7 @@ def main() -> None:
     if unknown := wanted - {server.slug for server in SERVERS}:
         sys.exit(f"unknown: {', '.join(unknown)}; servers are {', '.join(server.slug for server in SERVERS)}")
     results = report.Results.read(given.out / "results.json")
+    results.seconds = given.seconds
     with tempfile.TemporaryDirectory() as folder:
         models = [Model(kind, name, Path(folder)) for kind, name in MODELS.items()]
         for model in models:

@@ -59,12 +59,21 @@ class Settings(BaseSettings):
         int | None,
         Field(description="Maximum number of rows in a model call; by default 64 to 256, depending on speed.", ge=1),
     ] = None
-    queue_rows: Annotated[int, Field(description="Maximum number of queued rows; further requests get 429.", ge=1)] = (
-        1 << 14
-    )
+    queue_rows: Annotated[
+        int, Field(description="Maximum number of queued rows of small requests; further requests get 429.", ge=1)
+    ] = 1 << 14
     queue_seconds: Annotated[
-        float, Field(description="Maximum number of queued seconds of work; further requests get 429.", gt=0)
+        float,
+        Field(description="Maximum number of seconds that a small request waits for others; else it gets 429.", gt=0),
     ] = 1.0
+    large_queue_seconds: Annotated[
+        float | None,
+        Field(
+            description="Maximum number of seconds that a large request waits for others; else it gets 429. "
+            "By default half of the deadline.",
+            gt=0,
+        ),
+    ] = None
     queue_bytes: Annotated[
         int, Field(description="Maximum size of all request bodies in memory in bytes; further requests get 429.", ge=1)
     ] = 1 << 27

@@ -138,9 +138,12 @@ def test_only_expected_modules_are_at_the_top_of_app() -> None:
 BATCHER_IMPORTS = {
     "errors": set[str](),
     "context": set[str](),
-    "queue": {"context"},
-    "admission": {"context", "errors", "queue"},
-    "batcher": {"admission", "context", "errors", "queue"},
+    "costs": set[str](),
+    "jobs": {"context"},
+    "lane": {"context", "costs", "jobs"},
+    "queue": {"context", "costs", "jobs", "lane"},
+    "admission": {"context", "costs", "errors", "lane", "queue"},
+    "batcher": {"admission", "context", "costs", "errors", "jobs", "queue"},
 }
 HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
 

@@ -86,7 +86,7 @@ class Body:
             self._count(len(whole))
             body: bytes = whole
             return body
-        if _content_length(self.request) > limits.max_bytes:
+        if (self.announced() or 0) > limits.max_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0
@@ -103,6 +103,22 @@ class Body:
         except ClientDisconnect:
             raise ClientLeft("the client left before its body was complete") from None
         return b"".join(chunks)
+
+    def announced(self) -> int | None:
+        """Number of bytes that the request announces; None if it does not.
+
+        Raises:
+            Malformed: the Content-Length is not a number.
+        """
+        if (whole := self.request.scope.get("vae.body")) is not None:
+            return len(whole)
+        announced = self.request.headers.get("content-length")
+        if announced is None:
+            return None
+        if not announced.strip().isdecimal():
+            raise Malformed(f"Content-Length '{announced:.40}' is not a number")
+        digits = announced.strip().lstrip("0")
+        return 10**MAX_LENGTH_DIGITS if len(digits) > MAX_LENGTH_DIGITS else int(digits or 0)
 
     def _count(self, size: int) -> None:
         """Hold the received size against the limits. Bytes are budgeted on arrival: announcing a body costs nothing."""
@@ -122,11 +138,3 @@ class Body:
 
     def _close(self) -> None:
         self._limits.budget.release(self._acquired)
-
-
-def _content_length(request: Request) -> int:
-    announced = request.headers.get("content-length", "0").strip()
-    if not announced.isdecimal():
-        raise Malformed(f"Content-Length '{announced:.40}' is not a number")
-    digits = announced.lstrip("0")
-    return 10**MAX_LENGTH_DIGITS if len(digits) > MAX_LENGTH_DIGITS else int(digits or 0)

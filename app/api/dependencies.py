@@ -3,16 +3,18 @@
     params: Annotated[EncodeParams, Query()]    the query, validated by pydantic
     model: CurrentModel                         the loaded model and its engine
     context: Context                            the deadline of the request, and what it spent where
-    inputs: Inputs                              reads x: `await inputs.read(model, context, strict=params.strict)`
-    latents: Latents                            reads z: `await latents.read(model, context)`
+    inputs: Inputs                              reads x: `await inputs.read(model, context, plan, strict=params.strict)`
+    latents: Latents                            reads z: `await latents.read(model, context, plan)`
 
-Bodies are read when the endpoint asks for them, so that it can refuse a request by its parameters first. The
+Bodies are read when the endpoint asks for them, so that it can refuse a request by its parameters first, and by the
+model calls that it plans: `plan(rows)` gives those of a body of this many rows. The
 dependencies do not depend on each other: FastAPI resolves each of them at a cost of some 20 microseconds.
 """
 
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -23,12 +25,16 @@ from app.api.errors import LimitExceeded
 from app.api.state import ServedModel, state_of
 from app.codecs.decode import decode, may_hold_images
 from app.codecs.errors import Invalid
+from app.codecs.rows import row_bounds
 from app.codecs.spec import Floats, InputSpec
 from app.inference.context import RequestContext, Span
+from app.inference.costs import Plan
 from app.inference.errors import DeadlinePassed
 
 #: Bytes of a body from which on it is decoded in a thread: on the event loop every other request would wait for it.
 THREAD_BYTES = 1 << 17
+#: The model calls that a request plans, by its number of rows.
+PlanOfRows = Callable[[int], Plan]
 TIMEOUT_SECONDS = re.compile(r"(?=.*[1-9])\d{1,9}(\.\d{1,9})?")
 Timeout = Annotated[
     str | None,
@@ -91,34 +97,39 @@ Context = Annotated[RequestContext, Depends(request_context)]
 class InputBody(Body):
     """Reads x from the body of a request."""
 
-    async def read(self, model: ServedModel, context: RequestContext, *, strict: bool = False) -> Floats:
+    async def read(
+        self, model: ServedModel, context: RequestContext, plan: PlanOfRows, *, strict: bool = False
+    ) -> Floats:
         """x as the model takes it: n x data, float32, every value in range.
 
         Args:
+            plan: gives the model calls of the request by its number of rows.
             strict: refuse an image of another size or mode instead of converting it.
 
         Raises:
-            CodecError, APIError, QueueFull, DeadlinePassed: the body cannot be read, or there is no room for it.
+            CodecError, APIError, QueueFull, TooLong, DeadlinePassed: the body cannot be read, or there is no room for
+                the request.
         """
-        return await _read(self, model.inputs(strict=strict), model, context)
+        return await _read(self, model.inputs(strict=strict), model, context, plan)
 
 
 class LatentBody(Body):
     """Reads z from the body of a request."""
 
-    async def read(self, model: ServedModel, context: RequestContext) -> Floats:
+    async def read(self, model: ServedModel, context: RequestContext, plan: PlanOfRows) -> Floats:
         """z: n x latent, float32, every value in range; raises as `InputBody.read` does."""
-        return await _read(self, model.latents, model, context)
+        return await _read(self, model.latents, model, context, plan)
 
 
-async def _read(body: Body, spec: InputSpec, model: ServedModel, context: RequestContext) -> Floats:
-    model.engine.batcher.admission.ensure_capacity()
+async def _read(body: Body, spec: InputSpec, model: ServedModel, context: RequestContext, plan: PlanOfRows) -> Floats:
+    headers = body.request.headers
+    content_type, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
+    fewest, most = row_bounds(content_type, coding, body.announced(), spec)
+    model.engine.batcher.check(plan(fewest), plan(most), context.timeout)
     content = await body.receive()
     start = time.monotonic()
     context.deadline = start + context.timeout  # which counts from when the request is complete
-    headers = body.request.headers
-    content_type = headers.get("content-type", "")
-    arguments = (content, content_type, headers.get("content-encoding", ""), spec)
+    arguments = (content, content_type, coding, spec)
     if len(content) > THREAD_BYTES or may_hold_images(content, content_type):
         rows = await asyncio.to_thread(decode, *arguments)
         if time.monotonic() > context.deadline:

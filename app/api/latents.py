@@ -1,5 +1,6 @@
 """`/encode`, `/decode`, `/sample`, `/reconstruct`."""
 
+import functools
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -31,7 +32,7 @@ async def encode(
     The parameters of Q(z|x), a Gaussian with independent dimensions, for each input.
     """
     format = choose_format(request, params.format, model)
-    x = await inputs.read(model, context, strict=params.strict)
+    x = await inputs.read(model, context, model.engine.encode_plan, strict=params.strict)
     mean, variance = await model.engine.encode(x, context)
     return await respond(format, {"mean": mean, "variance": variance}, context=context)
 
@@ -45,7 +46,7 @@ async def decode(
     The mean of P(x|z) for each latent, or with `noise=true` a draw from it.
     """
     format = choose_format(request, params.format, model, images=True)
-    z = await latents.read(model, context)
+    z = await latents.read(model, context, functools.partial(model.engine.decode_plan, noisy=params.noise))
     x = await model.engine.decode(z, context, noise_seed=params.seed if params.noise else None)
     return await respond(format, {"outputs": model.to_public(x)}, images=x, context=context)
 
@@ -79,7 +80,7 @@ async def reconstruct(
     The mean of P(x|z) at the mean of Q(z|x), for each input.
     """
     format = choose_format(request, params.format, model, images=True)
-    x = await inputs.read(model, context, strict=params.strict)
+    x = await inputs.read(model, context, model.engine.reconstruct_plan, strict=params.strict)
     reconstruction = await model.engine.reconstruct(x, context)
     fields = {"outputs": model.to_public(reconstruction)}
     if params.inputs:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from app.api import errors
 from app.codecs import errors as codecs
 from app.codecs.errors import ErrorLocation
-from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory, QueueFull
+from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory, QueueFull, TooLong
 from model.errors import InputError, VAEError
 
 PROBLEM = "application/problem+json"
@@ -30,6 +30,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.BodyTooSlow: (408, "Body too slow"),
     codecs.TooLarge: (413, "Too large"),
     errors.LimitExceeded: (413, "Too large"),
+    TooLong: (413, "Too large"),
     codecs.UnsupportedMedia: (415, "Unsupported media type"),
     codecs.Invalid: (422, "Invalid request"),
     InputError: (422, "Invalid request"),

@@ -1,5 +1,6 @@
 """`/free-energy`."""
 
+import functools
 import math
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from app.api.responses import choose_format, respond
 from app.api.schemas import FreeEnergies, FreeEnergyParams
 from app.codecs.errors import NotAcceptable
 from app.codecs.spec import Floats
+from model.scoring.calibration import ScoringConfig
 
 router = APIRouter(tags=["model"])
 
@@ -35,12 +37,12 @@ async def free_energy(
         raise NotAcceptable("format=png is the map of nats per pixel; ask for per_dimension=true with it")
     format = choose_format(request, params.format, model, images=params.per_dimension)
     ensure_within("query.samples", params.samples, model.settings.max_samples)
-    x = await inputs.read(model, context, strict=params.strict)
+    scoring = ScoringConfig(params.samples, params.refine, params.seed)
+    plan = functools.partial(model.engine.free_energy_plan, scoring=scoring, per_dimension=params.per_dimension)
+    x = await inputs.read(model, context, plan, strict=params.strict)
     work = len(x) * params.samples * (1 + params.refine)
     ensure_within("rows x query.samples x (1 + query.refine)", work, model.settings.max_work)
-    result = await model.engine.free_energy(
-        x, params.samples, params.seed, context, steps=params.refine, per_dimension=params.per_dimension
-    )
+    result = await model.engine.free_energy(x, scoring, context, per_dimension=params.per_dimension)
     fields = {
         "samples": params.samples,
         "refine": params.refine,

@@ -1,104 +1,176 @@
-"""Admission control: decide from the work ahead of a job if it may join the queue. Knows no threads, HTTP or VAE.
+"""Admission control: decide from the work ahead of a request if it can end in time. Knows no threads, HTTP or VAE.
 
-A request is judged once, by its first job. An admitted request is never refused halfway.
+A request is judged once, before its first call, by the calls that it plans. An admitted request is never refused
+halfway, and ends before its deadline as long as calls take at most a quarter longer than estimated.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.inference.context import RequestContext
-from app.inference.errors import QueueFull
-from app.inference.queue import Job, Queue
+from app.inference.costs import Plan, PlannedCall
+from app.inference.errors import DEADLINE_MESSAGE, DeadlinePassed, QueueFull, TooLong
+from app.inference.lane import MARGIN
+from app.inference.queue import MAX_LARGE_SHARE, MIN_LARGE_SHARE, Queue
 
-#: Weight of all earlier calls in the moving cost of a call, after one more.
-COST_DECAY = 0.9
+#: Seconds over which the demand of small requests is averaged: what was asked for so long ago counts a third.
+DEMAND_SECONDS = 5.0
 
 
-class Cost(NamedTuple):
-    """Decaying sums over recent calls. Their quotient weights each call by its rows."""
+@dataclass(frozen=True)
+class QueueLimits:
+    """Limits of a queue."""
 
-    rows: float = 0.0
-    seconds: float = 0.0
+    rows: int  # of small requests that are queued
+    seconds: float = math.inf  # that a small request may wait for others
+    large_seconds: float = math.inf  # that a large request may wait for others
 
-    def add(self, rows: int, seconds: float) -> "Cost":
-        """Return the cost with one more call."""
-        return Cost(COST_DECAY * self.rows + rows, COST_DECAY * self.seconds + seconds)
 
-    @property
-    def seconds_per_row(self) -> float:
-        return self.seconds / self.rows
+class Size(NamedTuple):
+    """Estimated work of a request."""
+
+    rows: int  # of its calls, the greatest number
+    seconds: float
+    large: bool  # more than a batch of work
 
 
 class Admission:
-    """Limits of a queue. All methods but `record` belong to the tasks of one event loop.
+    """Decides on requests. Its methods are called with the lock of the queue held."""
 
-    Args:
-        queue_rows: maximum number of rows queued before a job, its own rows included.
-        queue_seconds: maximum seconds of work queued before a job that fits into one batch. At least one batch may
-            always wait. Larger jobs have no limit in seconds but their deadline.
-    """
-
-    def __init__(self, queue: Queue, *, queue_rows: int, queue_seconds: float) -> None:
-        self.costs: dict[str, Cost] = {}  # by call
-        self.reserved: Counter[str] = Counter()  # rows of follow-up calls of admitted requests, by call
+    def __init__(self, queue: Queue, limits: QueueLimits) -> None:
         self._queue = queue
-        self._queue_rows = queue_rows
-        self._queue_seconds = queue_seconds
+        self._limits = limits
+        self._demand, self._demand_updated = 0.0, 0.0
 
-    def record(self, call: str, rows: int, seconds: float) -> None:
-        """Add the duration of a finished call to its moving cost."""
-        self.costs[call] = self.costs.get(call, Cost()).add(rows, seconds)
+    def admit(self, context: RequestContext, plan: Plan, now: float) -> None:
+        """Admit a request with all of its calls. Raises as `check` does, and DeadlinePassed."""
+        if context.deadline < now:
+            raise DeadlinePassed(DEADLINE_MESSAGE)
+        size = self.measure(plan)
+        share = self._judge(plan, size, context.timeout, context.deadline - now, now)
+        context.large = size.large
+        self._queue.enter(context, plan, now, share)
 
-    def admit(self, job: Job) -> None:
-        """Admit a job, and its request with it. Raises as `ensure_capacity` does."""
-        context = job.context
-        if context.admitted:
-            if job.call in context.reserved:
-                self.reserved[job.call] -= context.reserved.pop(job.call)
-            return
-        self.ensure_capacity(job.rows, context.deadline - job.queued_at)
-        context.admitted = True
-        for call, rows in context.reserved.items():
-            self.reserved[call] += rows
+    def leave(self, context: RequestContext) -> None:
+        """Forget a request that is over, in whatever way."""
+        self._queue.lane_of(context).leave(context)
 
-    @contextmanager
-    def reserve(self, context: RequestContext, rows: Mapping[str, int]) -> Iterator[None]:
-        """Reserve rows, by call, for the follow-up calls of a request, such as encode, then score.
+    def check(self, fewest: Plan, most: Plan, timeout: float, now: float) -> None:
+        """Raise an error if a request would be refused, however many rows its unread body turns out to have.
 
-        Reserved rows count as queued for later requests, at most one batch per call, so a large request cannot keep
-        small ones out.
-        """
-        context.reserved = {call: min(count, self._queue.batch_rows) for call, count in rows.items()}
-        try:
-            yield
-        finally:
-            if context.admitted:
-                for call, count in context.reserved.items():
-                    self.reserved[call] -= count
-            context.reserved = {}
-
-    def ensure_capacity(self, rows: int = 1, seconds_left: float = math.inf) -> None:
-        """Raise an error unless a job of `rows` rows may join the queue, `seconds_left` before its deadline.
+        Args:
+            fewest, most: the calls that it plans if it has as few, and as many, rows as possible.
+            timeout: seconds from when the body has arrived to the deadline.
 
         Raises:
-            QueueFull: more rows or seconds of work would be queued before the job than limits or deadline allow.
+            TooLong: it could not end before its deadline even if no other request were there.
+            QueueFull: too much work is ahead of it.
         """
-        waiting, reserved = self._queue.rows, sum(self.reserved.values())
-        # The limit of rows is for what waits: the limits of a single request have let this job through.
-        if waiting + reserved < self._queue.batch_rows and (not waiting or waiting + rows <= self._queue_rows):
-            return  # most requests
-        rows_before = self._queue.rows_before(rows)
-        queued = sum(rows_before.values())
-        costs = [(call, cost.seconds_per_row) for call, cost in list(self.costs.items())]
-        seconds = sum((rows_before.get(call, 0) + self.reserved[call]) * cost for call, cost in costs)
-        # Less than a batch may always wait, however slow the model is.
-        max_seconds = math.inf if queued + reserved < self._queue.batch_rows else max(0.0, seconds_left)
-        if rows <= self._queue.batch_rows <= queued + reserved:
-            max_seconds = min(max_seconds, self._queue_seconds)
-        if queued and queued + rows > self._queue_rows:
-            raise QueueFull(f"queue full ({queued:,} rows)", seconds)
-        if seconds > max_seconds:
-            raise QueueFull(f"queue full ({seconds:.2g} s of work)", seconds - max_seconds)
+        size = self.measure(fewest)
+        if size.large == self.measure(most).large:
+            self._judge(fewest, size, timeout, timeout, now)
+
+    def measure(self, plan: Plan) -> Size:
+        """Estimate the work of a request."""
+        costs, seconds, batch, rows = self._queue.costs, 0.0, {}, 0
+        for call in plan:
+            cost = costs[call.call]
+            seconds += cost.price(call.rows) * call.times
+            batch[call.call] = cost.slice_seconds
+            rows = max(rows, call.rows)
+        # A tolerance for the rounding errors of the sums.
+        return Size(rows, seconds, seconds > sum(batch.values()) * (1 + 1e-9))
+
+    def seconds_ahead(self, now: float, *, large: bool) -> float:
+        """Estimated seconds that a new request would wait for others."""
+        queue = self._queue
+        small = queue.small.shared_seconds + queue.small.partial_seconds
+        if large:
+            return small + queue.large.seconds / self._available_share(now)
+        return small / queue.small_share + (queue.costs.slice_seconds if queue.large_active else 0.0)
+
+    def _judge(self, plan: Plan, size: Size, timeout: float, left: float, now: float) -> float:
+        """Return the share that a large request needs. Raises as `check` does."""
+        try:
+            if size.large:
+                return self._judge_large(size.seconds, timeout, left, now)
+            self._judge_small(size, timeout, left)
+        except (QueueFull, TooLong):
+            if not size.large:
+                self._add_demand(size.seconds, now)
+            self._queue.costs.relax(plan, now)
+            raise
+        return 0.0
+
+    def _judge_small(self, size: Size, timeout: float, left: float) -> None:
+        queue, limits = self._queue, self._limits
+        lane, share = queue.small, queue.small_share
+        if (alone := MARGIN * size.seconds) > timeout:
+            raise TooLong(alone, timeout)
+        if lane.rows and lane.rows + size.rows > limits.rows:
+            raise QueueFull("queue_rows", f"{lane.rows:,} rows are queued", lane.shared_seconds)
+        interruption = MARGIN * queue.costs.slice_seconds if queue.large_active else 0.0
+        if lane.requests:
+            ahead = MARGIN * (lane.shared_seconds + lane.partial_seconds) / share + interruption
+            if ahead > limits.seconds:
+                raise QueueFull("queue_seconds", f"the work ahead takes {ahead:.2g} s", ahead - limits.seconds)
+        needed = MARGIN * (lane.seconds + size.seconds) / share
+        if queue.large_active:
+            left = lane.time_left(left)
+        if needed > left:
+            raise QueueFull("deadline", f"with the work ahead this request takes {needed:.2g} s", needed - left)
+
+    def _judge_large(self, seconds: float, timeout: float, left: float, now: float) -> float:
+        queue, limits = self._queue, self._limits
+        lane, small = queue.large, queue.small
+        alone = MARGIN * seconds / MAX_LARGE_SHARE
+        if alone > lane.time_left(timeout):
+            raise TooLong(alone + timeout - lane.time_left(timeout), timeout)
+        available = self._available_share(now)
+        ahead = MARGIN * lane.seconds / available
+        if ahead > limits.large_seconds:
+            wait = ahead - limits.large_seconds
+            raise QueueFull("large_queue_seconds", f"the large requests ahead take {ahead:.2g} s", wait)
+        before = MARGIN * small.seconds  # what was promised to small requests
+        left = lane.time_left(left) - before
+        work = MARGIN * (lane.seconds + seconds)
+        if work > available * left:
+            needed = work / available
+            raise QueueFull("deadline", f"with the work ahead this request takes {needed:.2g} s", needed - left)
+        share = work / left
+        if queue.large_active and share > queue.large_share:
+            self._ensure_small(share, now)
+        return share
+
+    def _ensure_small(self, share: float, now: float) -> None:
+        """Raise QueueFull if small requests could not keep their limits where large ones have this share."""
+        small, limits = self._queue.small, self._limits
+        if small.oldest is None:
+            return
+        interruption = MARGIN * self._queue.costs.slice_seconds
+        waits = MARGIN * (small.shared_seconds + small.partial_seconds) / (1 - share) + interruption
+        spare = limits.seconds - (now - small.oldest.admitted_at) - waits
+        works = MARGIN * small.seconds / (1 - share)
+        spare = min(spare, small.time_left(small.earliest_deadline(now) - now) - works)
+        if spare < 0:
+            raise QueueFull("share", "small requests need the time that this request would take", -spare)
+
+    def finish(self, seconds: float, now: float, *, large: bool) -> None:
+        """Count the seconds of a batch that has been computed."""
+        if not large:
+            self._add_demand(seconds, now)
+
+    def _add_demand(self, seconds: float, now: float) -> None:
+        self._demand = self._demand * math.exp((self._demand_updated - now) / DEMAND_SECONDS) + seconds
+        self._demand_updated = now
+
+    def _available_share(self, now: float) -> float:
+        """Share of the worker that large requests may be guaranteed beside the small ones of late."""
+        demand = self._demand * math.exp((self._demand_updated - now) / DEMAND_SECONDS) / DEMAND_SECONDS
+        return max(MIN_LARGE_SHARE, min(MAX_LARGE_SHARE, 1 - MARGIN * demand))
+
+
+def one_call(call: str, rows: int) -> tuple[PlannedCall]:
+    """The plan of a request that makes one call."""
+    return (PlannedCall(call, rows),)

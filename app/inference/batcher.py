@@ -1,8 +1,8 @@
 """Batcher: groups rows of many requests into one model call on one worker thread. Knows no HTTP and no VAE.
 
-There is no timer. A free worker takes all queued rows, up to `batch_rows`, in the order of `app.inference.queue`. It is
-woken when the rounds of the event loop bring no more rows: under load a batch grows to all rows that are about to
-arrive, and a single request waits for IDLE_ROUNDS empty rounds, some microseconds.
+There is no timer. A free worker takes a batch of the queued rows in the order of `app.inference.queue`. It is woken
+when the rounds of the event loop bring no more rows: under load a batch grows to all rows that are about to arrive, and
+a single request waits for IDLE_ROUNDS empty rounds, some microseconds.
 
 If a call fails, only its jobs fail. If several jobs shared it, each is computed again alone, so a bad job costs its
 neighbours time but never their results.
@@ -14,8 +14,10 @@ The states of a batcher:
     collecting  The event loop runs rounds that may bring more rows; the worker sleeps.
                   -> running: the batch is full, or IDLE_ROUNDS rounds brought no row.
     running     The worker computes a batch.
-                  -> running: a full batch is queued, or the call finished no job and so brings no rows.
-                  -> collecting: less than a batch is queued.
+                  -> running: a full batch of small requests is queued, or the call finished no job and so brings no
+                     rows.
+                  -> collecting: less than a batch of small requests is queued. If a large request waits, for one round:
+                     the finished request may go on with its next call.
                   -> idle: no row is queued.
     stopping    No job is accepted. `stop` lets the worker compute the queued jobs and ends it; after `give_up`, or if
                 the worker dies, all jobs fail.
@@ -28,14 +30,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from app.inference.admission import Admission
+from app.inference.admission import Admission, QueueLimits, one_call
 from app.inference.context import RequestContext, Span
-from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
-from app.inference.queue import Array, ArrayJob, Arrays, BatchSlice, Job, Queue
+from app.inference.costs import Costs, Plan
+from app.inference.errors import DEADLINE_MESSAGE, BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
+from app.inference.jobs import Array, ArrayJob, Arrays, BatchSlice, Job
+from app.inference.queue import Queue
 
 #: A model call: arrays with the batch first -> arrays with as many rows. Output row i depends on input row i alone.
 Call = Callable[..., Arrays]
@@ -46,7 +51,6 @@ Observe = Callable[[str, int, float], None]
 IDLE_ROUNDS = 4
 #: Seconds between two searches for jobs that are past their deadline.
 DEADLINE_POLL_S = 0.1
-DEADLINE_MESSAGE = "the request was not computed in time; send fewer rows or retry later"
 log = logging.getLogger("vae")
 
 
@@ -55,7 +59,7 @@ class Batcher:
 
     Args:
         batch_rows: maximum number of rows in one call.
-        queue_rows, queue_seconds: limits of the queue, see `Admission`.
+        limits: what may wait; further requests are refused.
         observe: called on the worker thread after each call.
     """
 
@@ -64,16 +68,16 @@ class Batcher:
         calls: dict[str, Call],
         *,
         batch_rows: int,
-        queue_rows: int,
-        queue_seconds: float = math.inf,
+        limits: QueueLimits,
         observe: Observe = lambda *_: None,
     ) -> None:
         #: The model calls, by name. The worker looks a call up each time: assign to an item to replace a call.
         self.calls = calls
         self.batch_rows = batch_rows
         self._observe = observe
-        self._queue = Queue(batch_rows)
-        self.admission = Admission(self._queue, queue_rows=queue_rows, queue_seconds=queue_seconds)
+        self.costs = Costs(batch_rows)
+        self._queue = Queue(self.costs)
+        self._admission = Admission(self._queue, limits)
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,11 +125,38 @@ class Batcher:
         """Number of rows that are queued and in no call yet."""
         return self._queue.rows
 
+    def seconds_ahead(self, *, large: bool) -> float:
+        """Estimated seconds that a new request, small or large, would wait for others."""
+        with self._lock:
+            return self._admission.seconds_ahead(time.monotonic(), large=large)
+
+    def check(self, fewest: Plan, most: Plan, timeout: float) -> None:
+        """Raise an error if a request would be refused, see `Admission.check`."""
+        with self._lock:
+            self._admission.check(fewest, most, timeout, time.monotonic())
+
+    @contextmanager
+    def admitted(self, context: RequestContext, plan: Plan) -> Iterator[None]:
+        """Admit a request with all of its calls, for as long as the context lasts.
+
+        Raises:
+            TooLong, QueueFull: see `Admission.check`.
+        """
+        with self._lock:
+            self._admission.admit(context, plan, time.monotonic())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._admission.leave(context)
+
     async def run(self, call: str, *arrays: Array, context: RequestContext | None = None) -> Arrays:
         """Compute a call on arrays of equally many rows. Return its outputs in the order of the rows.
 
+        A request that is not admitted yet is admitted for this call alone.
+
         Raises:
-            QueueFull: the job was not admitted.
+            TooLong, QueueFull: the request was not admitted.
             DeadlinePassed: the deadline of the context passed first.
             CallFailed: the call raised on these rows.
             BatcherStopped: the worker is stopping or dead.
@@ -146,10 +177,11 @@ class Batcher:
         """Compute a call on rows that are made on demand and consumed at once, by `take` and `put` of a `Job`.
 
         Raises:
-            QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see `run`. An error of `take` or `put` is the cause
-                of a CallFailed.
+            TooLong, QueueFull, DeadlinePassed, CallFailed, BatcherStopped: see `run`. An error of `take` or `put` is
+                the cause of a CallFailed.
         """
-        job = Job(call, rows, take, put, context or RequestContext())
+        context = context or RequestContext()
+        job, alone = Job(call, rows, take, put, context), not context.admitted
         try:
             await self._submit(job)
         except asyncio.CancelledError:
@@ -157,6 +189,9 @@ class Batcher:
             raise
         finally:
             del job  # the traceback of an error holds this frame, and the job holds the error
+            if alone:
+                with self._lock:
+                    self._admission.leave(context)
 
     def _submit(self, job: Job) -> "asyncio.Future[None]":
         """Queue a job; return the future that is resolved when the job is done."""
@@ -171,7 +206,8 @@ class Batcher:
         with self._lock:
             if not self.alive:
                 raise BatcherStopped("the service is stopping or its worker has died; send the request elsewhere")
-            self.admission.admit(job)
+            if not job.context.admitted:
+                self._admission.admit(job.context, one_call(job.call, job.rows), job.queued_at)
             self._queue.put(job)
             if self._idle:
                 self._collect()
@@ -183,20 +219,26 @@ class Batcher:
 
     # Methods of the event loop: when the worker starts, and who is done.
 
+    @property
+    def _full(self) -> bool:
+        """True if a batch of small requests is queued."""
+        return self._queue.small.rows >= self.batch_rows
+
     def _collect(self) -> None:
         """Wake the worker at once for a full batch, else after rounds of the event loop that bring no more rows."""
-        if self._queue.rows >= self.batch_rows:
+        if self._full:
             self._wake_worker()
         elif self._loop and not self._collecting:
             self._collecting = True
-            self._loop.call_soon(self._wait_for_rows, self._queue.rows, IDLE_ROUNDS)
+            rounds = 1 if self._queue.large.rows else IDLE_ROUNDS
+            self._loop.call_soon(self._wait_for_rows, self._queue.rows, rounds)
 
     def _wait_for_rows(self, rows_before: int, rounds_left: int) -> None:
         """Schedule one more round if rows were added or rounds are left; else wake the worker."""
         with self._lock:
             rows = self._queue.rows
-            grown = rows > rows_before
-            if self._loop and self._idle and rows < self.batch_rows and (grown or rounds_left > 1):
+            grown = rows > rows_before and not self._queue.large.rows
+            if self._loop and self._idle and not self._full and (grown or rounds_left > 1):
                 self._loop.call_soon(self._wait_for_rows, rows, IDLE_ROUNDS if grown else rounds_left - 1)
                 return
             self._collecting = False
@@ -234,11 +276,13 @@ class Batcher:
     def _run_worker(self) -> None:
         try:
             while batch := self._next_batch():
-                self._in_flight, self._call_started = batch, time.monotonic()
+                started = time.monotonic()
+                self._in_flight, self._call_started = batch, started
                 self._compute(batch)
+                large = batch[0].job.context.large
                 # An idle worker must not keep the arrays of its last batch alive.
                 self._in_flight, self._call_started, batch = [], math.inf, []
-                self._publish()
+                self._publish(started, large=large)
         finally:
             self._working = False
             if not self._stopping:
@@ -290,7 +334,8 @@ class Batcher:
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self.calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        self.admission.record(name, rows, seconds)
+        with self._lock:
+            self.costs.record(name, rows, seconds, now + seconds)
         for job, start, _ in batch:
             if not start:
                 job.context.queued_seconds += now - job.queued_at
@@ -321,13 +366,16 @@ class Batcher:
         job.done = True
         self._finished.append(job)
 
-    def _publish(self) -> None:
-        """Post the finished jobs, and go idle until the event loop has collected more rows.
+    def _publish(self, started: float, *, large: bool) -> None:
+        """Account for a batch, post the finished jobs, and go idle until the event loop has collected more rows.
 
         The worker stays awake if a full batch is queued, or if no job is finished: then no waiter can add rows.
         """
+        now = time.monotonic()
         with self._lock:
-            self._idle = bool(self._finished) and self._queue.rows < self.batch_rows
+            self._queue.finish(now - started, now)
+            self._admission.finish(now - started, now, large=large)
+            self._idle = bool(self._finished) and not self._full
             self._post_finished()
 
     def _post_finished(self) -> None:

@@ -27,9 +27,19 @@ class RequestContext:
     rows: int = 0  # that the request brings, or asks for
     queued_seconds: float = 0.0  # in the queue, from the arrival of each job to its first call
     computed_seconds: float = 0.0  # in calls that computed rows of this request
-    admitted: bool = False  # set by the first job: an admitted request is never refused halfway
-    reserved: dict[str, int] = field(default_factory=dict)  # rows of follow-up calls, by call
+    order: int = -1  # place among all admitted requests; below 0: not admitted
+    large: bool = False  # more than a batch of work
+    admitted_at: float = 0.0  # on the clock of `time.monotonic`
+    planned: dict[str, int] = field(default_factory=dict)  # rows that are in no call yet, by call
+    prices: dict[str, tuple[float, float]] = field(default_factory=dict)  # seconds and shared seconds of a row, by call
+    seconds: float = 0.0  # estimated work of the planned rows, computed alone
+    shared_seconds: float = 0.0  # estimated work where other requests share the calls
     spans: list[Span] | None = None  # None: do not record spans
+
+    @property
+    def admitted(self) -> bool:
+        """True if the request is admitted: it is never refused halfway."""
+        return self.order >= 0
 
     def add_span(self, span: Span) -> None:
         """Record a span if spans are wanted; those beyond the first MAX_SPANS are discarded."""

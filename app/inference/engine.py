@@ -9,9 +9,11 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference.admission import QueueLimits, one_call
 from app.inference.backends import Runtime
 from app.inference.batcher import Batcher, Observe
 from app.inference.context import RequestContext
+from app.inference.costs import Plan, PlannedCall
 from app.inference.functions import ModelFunctions
 from model import random
 from model.checkpoint import Checkpoint
@@ -33,8 +35,7 @@ class Engine:
         checkpoint: Checkpoint,
         *,
         batch_rows: int | None,
-        queue_rows: int,
-        queue_seconds: float,
+        limits: QueueLimits,
         observe: Observe,
         runtime: Runtime | None = None,
     ) -> None:
@@ -47,8 +48,7 @@ class Engine:
         self.batcher = Batcher(
             self.calls,
             batch_rows=batch_rows or self._measure_batch_rows(),
-            queue_rows=queue_rows,
-            queue_seconds=queue_seconds,
+            limits=limits,
             observe=observe,
         )
         self.loading = time.perf_counter() - began  # seconds that compiling and warming up took
@@ -56,7 +56,8 @@ class Engine:
     def start(self) -> None:
         """Warm up every model function, then start the worker. Raise ArithmeticError if an output is not finite."""
         began = time.perf_counter()
-        self.functions.warm_up(self.calls)
+        for call, (overhead, per_row) in self.functions.warm_up(self.calls, self.batcher.batch_rows).items():
+            self.batcher.costs.measured(call, overhead, per_row)
         self.loading += time.perf_counter() - began
         self.batcher.start()
 
@@ -66,6 +67,25 @@ class Engine:
         except (ArithmeticError, MemoryError):  # `start` raises these with more detail
             return BATCH_ROWS[0]
         return choose_batch_rows(seconds)
+
+    def encode_plan(self, rows: int) -> Plan:
+        """The calls of `encode`, so that a request can be refused before its rows are read."""
+        return one_call("encode", rows)
+
+    def decode_plan(self, rows: int, *, noisy: bool) -> Plan:
+        """The calls of `decode` and `sample`."""
+        return one_call("draw" if noisy else "decode", rows)
+
+    def reconstruct_plan(self, rows: int) -> Plan:
+        """The calls of `reconstruct`."""
+        return one_call("reconstruct", rows)
+
+    def free_energy_plan(self, rows: int, scoring: ScoringConfig, *, per_dimension: bool) -> Plan:
+        """The calls of `free_energy`."""
+        calibration = self.checkpoint.calibration
+        calls = program.plan(rows, scoring, calibration=calibration, per_dimension=per_dimension)
+        aliases = self.functions.aliases
+        return [PlannedCall(aliases.get(function, function), rows, times) for function, rows, times in calls]
 
     def stop(self, timeout: float) -> None:
         """Finish what is queued, then end the worker."""
@@ -107,14 +127,13 @@ class Engine:
         return (await self.batcher.run("reconstruct", x, context=context))[0]
 
     async def free_energy(
-        self, x: Floats, draws: int, seed: int, context: RequestContext, *, steps: int = 0, per_dimension: bool = False
+        self, x: Floats, scoring: ScoringConfig, context: RequestContext, *, per_dimension: bool = False
     ) -> Scores:
-        """Scores of each sample (see `model.scoring.program.score`), from `draws` draws after `steps` of refinement."""
-        scoring = ScoringConfig(draws, steps, seed)
+        """Scores of each sample, see `model.scoring.program.score`."""
         calibration, dims = self.checkpoint.calibration, discrete_dims(self.vae)
         scores = program.score(x, scoring, discrete_dims=dims, calibration=calibration, per_dimension=per_dimension)
-        expected = program.expected_rows(len(x), scoring, per_dimension=per_dimension)
-        with self.batcher.admission.reserve(context, expected):
+        plan = self.free_energy_plan(len(x), scoring, per_dimension=per_dimension)
+        with self.batcher.admitted(context, plan):
             while True:
                 try:
                     call = next(scores)

@@ -2,6 +2,7 @@
 
 InferenceError
 ├── QueueFull        too much work is queued; carries `retry_after`
+├── TooLong          the request would pass its deadline even alone
 ├── DeadlinePassed   the job was not done by its deadline
 ├── CallFailed       the model call raised on the rows of this job
 │   └── OutOfMemory  the model call ran out of memory
@@ -9,6 +10,7 @@ InferenceError
 """
 
 import math
+from typing import Literal
 
 
 def whole_wait(seconds: float) -> int:
@@ -20,12 +22,30 @@ class InferenceError(Exception):
     """Base of all errors that inference raises."""
 
 
-class QueueFull(InferenceError):
-    """The queue has no room for the job for an estimated number of seconds, or the job cannot be done in time."""
+#: Limits that a refused request would exceed.
+Bound = Literal["queue_rows", "queue_seconds", "large_queue_seconds", "deadline", "share"]
 
-    def __init__(self, reason: str, seconds: float) -> None:
+
+class QueueFull(InferenceError):
+    """The request cannot be done in time, or not within the limits of the queue, for an estimated number of seconds."""
+
+    def __init__(self, bound: Bound, reason: str, seconds: float) -> None:
+        self.bound = bound
         self.retry_after = whole_wait(seconds)
-        super().__init__(f"{reason}; retry after {self.retry_after} s")
+        super().__init__(f"queue full: {reason}; retry after {self.retry_after} s")
+
+
+class TooLong(InferenceError):
+    """The request could not be done before its deadline even if the service were idle."""
+
+    def __init__(self, seconds: float, timeout: float) -> None:
+        super().__init__(
+            f"the request would take up to an estimated {seconds:.2g} s on an idle service, and it has {timeout:g} s; "
+            "send fewer rows or samples, or allow more time (X-Request-Timeout, at most VAE_DEADLINE)"
+        )
+
+
+DEADLINE_MESSAGE = "the request was not computed in time; send fewer rows or retry later"
 
 
 class DeadlinePassed(InferenceError):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference.backends import PROBE_ROWS, Runtime
+from app.inference.costs import SLICE_SECONDS
 from model import random
 from model.checkpoint import Checkpoint
 from model.scoring import functions
@@ -92,10 +93,27 @@ class ModelFunctions:
         probes = [tuple(probe[column] for column in spec.arguments) for probe in self._probes]
         return self.runtime.compile(name, vae, spec.function, probes, onnx=onnx)
 
-    def warm_up(self, calls: Mapping[str, Call]) -> None:
-        """Call each function once, so that the first request is as fast as later ones. Raises as the calls do."""
+    def warm_up(self, calls: Mapping[str, Call], batch_rows: int) -> dict[str, tuple[float, float]]:
+        """Call each function, so that the first request is as fast as later ones, and measure it.
+
+        Returns:
+            By function the seconds of a call without rows and those of each row, from calls of one row and of as many,
+            up to `batch_rows`, as a slice has time for.
+
+        Raises: as the calls do.
+        """
+        costs = {}
         for name, call in calls.items():
             call(*self._example(name))
+            one = self.seconds(calls, name, 1)
+            rows = max(1, min(batch_rows, int(SLICE_SECONDS / one)))
+            try:
+                many = self.seconds(calls, name, rows) if rows > 1 else one
+            except (ArithmeticError, MemoryError):  # what fails on so many rows is a matter for the request
+                rows, many = 1, one
+            per_row = max(many - one, many / 10) / (rows - 1) if rows > 1 else one
+            costs[name] = max(0.0, many - rows * per_row), per_row
+        return costs
 
     def seconds(self, calls: Mapping[str, Call], name: str, rows: int) -> float:
         """Seconds that one call of a function takes, the shorter of two calls. Raises as the call does."""

@@ -58,6 +58,14 @@ class Metrics:
             name: Gauge(name, description, registry=registry, multiprocess_mode="livesum")
             for name, description in GAUGES.items()
         }
+        seconds = Gauge(
+            "vae_queue_seconds",
+            "Estimated seconds that a new request waits for others; of several workers the longest.",
+            ["size"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._gauges |= {f"vae_queue_seconds {size}": seconds.labels(size) for size in ("small", "large")}
         self._status_counters = {
             status: Counter(name, description, registry=registry)
             for status, (name, description) in STATUS_COUNTERS.items()
@@ -76,8 +84,11 @@ class Metrics:
         self._loading.set(seconds)
 
     def set_gauge_sources(self, sources: Mapping[str, Callable[[], float]]) -> None:
-        """Set the functions that give the values of gauges, one for each name in GAUGES, and update the gauges."""
-        assert sources.keys() == GAUGES.keys()
+        """Set the functions that give the values of gauges, and update the gauges.
+
+        There is one for each name in GAUGES, and for `vae_queue_seconds` followed by `small` and by `large`.
+        """
+        assert sources.keys() == self._gauges.keys()
         self._gauge_sources = sources
         self.update_gauges()
 

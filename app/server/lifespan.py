@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app.api.state import AppState, ServedModel
+from app.inference.admission import QueueLimits
 from app.inference.backends import Runtime
 from app.inference.devices import choose_device, set_threads, trim_memory
 from app.inference.engine import Engine
@@ -79,8 +80,11 @@ def build_model(state: AppState, loaded: Checkpoint) -> ServedModel:
         loaded,
         runtime=Runtime(loaded.vae, settings.engine, settings.precision, settings.score_precision),
         batch_rows=settings.batch_rows,
-        queue_rows=settings.queue_rows,
-        queue_seconds=settings.queue_seconds,
+        limits=QueueLimits(
+            rows=settings.queue_rows,
+            seconds=settings.queue_seconds,
+            large_seconds=settings.large_queue_seconds or settings.deadline / 2,
+        ),
         observe=state.metrics.call,
     )
     return ServedModel(engine, settings)

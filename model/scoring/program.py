@@ -142,11 +142,30 @@ def score_reference(x: Array, scoring: ScoringConfig, *, discrete_dims: int | No
     return TypicalityFeatures.of(columns, estimates.distortion, estimates.free_energy, scores.regret)
 
 
-def expected_rows(rows: int, scoring: ScoringConfig, *, per_dimension: bool = False) -> dict[str, int]:
-    """Rows, by model function, of the large calls that follow the first call of `score`."""
-    pairs = rows * scoring.samples
-    expected = {"map" if per_dimension else "score": pairs}
-    return expected | {"score": pairs, "descend": rows * scoring.refine} if scoring.refine else expected
+class PlannedCalls(NamedTuple):
+    """Calls of one model function, `times` times one after the other, on this many rows each time."""
+
+    function: str
+    rows: int
+    times: int = 1
+
+
+def plan(
+    rows: int, scoring: ScoringConfig, *, calibration: Calibration | None = None, per_dimension: bool = False
+) -> list[PlannedCalls]:
+    """All calls of `score` for this many inputs, so that a driver can estimate its duration before it begins."""
+    pairs, last = rows * scoring.samples, "map" if per_dimension else "score"
+    calls = [PlannedCalls("posterior", rows)]
+    if scoring.refine:
+        calls += [
+            PlannedCalls("score", pairs),
+            PlannedCalls("descend", rows, scoring.refine),
+            PlannedCalls("judge", rows, VALIDATION_DRAWS),
+        ]
+    calls.append(PlannedCalls(last, pairs))
+    if _typicality_of(scoring, calibration):
+        calls.append(PlannedCalls(typicality_name(scoring), rows))
+    return calls
 
 
 def estimate(
@@ -209,12 +228,18 @@ def _calibrate(
 ) -> Program[CalibratedScores]:
     if calibration is None:
         return CalibratedScores(reason=UNCALIBRATED)
-    reference, typicality = calibration.references.get(scoring), None
-    if reference is not None and reference.typicality_model is not None:
+    typicality = None
+    if _typicality_of(scoring, calibration):
         columns = [x, q.mean, q.scale, estimates.distortion, estimates.free_energy]
         columns += [] if regret is None else [regret]
         (typicality,) = yield from call(typicality_name(scoring), *columns)
     return calibration.rank(scoring, estimates.free_energy, regret, typicality)
+
+
+def _typicality_of(scoring: ScoringConfig, calibration: Calibration | None) -> bool:
+    """Return True if a calibration tells how typical an input is that is scored like this."""
+    reference = calibration.references.get(scoring) if calibration is not None else None
+    return reference is not None and reference.typicality_model is not None
 
 
 def _draws(seed: int, draws: int, latent: int) -> NDArray[np.float32]:

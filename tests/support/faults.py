@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from app import main
 from app.inference import engine
 from app.inference.batcher import Batcher, Call
-from app.inference.queue import Array, Arrays
+from app.inference.jobs import Array, Arrays
 
 
 class FaultyCall:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from app.inference.admission import QueueLimits
 from app.inference.batcher import Batcher, Call
-from app.inference.queue import Array, Arrays
+from app.inference.jobs import Array, Arrays
 
 #: A row with this value makes `double` fail.
 POISON = -1
@@ -47,8 +48,11 @@ class GatedCall:
 
 @contextmanager
 def running_batcher(call: Callable[..., Arrays], **options: Any) -> Iterator[Batcher]:
-    """A started batcher with the calls `double` (this call) and `negate`, stopped at the end."""
-    batcher = Batcher({"double": call, "negate": lambda x: (-x,)}, **{"batch_rows": 4, "queue_rows": 100, **options})
+    """A started batcher, stopped at the end. Its calls are `double`, which is this call, and `negate`."""
+    options = {"batch_rows": 4, "limits": QueueLimits(100), **options}
+    batcher = Batcher({"double": call, "negate": lambda x: (-x,)}, **options)
+    for name in batcher.calls:
+        batcher.costs.measured(name, 0.0, 1e-3)
     batcher.start()
     try:
         yield batcher

@@ -115,7 +115,7 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
     client = service()
 
     async def full(*_: Any, **__: Any) -> Any:
-        raise QueueFull("1000 rows are waiting", 7)
+        raise QueueFull("queue_rows", "1000 rows are queued", 7)
 
     monkeypatch.setattr(model_of(client).engine.batcher, "run", full)
     response = client.post("/encode", json=GOOD)
@@ -124,7 +124,10 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
 
 
 def test_a_deadline_that_has_passed_is_a_504(service: Service) -> None:
-    check(service(deadline=1e-9).post("/encode", json=GOOD), 504, "in time")
+    client = service(deadline=1e-9)
+    check(client.post("/encode", json=GOOD), 413, "on an idle service, and it has 1e-09 s; send fewer rows")
+    model_of(client).engine.batcher.costs.measured("encode", 0.0, 0.0)
+    check(client.post("/encode", json=GOOD), 504, "in time")
 
 
 def test_with_a_dead_worker_readiness_and_calls_are_503_and_liveness_is_200(service: Service) -> None:

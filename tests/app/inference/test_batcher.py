@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.inference.admission import QueueLimits
 from app.inference.batcher import Batcher
 from app.inference.context import RequestContext
 from app.inference.errors import BatcherStopped, CallFailed, DeadlinePassed
-from app.inference.queue import Arrays, Job
-from tests.support.worker import POISON, GatedCall, column, occupy, running_batcher
+from app.inference.jobs import Array, Arrays, Job
+from tests.support.worker import POISON, GatedCall, column, double, occupy, running_batcher
 
 
 def test_jobs_of_many_requests_share_a_call_and_each_gets_its_own_rows() -> None:
@@ -106,22 +107,30 @@ def test_a_large_job_is_cut_and_a_small_one_is_in_the_next_call() -> None:
             np.testing.assert_array_equal((await large)[0], column(*range(0, 80, 2)))
             assert (await small)[0][0, 0] == 2000
         # The small job was queued during the first call.
-        assert 1000 in gate.batches[1]
+        assert gate.batches[1] == [1000]
 
     asyncio.run(go())
 
 
 def test_many_small_jobs_do_not_starve_a_large_one() -> None:
     async def go() -> None:
-        gate = GatedCall()
-        with running_batcher(gate) as batcher:
-            large = await occupy(batcher, gate, *range(20))
-            small = [asyncio.create_task(batcher.run("double", column(1000 + i))) for i in range(40)]
+        def slow(x: Array) -> Arrays:
+            time.sleep(0.002 * len(x))
+            return double(x)
+
+        gate = GatedCall(slow)
+        with running_batcher(gate, limits=QueueLimits(10**6)) as batcher:
+            large = await occupy(batcher, gate, *range(40))
+            small = [asyncio.create_task(batcher.run("double", column(1000 + i, 2000, 3000))) for i in range(80)]
             await asyncio.sleep(0)
             gate.release.set()
-            await asyncio.gather(large, *small)
-        # The large job has the first call alone, then half of each: 4 rows, then 8 times 2.
-        assert [len([row for row in batch if row < 1000]) for batch in gate.batches[:9]] == [4, *[2] * 8]
+            await large
+            assert not all(task.done() for task in small)
+            await asyncio.gather(*small)
+        # A quarter of the time until the large job is done is its own.
+        sizes = [len(batch) for batch in gate.batches]
+        last = max(index for index, batch in enumerate(gate.batches) if batch[0] < 1000)
+        assert 0.15 < 40 / sum(sizes[: last + 1]) < 0.35
 
     asyncio.run(go())
 
@@ -316,7 +325,7 @@ def test_every_request_gets_its_own_results() -> None:
             np.testing.assert_array_equal((await batcher.run("negate", x))[0], -x)
 
     async def go() -> None:
-        with running_batcher(GatedCall(), batch_rows=8, queue_rows=10**9) as batcher:
+        with running_batcher(GatedCall(), batch_rows=8, limits=QueueLimits(10**9)) as batcher:
             for start in range(0, len(sizes), 500):
                 await asyncio.gather(*(request(batcher, i) for i in range(start, start + 500)))
 

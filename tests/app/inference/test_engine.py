@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
+from app.inference.admission import QueueLimits
 from app.inference.context import RequestContext
 from app.inference.engine import BATCH_ROWS, Engine, choose_batch_rows
 from app.inference.functions import ModelFunctions
@@ -38,8 +39,7 @@ def serve(
         engine = Engine(
             checkpoint,
             batch_rows=batch_rows,
-            queue_rows=10_000,
-            queue_seconds=60,
+            limits=QueueLimits(10_000, 60),
             observe=lambda name, rows, _: calls.append((name, rows)),
         )
         engine.start()
@@ -57,10 +57,7 @@ def test_refinements_of_any_length_and_seed_share_calls(loaded: Load, name: str)
     scorings = [ScoringConfig(1 + i % 4, (0, 3, 8)[i % 3], i % 5) for i in range(12)]
 
     async def requests(engine: Engine) -> list[Scores]:
-        tasks = [
-            engine.free_energy(x[i : i + 1], samples, seed, RequestContext(), steps=steps)
-            for i, (samples, steps, seed) in enumerate(scorings)
-        ]
+        tasks = [engine.free_energy(x[i : i + 1], scoring, RequestContext()) for i, scoring in enumerate(scorings)]
         return await asyncio.gather(*tasks)
 
     together, calls = serve(checkpoint, requests)
@@ -79,7 +76,7 @@ def test_a_refinement_larger_than_a_batch_is_split_and_merged(loaded: Load) -> N
     checkpoint, x = loaded(NAME), floats(NAME, 23)
     result, calls = serve(
         checkpoint,
-        lambda engine: engine.free_energy(x, 3, 2, RequestContext(), steps=6, per_dimension=True),
+        lambda engine: engine.free_energy(x, ScoringConfig(3, 6, 2), RequestContext(), per_dimension=True),
         batch_rows=5,
     )
     expected = score_batch(checkpoint.vae, to_tensor(x), ScoringConfig(3, 6, 2)).estimates
@@ -92,7 +89,7 @@ def test_a_refinement_larger_than_a_batch_is_split_and_merged(loaded: Load) -> N
 
 def test_a_refinement_leaves_no_gradients_in_the_model(loaded: Load) -> None:
     checkpoint = loaded(NAME)
-    serve(checkpoint, lambda engine: engine.free_energy(floats(NAME, 2), 2, 0, RequestContext(), steps=3))
+    serve(checkpoint, lambda engine: engine.free_energy(floats(NAME, 2), ScoringConfig(2, 3, 0), RequestContext()))
     assert all(weight.grad is None and not weight.requires_grad for weight in checkpoint.vae.parameters())
 
 
@@ -101,12 +98,9 @@ def test_p_values_do_not_depend_on_concurrent_requests(calibrated: Load, scoring
     checkpoint, x = calibrated("table-mlp-gaussian"), floats("table-mlp-gaussian", 30)
     expected = score_batch(checkpoint.vae, to_tensor(x), scoring, checkpoint.calibration).calibrated
     assert expected.p_values is not None
-    samples, steps, seed = scoring
 
     async def requests(engine: Engine) -> list[Scores]:
-        tasks = [
-            engine.free_energy(x[i : i + 3], samples, seed, RequestContext(), steps=steps) for i in range(0, 30, 3)
-        ]
+        tasks = [engine.free_energy(x[i : i + 3], scoring, RequestContext()) for i in range(0, 30, 3)]
         return await asyncio.gather(*tasks)
 
     calibrated_scores = [scores.calibrated for scores in serve(checkpoint, requests, batch_rows=16)[0]]
@@ -130,8 +124,10 @@ def test_faster_models_get_larger_batches(
 def test_a_model_that_fails_while_it_is_timed_gets_the_smallest_batches(
     error: type[Exception], loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> float:
-        raise error
+    def fail(_self: object, _calls: object, _name: str, rows: int) -> float:
+        if rows > 1:
+            raise error
+        return 1e-5
 
     monkeypatch.setattr(ModelFunctions, "seconds", fail)
     x = floats("table-mlp-gaussian", 100)

@@ -18,6 +18,6 @@ def test_the_docstring_draws_every_class_of_the_tree() -> None:
 
 @pytest.mark.parametrize(("seconds", "retry_after"), [(0.0, 1), (1.2, 2), (60.0, 60), (math.inf, 60)])
 def test_retry_after_is_a_whole_number_of_seconds_up_to_a_minute(seconds: float, retry_after: int) -> None:
-    error = QueueFull("queue full (9 rows)", seconds)
+    error = QueueFull("queue_rows", "9 rows are queued", seconds)
     assert error.retry_after == retry_after
-    assert str(error) == f"queue full (9 rows); retry after {retry_after} s"
+    assert str(error) == f"queue full: 9 rows are queued; retry after {retry_after} s"

@@ -1,4 +1,4 @@
-"""Queue: order of jobs, fairness between new and partial jobs, dropped and late jobs."""
+"""Queue: order within a lane, the shares of both lanes, dropped and late jobs."""
 
 import gc
 import math
@@ -8,28 +8,48 @@ import numpy as np
 import pytest
 
 from app.inference.context import RequestContext
-from app.inference.queue import MAX_DROPPED_JOBS, Job, Queue
+from app.inference.costs import Costs, PlannedCall
+from app.inference.jobs import Job
+from app.inference.lane import MAX_DROPPED_JOBS
+from app.inference.queue import Queue
+
+CALLS = ("encode", "decode", "score")
 
 
-def job(rows: int = 1, call: str = "encode", deadline: float = math.inf) -> Job:
-    """A job whose rows are never read."""
+def queue_of(batch_rows: int, per_row: float = 1e-3) -> Queue:
+    """A queue whose calls all take this many seconds a row."""
+    costs = Costs(batch_rows)
+    for call in CALLS:
+        costs.measured(call, 0.0, per_row)
+    return Queue(costs)
+
+
+def put(
+    queue: Queue, rows: int = 1, call: str = "encode", deadline: float = math.inf, large: bool | None = None
+) -> Job:
+    """Queue a job of a request of its own; large if it has more rows than a batch."""
 
     def unused(*_: Any) -> Any:
         raise AssertionError
 
-    return Job(call, rows, unused, unused, RequestContext(deadline=deadline))
+    large = rows > queue.costs.batch_rows if large is None else large
+    context = RequestContext(deadline=deadline, large=large)
+    queue.enter(context, [PlannedCall(call, rows)], 0.0)
+    job = Job(call, rows, unused, unused, context)
+    queue.put(job)
+    return job
 
 
 def taken(queue: Queue) -> list[tuple[Job, int, int]]:
-    """The next batch, as plain tuples."""
-    return [(part.job, part.start, part.stop) for part in queue.take(0.0)[0]]
+    """The next batch, as plain tuples, computed in a millisecond a row."""
+    batch = [(part.job, part.start, part.stop) for part in queue.take(0.0)[0]]
+    queue.finish(1e-3 * sum(stop - start for _, start, stop in batch), 0.0)
+    return batch
 
 
-def test_jobs_of_a_call_share_a_batch_and_the_call_that_waits_longest_goes_first() -> None:
-    queue = Queue(8)
-    a, b, c, d = job(), job(call="decode"), job(2), job(call="decode")
-    for queued in (a, b, c, d):
-        queue.put(queued)
+def test_jobs_of_a_call_share_a_batch_and_the_oldest_request_goes_first() -> None:
+    queue = queue_of(8)
+    a, b, c, d = put(queue), put(queue, call="decode"), put(queue, 2), put(queue, call="decode")
     assert queue.rows == 5
     assert taken(queue) == [(a, 0, 1), (c, 0, 2)]
     assert taken(queue) == [(b, 0, 1), (d, 0, 1)]
@@ -37,133 +57,131 @@ def test_jobs_of_a_call_share_a_batch_and_the_call_that_waits_longest_goes_first
     assert queue.rows == 0
 
 
-def test_the_remaining_rows_of_a_large_job_go_to_the_end() -> None:
-    queue = Queue(4)
-    large, other = job(9), job(call="decode")
-    queue.put(large)
-    queue.put(other)
-    assert taken(queue) == [(large, 0, 4)]
-    small = job()
-    queue.put(small)
-    assert taken(queue) == [(other, 0, 1)]
-    # The small job is new and goes first; the large job fills the batch.
-    assert taken(queue) == [(small, 0, 1), (large, 4, 7)]
-    assert taken(queue) == [(large, 7, 9)]
-    assert queue.rows == 0
+def test_the_next_call_of_an_older_request_goes_before_a_younger_request() -> None:
+    queue = queue_of(8)
+    first, younger = put(queue), put(queue, call="decode")
+    assert taken(queue) == [(first, 0, 1)]
+    following = Job("score", 1, first.take, first.put, first.context)
+    queue.put(following)
+    assert taken(queue) == [(following, 0, 1)]
+    assert taken(queue) == [(younger, 0, 1)]
 
 
-def test_a_small_job_does_not_wait_for_the_remaining_rows_of_a_large_one() -> None:
-    queue = Queue(4)
-    queue.put(job(9))
-    assert queue.rows_before(1) == queue.rows_before(5) == {"encode": 9}
-    taken(queue)
-    assert queue.rows_before(1) == {"encode": 0}
-    assert queue.rows_before(5) == {"encode": 5}
-    queue.put(job(2))
-    assert queue.rows_before(4) == {"encode": 4}, "at most as many rows of the large job go before"
-    assert queue.rows_before(5) == {"encode": 7}
-
-
-def test_two_large_jobs_alternate() -> None:
-    queue = Queue(4)
-    first, second = job(8), job(8)
-    queue.put(first)
-    queue.put(second)
-    batches = [taken(queue) for _ in range(4)]
-    assert batches == [
+def test_large_requests_are_computed_one_after_the_other_and_fill_the_last_slice() -> None:
+    queue = queue_of(4)
+    first, second, other = put(queue, 6), put(queue, 5), put(queue, 6, call="decode")
+    assert [taken(queue) for _ in range(3)] == [
         [(first, 0, 4)],
-        [(second, 0, 2), (first, 4, 6)],
-        [(second, 2, 6)],
-        [(first, 6, 8), (second, 6, 8)],
+        [(first, 4, 6), (second, 0, 2)],
+        [(second, 2, 5)],
     ]
+    assert taken(queue) == [(other, 0, 4)]
 
 
-def test_batches_of_one_row_alternate_between_new_and_partial_jobs() -> None:
-    queue = Queue(1)
-    large, other = job(4), job(call="decode")
+def test_a_small_request_waits_for_one_slice_of_a_large_one() -> None:
+    queue = queue_of(4)
+    large = put(queue, 40)
+    assert taken(queue) == [(large, 0, 4)]
+    small = [put(queue, 4) for _ in range(4)]
+    # A slice of the large request entitles small ones to three times its time.
+    assert [taken(queue)[0][0] for _ in range(5)] == [*small[:3], large, small[3]]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+def test_large_requests_have_their_share_beside_endless_small_ones(share: float) -> None:
+    queue = queue_of(4)
+    context = RequestContext(large=True)
+    queue.enter(context, [PlannedCall("encode", 4000)], 0.0, share)
+    large = Job("encode", 4000, lambda *_: (), lambda *_: None, context)
     queue.put(large)
-    queue.put(other)
-    rows = []
-    for _ in range(12):
-        rows += taken(queue)
-        queue.put(job())
-    assert sum(owner is large for owner, _, _ in rows) == 4
-    assert (other, 0, 1) in rows
+    rows = {True: 0, False: 0}
+    for _ in range(500):
+        put(queue, 3)
+        for job, start, stop in taken(queue):
+            rows[job is large] += stop - start
+    assert rows[True] / sum(rows.values()) == pytest.approx(share, abs=0.02)
+
+
+def test_large_requests_have_all_the_time_that_small_ones_leave() -> None:
+    queue = queue_of(4)
+    large = put(queue, 4000)
+    for _ in range(10):
+        assert taken(queue)[0][0] is large
+        small = put(queue)
+        assert taken(queue) == [(small, 0, 1)]
+
+
+def test_a_slice_lasts_no_longer_than_its_limit_and_has_a_row_at_least() -> None:
+    for per_row, rows in ((1e-5, 64), (1e-2, 3), (1.0, 1)):
+        queue = queue_of(64, per_row)
+        job = put(queue, 1000)
+        assert [(part.job, part.stop) for part in queue.take(0.0)[0]] == [(job, rows)]
+
+
+def test_younger_requests_do_not_fill_a_batch_that_an_older_one_cannot_wait_for() -> None:
+    queue = queue_of(8)
+    urgent = put(queue, 1, deadline=0.02)  # less than the interruptions that the other lane is allowed
+    younger = put(queue, 1)
+    assert taken(queue) == [(urgent, 0, 1)]
+    assert taken(queue) == [(younger, 0, 1)]
 
 
 def test_dropped_and_late_jobs_are_not_taken_and_not_counted() -> None:
-    queue = Queue(4)
-    dropped, late, good = job(3), job(2, deadline=5.0), job()
-    for queued in (dropped, late, good):
-        queue.put(queued)
+    queue = queue_of(4)
+    dropped, late, good = put(queue, 3), put(queue, 2, deadline=5.0), put(queue)
     queue.drop(dropped)
     queue.drop(dropped)
     assert queue.rows == 3
-    assert queue.take(6.0) == ([(good, 0, 1)], [late])
+    batch, expired = queue.take(6.0)
+    assert [part.job for part in batch] == [good]
+    assert expired == [late]
     assert queue.rows == 0
 
 
 def test_dropped_jobs_do_not_fill_memory_while_no_batch_is_taken() -> None:
     gc.collect()
     before = sum(type(item) is Job for item in gc.get_objects())
-    queue = Queue(4)
-    waiting = job()
-    queue.put(waiting)
+    queue = queue_of(4)
+    waiting = put(queue)
     for _ in range(10 * MAX_DROPPED_JOBS):
-        dropped = job(5)
-        queue.put(dropped)
+        dropped = put(queue, 3)
         queue.drop(dropped)
+        queue.small.leave(dropped.context)
+    del dropped
     assert queue.rows == 1
     assert sum(type(item) is Job for item in gc.get_objects()) - before <= MAX_DROPPED_JOBS + 2
     assert taken(queue) == [(waiting, 0, 1)]
 
 
 def test_clear_returns_all_jobs_that_wait() -> None:
-    queue = Queue(4)
-    partial, new, dropped = job(9), job(call="decode"), job()
-    for queued in (partial, new, dropped):
-        queue.put(queued)
+    queue = queue_of(4)
+    large, small, dropped = put(queue, 9), put(queue, call="decode"), put(queue)
     taken(queue)
     queue.drop(dropped)
-    assert set(queue.clear()) == {partial, new}
+    assert set(queue.clear()) == {large, small}
     assert queue.rows == 0
     assert queue.take(0.0) == ([], [])
 
 
-def test_late_jobs_are_swept_while_others_are_taken() -> None:
-    queue = Queue(10)
-    for _ in range(MAX_DROPPED_JOBS):  # the next drop sweeps
-        dropped = job()
-        queue.put(dropped)
-        queue.drop(dropped)
-    first, late, last = job(2), job(3, deadline=1.0), job(2)
-    for queued in (first, late, last):
-        queue.put(queued)
-    assert queue.take(2.0) == ([(first, 0, 2), (last, 0, 2)], [late])
-    assert queue.rows == 0
-    assert queue.take(2.0) == ([], [])
-    assert queue.rows_before(1) == queue.rows_before(100) == {"encode": 0}
-
-
 @pytest.mark.parametrize("limit", [1, 3, MAX_DROPPED_JOBS])
 def test_every_row_is_taken_once_and_in_order_whatever_happens(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.inference.queue.MAX_DROPPED_JOBS", limit)
+    monkeypatch.setattr("app.inference.lane.MAX_DROPPED_JOBS", limit)
     random = np.random.default_rng(0)
     for _ in range(200):
-        queue, waiting, now = Queue(int(random.integers(1, 9))), list[Job](), 0.0
+        queue, waiting, now = queue_of(int(random.integers(1, 9))), list[Job](), 0.0
         taken_rows: dict[Job, int] = {}
         for _ in range(60):
             now += 1
             chance = random.random()
             if chance < 0.5:
                 deadline = now + float(random.integers(1, 20)) if random.random() < 0.2 else math.inf
-                waiting.append(job(int(random.integers(1, 20)), str(random.integers(3)), deadline))
-                queue.put(waiting[-1])
+                waiting.append(put(queue, int(random.integers(1, 20)), CALLS[int(random.integers(3))], deadline))
             elif chance < 0.6 and waiting:
                 queue.drop(waiting.pop(int(random.integers(len(waiting)))))
             else:
                 batch, late_jobs = queue.take(now)
-                assert sum(stop - start for _, start, stop in batch) <= queue.batch_rows
+                queue.finish(0.01, now)
+                assert sum(stop - start for _, start, stop in batch) <= queue.costs.batch_rows
                 assert len({part.job.call for part in batch}) <= 1
                 assert len({id(part.job) for part in batch}) == len(batch)
                 for late in late_jobs:
@@ -175,9 +193,4 @@ def test_every_row_is_taken_once_and_in_order_whatever_happens(limit: int, monke
                     taken_rows[owner] = stop
                 assert batch or not waiting
             assert queue.rows == sum(queued.remaining for queued in waiting)
-            for call, rows in queue.rows_before(100).items():
-                new = sum(queued.remaining for queued in waiting if queued.call == call and not queued.rows_taken)
-                partial = sum(queued.remaining for queued in waiting if queued.call == call and queued.rows_taken)
-                assert rows == new + partial
-                assert queue.rows_before(1)[call] == new + min(new, partial)
             waiting = [queued for queued in waiting if queued.remaining]

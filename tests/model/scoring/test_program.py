@@ -1,16 +1,19 @@
 """Score programs: requested calls, and results under every driver."""
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from model.checkpoint import Checkpoint
 from model.scoring import program
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.functions import Arrays, Call, discrete_dims, torch_calls
-from model.scoring.program import ModelCall, Posterior, call, expected_rows, run
+from model.scoring.program import ModelCall, Posterior, call, run
 from model.vae import to_tensor
-from tests.support.models import CONFIGS, build, reference
+from tests.support.models import CONFIGS, SCORINGS, build, reference
 
 
 def counting(functions: dict[str, Call]) -> tuple[dict[str, Call], dict[str, list[int]]]:
@@ -67,17 +70,21 @@ def test_scores_do_not_depend_on_the_rows_of_a_call(name: str, rows: int) -> Non
 
 @pytest.mark.parametrize("per_dimension", [False, True])
 @pytest.mark.parametrize("refine", [0, 4])
-def test_expected_rows_cover_the_large_calls(refine: int, per_dimension: bool) -> None:
-    vae, x = build("table-mlp-gaussian"), to_tensor(reference("table-mlp-gaussian", 5)).numpy()
-    functions, calls = counting(torch_calls(vae))
-    scoring = ScoringConfig(6, refine, 0)
-    run(program.score(x, scoring, discrete_dims=None, per_dimension=per_dimension), functions)
-    expected = expected_rows(5, scoring, per_dimension=per_dimension)
-    # With refinement there are two estimates, before and after it; the rows of one are expected at a time.
-    estimates = 2 if refine and not per_dimension else 1
-    assert {name: sum(sizes) for name, sizes in calls.items() if name not in ("posterior", "judge")} == {
-        name: rows * (estimates if name == "score" else 1) for name, rows in expected.items()
-    }
+def test_a_plan_names_every_call_of_a_score(
+    calibrated: Callable[[str], Checkpoint], refine: int, per_dimension: bool
+) -> None:
+    checkpoint = calibrated("table-mlp-gaussian")
+    functions, calls = counting(torch_calls(checkpoint.vae, checkpoint.calibration))
+    for scoring in (ScoringConfig(6, refine, 0), *SCORINGS):
+        calls.clear()
+        calibration = checkpoint.calibration
+        x = to_tensor(reference("table-mlp-gaussian", 5)).numpy()
+        scores = program.score(x, scoring, discrete_dims=None, calibration=calibration, per_dimension=per_dimension)
+        run(scores, functions)
+        planned = Counter[str]()
+        for function, rows, times in program.plan(5, scoring, calibration=calibration, per_dimension=per_dimension):
+            planned[function] += rows * times
+        assert planned == {name: sum(sizes) for name, sizes in calls.items()}
 
 
 def test_rows_on_demand_are_made_when_their_slice_is_computed() -> None:

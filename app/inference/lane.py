@@ -1,0 +1,237 @@
+"""A lane of the queue: requests of one size, small or large, in the order in which they were admitted.
+
+A lane counts the work that its requests will still bring, over all of their calls, and holds the jobs that are queued.
+The oldest request goes first. Rows that it leaves free in a batch are filled from the next requests for the same call,
+as long as that makes no older request late. Knows no threads, HTTP or VAE.
+"""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from app.inference.context import RequestContext
+from app.inference.costs import Costs, Plan
+from app.inference.jobs import BatchSlice, Job
+
+#: Factor on all estimates: a call may take a quarter longer than estimated before a promise is broken.
+MARGIN = 1.25
+#: Slices of the other lane that may run beyond its share: one is running, and a share is kept to within two.
+INTERRUPTIONS = 3
+#: Number of older requests whose deadlines are checked before a younger one fills a batch.
+MAX_OLDER_REQUESTS = 512
+#: Number of dropped jobs that keep their place; beyond it, and beyond the number of queued rows, all are removed.
+MAX_DROPPED_JOBS = 256
+
+
+class Lane:
+    """Requests that are admitted and not over, and their queued jobs."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.rows = 0  # that are queued and in no call yet
+        self.seconds = 0.0  # estimated work of the requests, each computed alone; the running batch included
+        self.shared_seconds = 0.0  # estimated work where rows of several requests share calls
+        self.requests: dict[int, RequestContext] = {}  # by order
+        self.pending: Counter[str] = Counter()  # rows that are queued or still to come, by call
+        self._costs = costs
+        self._jobs: dict[str, list[tuple[int, int, Job]]] = {}  # by call: heaps of (order of the request, index, job)
+        self._deadlines: list[tuple[float, int]] = []  # heap, with requests that are over
+        self._running = 0.0, 0.0  # seconds and shared seconds of the running batch
+        self._dropped = 0  # jobs dropped since all dropped jobs were removed
+        self._index = 0
+
+    # Requests.
+
+    def enter(self, context: RequestContext, plan: Plan) -> None:
+        """Count the work of a request, whose `order` is set."""
+        planned, prices = context.planned, context.prices
+        for call, rows, times in plan:
+            cost = self._costs[call]
+            price, shared = cost.price(rows), cost.shared_price(rows)
+            prices[call] = price / rows, shared / rows
+            planned[call] = planned.get(call, 0) + rows * times
+            self.pending[call] += rows * times
+            context.seconds += price * times
+            context.shared_seconds += shared * times
+        self.seconds += context.seconds
+        self.shared_seconds += context.shared_seconds
+        self.requests[context.order] = context
+        heapq.heappush(self._deadlines, (context.deadline, context.order))
+
+    def leave(self, context: RequestContext) -> None:
+        """Forget a request; what it has in the running batch counts until that is finished."""
+        if self.requests.pop(context.order, None) is None:
+            return
+        for call, rows in context.planned.items():
+            self.pending[call] -= rows
+        self._spend(context.seconds, context.shared_seconds)
+        context.order, context.planned, context.prices = -1, {}, {}
+        context.seconds = context.shared_seconds = 0.0
+
+    def _spend(self, seconds: float, shared: float) -> None:
+        self.seconds -= seconds
+        self.shared_seconds -= shared
+        if not self.requests and not any(self._running):
+            self.seconds = self.shared_seconds = 0.0  # without the rounding errors of the sums
+            self._deadlines.clear()
+
+    @property
+    def oldest(self) -> RequestContext | None:
+        """The request that was admitted first."""
+        return next(iter(self.requests.values()), None)
+
+    @property
+    def partial_seconds(self) -> float:
+        """Estimated seconds that partly filled calls add to `shared_seconds`: one overhead of each pending call."""
+        return sum([self._costs[call].seconds(0) for call, rows in self.pending.items() if rows])
+
+    def earliest_deadline(self, now: float) -> float:
+        """Earliest deadline of a request that is not late; inf if there is none."""
+        deadlines = self._deadlines
+        while deadlines and (deadlines[0][0] < now or deadlines[0][1] not in self.requests):
+            heapq.heappop(deadlines)
+        return deadlines[0][0] if deadlines else math.inf
+
+    def slacks(self, now: float, share: float) -> Iterator[tuple[int, float]]:
+        """Order of each request and the seconds that it can still be delayed, from the oldest to the youngest.
+
+        Args:
+            share: of the worker's time that the lane has.
+        """
+        seconds = self._running[0]
+        for context in self.requests.values():
+            seconds += context.seconds
+            if context.deadline >= now:
+                yield context.order, self.time_left(context.deadline - now) - MARGIN * seconds / share
+
+    def time_left(self, seconds: float) -> float:
+        """Seconds until a deadline, less what the other lane may take before its share evens out."""
+        return seconds - INTERRUPTIONS * MARGIN * self._costs.slice_seconds
+
+    # Jobs.
+
+    def put(self, job: Job) -> None:
+        """Queue a job of a request that has entered."""
+        self._index += 1
+        heapq.heappush(self._jobs.setdefault(job.call, []), (job.context.order, self._index, job))
+        self.rows += job.rows
+
+    def head(self, now: float, late: list[Job]) -> str | None:
+        """The call that is next: that of the oldest request with a queued job. Late jobs are removed to `late`."""
+        first: tuple[int, int, Job] | None = None
+        for jobs in self._jobs.values():
+            while jobs and self._is_done(jobs[0][2], now, late):
+                heapq.heappop(jobs)
+            if jobs and (first is None or jobs[0] < first):
+                first = jobs[0]
+        return first[2].call if first else None
+
+    def take(self, call: str, now: float, share: float, late: list[Job]) -> list[BatchSlice]:
+        """Remove a batch of this call: at most a slice, of the oldest requests that wait for it."""
+        cost, jobs = self._costs[call], self._jobs[call]
+        capacity = cost.slice_rows
+        slices: list[BatchSlice] = []
+        fill = Fill(self, now, share)
+        estimated = shared = 0.0
+        while jobs and capacity:
+            order, _, job = jobs[0]
+            if self._is_done(job, now, late):
+                heapq.heappop(jobs)
+                continue
+            rows = min(job.remaining, capacity)
+            if slices and not fill.allows(order, rows * cost.per_row * cost.scale):
+                break
+            start = job.rows_taken
+            job.rows_taken += rows
+            capacity -= rows
+            self.rows -= rows
+            seconds = self._begin(job, rows)
+            estimated, shared = estimated + seconds[0], shared + seconds[1]
+            slices.append(BatchSlice(job, start, start + rows))
+            if not job.remaining:
+                heapq.heappop(jobs)
+        self._running = estimated, shared
+        return slices
+
+    def _begin(self, job: Job, rows: int) -> tuple[float, float]:
+        """Move rows from what a request has planned to the running batch. Return their estimated seconds."""
+        context, call = job.context, job.call
+        price, shared_price = context.prices.get(call, (0.0, 0.0))
+        known = min(rows, context.planned.get(call, 0))
+        if known:
+            context.planned[call] -= known
+            self.pending[call] -= known
+        seconds = min(context.seconds, known * price)
+        shared = min(context.shared_seconds, known * shared_price)
+        context.seconds -= seconds
+        context.shared_seconds -= shared
+        return seconds, shared
+
+    def finish(self) -> None:
+        """Subtract the estimated work of the running batch, which is finished."""
+        running, self._running = self._running, (0.0, 0.0)
+        self._spend(*running)
+
+    def drop(self, job: Job) -> None:
+        """Mark a job done, so that none of its remaining rows is computed."""
+        if self._mark_done(job):
+            # Removal from the middle of a heap is slow, so the job keeps its place until it comes first, or until too
+            # many dropped jobs have gathered.
+            self._dropped += 1
+            if self._dropped > max(MAX_DROPPED_JOBS, self.rows):
+                self._dropped = 0
+                for call, jobs in self._jobs.items():
+                    self._jobs[call] = [entry for entry in jobs if not entry[2].done]
+                    heapq.heapify(self._jobs[call])
+
+    def _mark_done(self, job: Job) -> bool:
+        """Mark a job done and subtract its remaining rows. Return True if it still had rows queued."""
+        if job.done:
+            return False
+        job.done = True
+        if not job.remaining:
+            return False
+        self.rows -= job.remaining
+        if not job.rows_taken:
+            del job.take, job.put  # releases the arrays
+        return True
+
+    def _is_done(self, job: Job, now: float, late: list[Job]) -> bool:
+        """Return True if a job is done. A job past its deadline is marked done and appended to `late`."""
+        if not job.done and job.context.deadline < now:
+            self._mark_done(job)
+            late.append(job)
+        return job.done
+
+    def jobs(self) -> list[Job]:
+        """All jobs with queued rows."""
+        return [job for jobs in self._jobs.values() for _, _, job in jobs if not job.done]
+
+
+class Fill:
+    """How much the rows of younger requests may delay the older ones in one batch."""
+
+    def __init__(self, lane: Lane, now: float, share: float) -> None:
+        self._share = share
+        self._seconds = 0.0  # that the filling rows take
+        # Most of the time every request can wait for all others.
+        left = lane.time_left(lane.earliest_deadline(now) - now)
+        self._free = left >= MARGIN * lane.seconds / share
+        self._slacks = lane.slacks(now, share)
+        self._next: tuple[int, float] | None = None
+        self._least = math.inf  # slack of the requests so far
+        self._older = 0
+
+    def allows(self, order: int, seconds: float) -> bool:
+        """Add the rows of a request, which take this long, unless an older request could be late because of them."""
+        if self._free:
+            return True
+        self._seconds += seconds
+        while self._older < MAX_OLDER_REQUESTS:
+            self._next = self._next or next(self._slacks, None)
+            if self._next is None or self._next[0] >= order:
+                return self._least >= MARGIN * self._seconds / self._share
+            self._least = min(self._least, self._next[1])
+            self._next = None
+            self._older += 1
+        return False

@@ -8,7 +8,7 @@
 #   make docs         the documentation as a site, in site/
 #   make bench        the service beside its peers; half an hour        ONLY=mosec
 #   make soak         the service under mixed traffic for a long time        MINUTES=30
-#   make overload     the service with ten times the requests that it can serve
+#   make overload     the service with ten times the requests that it can serve; hours      ARGS="--cells 1x16 mix"
 #   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
@@ -61,7 +61,7 @@ soak: $(VENV)/.tested
 	$(VENV)/bin/python benchmarks/soak/run.py --minutes $(MINUTES) --report benchmarks/SOAK.md $(ARGS)
 
 overload: $(VENV)/.tested
-	$(VENV)/bin/python benchmarks/soak/overload.py --report benchmarks/OVERLOAD.md $(ARGS)
+	$(VENV)/bin/python -m benchmarks.overload $(ARGS)
 
 bench-anomaly: $(VENV)/.tested $(PEERS)/.installed
 	$(VENV)/bin/python benchmarks/anomaly/run.py --peers $(PEERS)/bin/python $(ARGS)

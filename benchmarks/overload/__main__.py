@@ -15,7 +15,7 @@ from pathlib import Path
 from app import __version__
 from benchmarks.overload import cells, plot, report
 from benchmarks.overload.arrangements import ARRANGEMENTS, Deployment, deployed
-from benchmarks.overload.measure import LARGE, SMALL, Bench, Options, Peak
+from benchmarks.overload.measure import LARGE, SMALL, Bench, NothingDone, Options, Peak
 from benchmarks.overload.results import Measured, Results, point_ratio
 from model import checkpoint, machine
 
@@ -66,30 +66,37 @@ class Run:
         found = self.results.arrangements.setdefault(arrangement, Measured())
         wanted = [cell for cell in ARRANGEMENTS[arrangement] if self.given.cells is None or cell in self.given.cells]
         for cell in wanted:
-            peak = found.peaks[cell] = bench.peak(cell, self.costs(found, bench) if cell == cells.MIX else {})
-            print(f"{arrangement}, {cells.name_of(cell)}: peak {peak.rate:.4g}/s, {peak.clients} clients", flush=True)
+            found.failed.pop(cell, None)
             found.points[cell] = []
-            for factor in self.given.factors:
-                point = bench.point(peak, factor)
-                found.points[cell].append(point)
-                figures = point.figures
-                print(
-                    f"  {report.factor(point)}: {figures.rate:.4g}/s done, goodput / peak "
-                    f"{point_ratio(peak, point):.3f}, p99 {figures.p99 or 0:,.0f} ms, {figures.refused:,} x 429, "
-                    f"{figures.sent:,} of {figures.requests:,} sent, {figures.elapsed:.0f} s",
-                    flush=True,
-                )
-                self.write()
-            found.peaks[cell] = bench.repeat(peak)
+            try:
+                self.measure_cell(cell, found, bench)
+            except NothingDone as error:
+                print(f"{cells.name_of(cell)}: {error}", flush=True)
+                found.failed[cell] = str(error)
             self.write()
         if arrangement == "single" and (self.given.cells is None or BESIDE in self.given.cells):
             for cell in SMALL:
                 found.beside[cell] = pair = bench.beside(self.peak(found, bench, cell))
-                print(
-                    f"{cell} beside {LARGE}: p99 {pair.alone.p99 or 0:,.0f} -> {pair.beside.p99 or 0:,.0f} ms",
-                    flush=True,
-                )
+                p99 = [f"{loop.p99 or 0:,.0f} ms" for loop in (pair.alone, pair.beside)]
+                print(f"{cell}: p99 {p99[0]} alone, {p99[1]} beside {LARGE}", flush=True)
                 self.write()
+
+    def measure_cell(self, cell: str, found: Measured, bench: Bench) -> None:
+        """Measure the peak of a cell and its points."""
+        peak = found.peaks[cell] = bench.peak(cell, self.costs(found, bench) if cell == cells.MIX else {})
+        print(f"{cells.name_of(cell)}: peak {peak.rate:.4g}/s, {peak.clients} clients", flush=True)
+        for factor in self.given.factors:
+            point = bench.point(peak, factor)
+            found.points[cell].append(point)
+            figures = point.figures
+            print(
+                f"  {report.factor(point)}: {figures.rate:.4g}/s done, goodput / peak "
+                f"{point_ratio(peak, point):.3f}, p99 {figures.p99 or 0:,.0f} ms, {figures.refused:,} x 429, "
+                f"{figures.sent:,} of {figures.requests:,} sent, {figures.elapsed:.0f} s",
+                flush=True,
+            )
+            self.write()
+        found.peaks[cell] = bench.repeat(peak)
 
     def peak(self, found: Measured, bench: Bench, cell: str) -> Peak:
         """Return the peak of a cell, from a brief search if it has not been measured."""

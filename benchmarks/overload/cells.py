@@ -112,10 +112,10 @@ def endless(shares: Mapping[str, float], block: int) -> Iterator[str]:
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Return the times of a Poisson process of `rate` per second, from 0 to `seconds`, in ascending order."""
+    """Return the times of a Poisson process from 0 to `seconds`, in ascending order.
+
+    Their number is the expected one: given its number of events, a Poisson process has them at independent uniform
+    times.
+    """
     generator = random.Random(seed)  # noqa: S311
-    times, now = list[float](), generator.expovariate(rate)
-    while now < seconds:
-        times.append(now)
-        now += generator.expovariate(rate)
-    return times
+    return sorted(generator.uniform(0, seconds) for _ in range(max(1, round(rate * seconds))))

@@ -21,6 +21,8 @@ from benchmarks.overload.outcomes import Figures, Observed, Outcomes, figures
 T = TypeVar("T")
 #: Least growth of the rate for which the number of clients is doubled once more, and their largest number.
 LEAST_GROWTH, MAX_CLIENTS = 1.05, 1024
+#: Seconds that a request of the search may take: large ones get no more clients, and none comes near its deadline.
+MAX_WAIT_S = 15.0
 #: Seconds and requests per client of a trial of the search for the capacity.
 TRIAL_S, MIX_TRIAL_S, TRIAL_REQUESTS = 2.0, 8.0, 3
 #: Requests that a point should have at capacity; of a mixture, those of the rarest kind.
@@ -32,6 +34,12 @@ LEAST_SENT = 0.95
 LARGE, LARGE_CLIENTS, SMALL, SMALL_SHARE, SMALL_REQUESTS = "64x64", 4, ("1x1", "1x16"), 0.1, 500
 #: Least length of a slice, the unit of the time that a large request may delay a small one.
 SLICE_S = 0.05
+#: Seconds after the end of a load in which the last checks of readiness must be answered.
+READY_S = 5.0
+
+
+class NothingDone(Exception):
+    """No request of a closed loop was done, so that a cell has no peak."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class Bench:
         while best.refused and chosen > 1:
             chosen //= 2
             best = self._closed(cell, costs, chosen, seconds)
-        while not best.refused and 2 * chosen <= MAX_CLIENTS:
+        while not best.refused and 2 * chosen <= min(MAX_CLIENTS, MAX_WAIT_S * best.rate):
             seconds = max(seconds, min(TRIAL_REQUESTS * 2 * chosen / best.rate, self._options.max_seconds / 4))
             trial = self._closed(cell, costs, 2 * chosen, seconds)
             if trial.refused or capacity(cell, trial, costs) < LEAST_GROWTH * capacity(cell, best, costs):
@@ -211,7 +219,10 @@ class Bench:
         outcomes, observed = self._run(loop)
         found = figures(outcomes, costs, observed=observed)
         if not found.done:
-            raise RuntimeError(f"no request of {cell} was answered by {clients} clients: {found}")
+            raise NothingDone(
+                f"{clients} clients got no answer with 200; of {found.requests} requests {found.refused} "
+                f"came to 429, {found.too_large} to 413, {found.expired} to 504, {found.other} to another status"
+            )
         return found
 
     async def _arrivals(self, cell: str, costs: Mapping[str, float], rate: float, seconds: float) -> Outcomes:
@@ -234,15 +245,13 @@ class Bench:
         """Run a load on a loop of its own while the service is observed."""
 
         async def run() -> tuple[T, Observed]:
-            observed = Observed()
-            watching = asyncio.create_task(watch(self._deployment, observed))
-            await asyncio.sleep(0)
+            watcher = Watcher(self._deployment)
+            watching = asyncio.create_task(watcher.run())
             try:
                 found = await load()
             finally:
                 watching.cancel()
-            observed.memory.append(resident(self._deployment.pids()))
-            return found, observed
+            return found, await watcher.end()
 
         return uvloop.run(run())
 
@@ -260,34 +269,48 @@ def resident(pids: list[int]) -> float:
     return total
 
 
-async def watch(deployment: Deployment, observed: Observed) -> None:
-    """Note the memory of the service and its readiness once a second."""
-    pids = deployment.pids()
-    request = b"GET /health/ready HTTP/1.1\r\nHost: vae\r\nAccept: application/json\r\n\r\n"
-    pending: set[asyncio.Task[None]] = set()
+class Watcher:
+    """Observer of the memory of a deployment and its readiness, once a second."""
 
-    async def ready() -> None:
+    REQUEST = b"GET /health/ready HTTP/1.1\r\nHost: vae\r\nAccept: application/json\r\n\r\n"
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.observed = Observed()
+        self._deployment = deployment
+        self._pending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Observe until cancelled."""
+        pids = self._deployment.pids()
+        while True:
+            self.observed.memory.append(resident(pids))
+            task = asyncio.create_task(self._ready())
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+            await asyncio.sleep(1)
+
+    async def end(self) -> Observed:
+        """Return what was observed; a late answer of /health/ready counts as none."""
+        if self._pending:
+            _, late = await asyncio.wait(self._pending, timeout=READY_S)
+            self.observed.not_ready += len(late)
+        self.observed.memory.append(resident(self._deployment.pids()))
+        return self.observed
+
+    async def _ready(self) -> None:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         started = time.perf_counter()
         try:
-            connection = await connect(deployment.port, lambda _, status, __: answer.set_result(status))
-            connection.send(request)
-            status = await answer
+            connection = await connect(self._deployment.port, lambda _, status, __: answer.set_result(status))
         except OSError:
-            observed.not_ready += 1
+            self.observed.not_ready += 1
             return
-        connection.close()
-        if status == 200:
-            observed.ready.append(time.perf_counter() - started)
+        connection.send(self.REQUEST)
+        if await answer == 200:
+            self.observed.ready.append(time.perf_counter() - started)
         else:
-            observed.not_ready += 1
-
-    while True:
-        observed.memory.append(resident(pids))
-        task = asyncio.create_task(ready())
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-        await asyncio.sleep(1)
+            self.observed.not_ready += 1
+        connection.close()
 
 
 def call_times(port: int | None) -> dict[str, tuple[float, float]]:

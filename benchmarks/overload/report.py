@@ -63,6 +63,7 @@ def text(results: Results) -> str:
     for name, found in results.arrangements.items():
         lines += ["", f"## {name}", "", f"The service: {DESCRIPTIONS[name]}.", "", *peak_table(found)]
         lines += ["", *point_table(found)]
+        lines += [f"\n{name_of(cell)} was not measured: {why}." for cell, why in found.failed.items()]
         if any(point.kinds for points in found.points.values() for point in points):
             lines += ["", "The kinds of the mixture:", "", *kind_table(found)]
         lines += ["", "Errors, memory and readiness:", "", *detail_table(found)]

@@ -16,6 +16,7 @@ class Measured:
     peaks: dict[str, Peak] = field(default_factory=dict)
     points: dict[str, list[Point]] = field(default_factory=dict)
     beside: dict[str, Beside] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # why a cell has no figures
 
     def ratio(self, point: Point) -> float:
         """Goodput over the peak of the same cell; up to capacity, over what was offered."""
@@ -60,7 +61,7 @@ def _measured(stored: dict[str, Any]) -> Measured:
     peaks = {cell: Peak(**_with_figures(peak, "figures")) for cell, peak in stored["peaks"].items()}
     names = "alone", "beside", "large"
     beside = {cell: Beside(**_with_figures(found, *names)) for cell, found in stored["beside"].items()}
-    return Measured(peaks, points, beside)
+    return Measured(peaks, points, beside, stored["failed"])
 
 
 def _point(stored: dict[str, Any]) -> Point:

@@ -51,12 +51,14 @@ def panel(axis: Axes, found: Measured, factors: list[float]) -> None:
             *zip(*places, strict=True) if places else ([], []),
             linestyle="none",
             label=f"{wanted:g} x peak",
-            markersize=6,
+            markersize=7,
             markeredgecolor="black",
             markeredgewidth=0.4,
             **style,
         )
-    axis.axvline(LEAST_RATIO, color="tab:red", linewidth=1, linestyle="--", label=f"{LEAST_RATIO:g}")
+    for row in range(len(names) - 1):
+        axis.axhline(row + 0.5, color="0.9", linewidth=0.8)
+    axis.axvline(LEAST_RATIO, zorder=1, color="tab:red", linewidth=1, linestyle="--", label=f"{LEAST_RATIO:g}")
     axis.set_yticks(range(len(names)), [name_of(cell) for cell in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, max(1.1, *(0.05 + found.ratio(point) for points in found.points.values() for point in points)))

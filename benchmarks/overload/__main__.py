@@ -44,6 +44,7 @@ class Run:
         self.given = given
         self.options = Options(given.seconds, given.max_seconds, given.limit, given.connections)
         self.results = Results(machine.describe(), __version__, given.model)
+        given.out.mkdir(parents=True, exist_ok=True)
         stored = given.out / "overload.json"
         if given.keep and stored.exists():
             earlier = Results.read(stored)
@@ -92,7 +93,8 @@ class Run:
             print(
                 f"  {report.factor(point)}: {figures.rate:.4g}/s done, goodput / peak "
                 f"{point_ratio(peak, point):.3f}, p99 {figures.p99 or 0:,.0f} ms, {figures.refused:,} x 429, "
-                f"{figures.sent:,} of {figures.requests:,} sent, {figures.elapsed:.0f} s",
+                f"{figures.sent:,} of {figures.requests:,} sent, "
+                f"{figures.no_connection:,} without a connection, {figures.elapsed:.0f} s",
                 flush=True,
             )
             self.write()

@@ -27,7 +27,7 @@ MAX_WAIT_S = 15.0
 TRIAL_S, MIX_TRIAL_S, TRIAL_REQUESTS = 2.0, 8.0, 3
 #: Requests that a point should have at capacity; of a mixture, those of the rarest kind.
 POINT_REQUESTS, RAREST_REQUESTS = 50, 5
-#: Least share of the requests that must have been sent for the factor to count.
+#: Least share of the requests for which the generator must not have been too slow, for the factor to count.
 LEAST_SENT = 0.95
 #: Clients of the large requests beside the small ones, the share of their capacity at which small ones arrive, and how
 #: many of them there should be.
@@ -89,6 +89,7 @@ class Point:
     offered: float  # requests per second
     figures: Figures
     kinds: dict[str, Figures] = field(default_factory=dict)  # of a mixture
+    attempts: list[str] = field(default_factory=list)  # at larger factors, of which too little was sent
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,13 @@ class Bench:
 
     def point(self, peak: Peak, wanted: float) -> Point:
         """Offer a multiple of the capacity; less, if the generator cannot send that."""
-        factor = wanted
+        factor, attempts = wanted, list[str]()
         while True:
             point = self._open(peak, factor, wanted)
-            share = point.figures.sent_share
+            share = point.figures.in_time_share
             if share >= LEAST_SENT or factor <= 1:
-                return point
+                return replace(point, attempts=attempts)
+            attempts.append(f"factor {factor:g}: the generator sent {share:.0%} of {point.figures.requests:,} requests")
             factor = max(1.0, math.floor(10 * factor * min(share, LEAST_SENT)) / 10)
 
     def beside(self, small: Peak) -> Beside:

@@ -88,8 +88,9 @@ class Figures:
         return self.work / self.elapsed
 
     @property
-    def sent_share(self) -> float:
-        return self.sent / self.requests if self.requests else 1.0
+    def in_time_share(self) -> float:
+        """Share of the requests for which the generator was not too slow."""
+        return (self.sent + self.no_connection) / self.requests if self.requests else 1.0
 
 
 def figures(

@@ -1,5 +1,6 @@
 """The results as a report with tables: OVERLOAD.md."""
 
+import itertools
 from collections.abc import Iterable
 
 from benchmarks.overload.arrangements import DESCRIPTIONS
@@ -37,8 +38,9 @@ the same share of the work. The peak of a cell is the highest rate of clients th
 is doubled until the rate no longer grows or a request is refused. After the points it is measured again, because the
 rate of a machine may drift. Requests arrive at multiples of the peak at times of their own (Poisson), over at most
 {connections:,} connections. A request is timed from when it was due, whether or not it could be sent then; one that is
-due while no connection is free, or that the generator cannot send within 0.1 s, is not sent. If less than 95 % are
-sent, the point is measured at a smaller factor, and the wanted one follows in parentheses.
+due while no connection is free, or that the generator cannot send within 0.1 s, is not sent. If the generator is too
+slow for more than 5 %, the point is measured at a smaller factor, and the wanted one follows in parentheses. Where
+connections run out, the service has {connections:,} unanswered requests at any time, and the point keeps its factor.
 
 Goodput is the work that is done within {limit:g} s of when it was due: answers with 200, of a mixture weighted by the
 time that each kind takes at its own peak. Rates include the time until the last admitted request is answered. Goodput
@@ -63,6 +65,8 @@ def text(results: Results) -> str:
     for name, found in results.arrangements.items():
         lines += ["", f"## {name}", "", f"The service: {DESCRIPTIONS[name]}.", "", *peak_table(found)]
         lines += ["", *point_table(found)]
+        for point in itertools.chain.from_iterable(found.points.values()):
+            lines += [f"\n{name_of(point.cell)}, {attempt}." for attempt in point.attempts]
         lines += [f"\n{name_of(cell)} was not measured: {why}." for cell, why in found.failed.items()]
         if any(point.kinds for points in found.points.values() for point in points):
             lines += ["", "The kinds of the mixture:", "", *kind_table(found)]
@@ -233,4 +237,4 @@ def share(part: float, whole: float) -> str:
     if not whole:
         return ""
     percent = 100 * part / whole
-    return f"{percent:.2g} %" if percent < 10 else f"{percent:.{0 if percent < 99 else 1}f} %"
+    return f"{percent:.2g} %" if percent < 10 else f"{percent:.{1 if 99 <= percent < 100 else 0}f} %"

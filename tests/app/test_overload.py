@@ -73,6 +73,7 @@ def test_figures_count_each_request_once() -> None:
     parts = (found.done, found.late, found.refused, found.too_large, found.expired, found.other, found.broken)
     assert parts == (3, 1, 2, 1, 1, 1, 1)
     assert (found.requests, found.sent, found.no_connection) == (12, 10, 1)
+    assert found.in_time_share == pytest.approx(11 / 12)
     assert found.elapsed == pytest.approx(10)  # until the last answer
     assert (found.work, found.sent_work) == (5.0, 8.5)
     assert found.retry_after == [1, 2]
@@ -99,7 +100,10 @@ def loop_figures(rate: float) -> Figures:
 def some_results() -> Results:
     half = loop_figures(100)
     peak = Peak("1x1", 64, replace(half, done=1000), {"1x1": 0.01})
-    points = [Point("1x1", 4, 4, 400.0, half), Point("1x1", 10, 7.5, 750.0, half, {"1x1": half})]
+    points = [
+        Point("1x1", 4, 4, 400.0, half),
+        Point("1x1", 10, 7.5, 750.0, half, {"1x1": half}, ["factor 10: 76 % sent"]),
+    ]
     beside = Beside("1x1", 10.0, half, replace(half, p99=300.0), half, 0.06)
     found = Results("a machine", "1.2.3", "fashion-mnist", ["python -m benchmarks.overload"], 20, 60, 4000)
     found.arrangements["single"] = Measured({"1x1": peak}, {"1x1": points}, {"1x1": beside})
@@ -110,6 +114,7 @@ def test_report_names_the_factor_that_was_reached() -> None:
     text = report.text(some_results())
     assert "| 1 x 1 | 4 | 400 of 400 | 50.0 | 0.50 | 100, 100 | 50 % | 100, 100 |  |" in text
     assert "| 1 x 1 | 7.5 (10) | 750 of 750 |" in text
+    assert "1 x 1, factor 10: 76 % sent." in text
     assert "| 200 | 180 | no |" in text
     for line in text.splitlines():
         assert line.count("|") in {0, 7, 10, 13, 9, 11}, line

@@ -112,7 +112,6 @@ class FastProtocol(LimitedProtocol):
             super().on_message_complete()
             return
         self._bodies.leave(self)
-        self._awaiting_head = True
         body, self._body = b"".join(self._body), []
         self.cycle = self._running = request  # type: ignore[assignment]
         request.start(body)

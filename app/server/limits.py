@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.api.state import AppState
+from app.server.parser import RequestParser
 
 #: Seconds from the opening of a connection, or from the first byte of a head, until the head must be complete.
 MAX_HEAD_SECONDS = 10.0
@@ -21,20 +21,7 @@ MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
 #: Seconds for which a stopping server leaves idle connections open, so that requests already in flight on the network
 #: are still answered.
 CLOSE_DELAY_SECONDS = 0.5
-#: Java's HTTP client offers HTTP/2 on each first request. The parser would take its body for another protocol, so the
-#: offer is removed, as RFC 9110 (7.8) permits.
-H2C_UPGRADE = re.compile(rb"\r\nUpgrade: *h2c(?=\r\n|$)", re.IGNORECASE)
 log = logging.getLogger("vae")
-
-
-def without_h2c(data: bytes) -> bytes:
-    """Remove the offer of HTTP/2 without TLS from a request head.
-
-    >>> without_h2c(b"GET / HTTP/1.1\\r\\nUpgrade: h2c\\r\\nHost: x\\r\\n\\r\\n")
-    b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'
-    """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return H2C_UPGRADE.sub(b"", head) + end + rest
 
 
 class TooManyPipelined(Exception):
@@ -109,17 +96,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: Any = None  # the request whose response is due next
         self._head_bytes = 0
         self._in_head = False
-        self._awaiting_head = True  # no head has arrived in full since the last message ended
+        self.parser = RequestParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.timers.heads.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._awaiting_head:  # in a body, the same bytes are data
-            end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-            if data.find(b"h2c", 0, end if end >= 0 else MAX_HEAD_BYTES) >= 0:
-                data = without_h2c(data)
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -162,7 +145,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _end_head(self) -> None:
         """Stop the timers of the head, and refuse a client that is too far ahead of its responses."""
-        self._in_head, self._head_bytes, self._awaiting_head = False, 0, False
+        self._in_head, self._head_bytes = False, 0
         self.timers.idle.leave(self)
         self.timers.heads.leave(self)
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -175,10 +158,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.timers.idle.enter(self)
         if self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BYTES:
             raise TooManyPipelined
-
-    def on_message_complete(self) -> None:
-        self._awaiting_head = True
-        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -20,6 +20,7 @@ def server_config(settings: Settings, application: FastAPI | str) -> uvicorn.Con
         application,
         factory=isinstance(application, str),
         http=PROTOCOLS[settings.http],
+        ws="none",
         workers=settings.workers,
         access_log=False,
         proxy_headers=False,  # the service does not use the client's address

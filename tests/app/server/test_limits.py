@@ -300,30 +300,3 @@ def test_a_hanging_model_fails_the_health_checks(running: Callable[..., Running]
         assert read(first)[0] == 200
         second.sendall(head(b"", method="GET", path="/health/ready"))
         assert read(second)[0] == 200
-
-
-def test_an_offer_of_http_2_is_ignored(running: Callable[..., Running]) -> None:
-    """Java's client makes it by default, with the body in a packet of its own."""
-    service = running()
-    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
-    with service.connect() as connection:
-        connection.sendall(head(body(), *offer))
-        connection.sendall(body())
-        assert read(connection)[0] == 200
-        connection.sendall(head(body()) + body())
-        assert read(connection)[0] == 200
-
-
-def test_a_body_that_holds_an_offer_of_http_2_is_left_as_it_is(running: Callable[..., Running]) -> None:
-    offer = b"\r\nUpgrade: h2c\r\n"
-    content = body()[: -len(offer)] + offer
-    with running().connect() as connection:
-        connection.sendall(head(content))
-        time.sleep(0.05)  # the body arrives as a chunk of its own
-        connection.sendall(content[:40])
-        connection.sendall(content[40:] + head(body()) + body())
-        status, _, answer = read(connection)
-        # Its last values are no pixels, which only a body of full length is refused for.
-        assert status == 422, answer
-        assert b"out of range" in answer
-        assert read(connection)[0] == 200

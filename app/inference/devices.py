@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,13 +13,17 @@ from model.machine import cores
 
 
 def choose_device(device: str) -> str:
-    """Resolve `auto` to cuda if there is one, else to cpu. Raise `ConfigError` if torch cannot use another device."""
+    """Resolve `auto` to cuda if there is one, else to cpu. Raise `ConfigError` if torch cannot compute on another."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: '{device}' cannot be used here ({error!s:.120}); use auto or cpu") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A product that is read back: torch allocates on devices that compute nothing, such as meta.
+            torch.ones(2, 2, device=device).mm(torch.ones(2, 2, device=device)).tolist()
+    except Exception as error:  # torch raises ImportError, AssertionError, RuntimeError and their like
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"device: '{device}' cannot be used here ({reason:.120}); use auto or cpu") from error
     return device
 
 

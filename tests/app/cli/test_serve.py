@@ -144,6 +144,17 @@ def test_a_model_that_cannot_be_loaded_ends_workers_with_one_line(tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("device", "workers"), [("hpu", "1"), ("meta", "1"), ("meta", "2")])
+def test_a_device_that_cannot_compute_is_one_line_and_exit_code_one(
+    device: str, workers: str, saved: Callable[[str], Path]
+) -> None:
+    command = [*VAE, "serve", str(saved("table-mlp-gaussian")), "--port", "0", "--device", device, "--workers", workers]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"vae: device: '{device}' cannot be used here")
+
+
 @pytest.mark.parametrize(("damage", "workers"), [("a flip", "1"), ("a flip", "2"), ("a pipe", "1")])
 def test_a_damaged_model_is_one_line_and_exit_code_one(
     damage: str, workers: str, saved: Callable[[str], Path], tmp_path: Path

@@ -9,11 +9,33 @@ import torch
 from app.inference import devices
 from model.errors import ConfigError
 
+#: Devices that torch knows by name; hpu and privateuseone are modules that are not there, meta computes nothing.
+NAMED = (
+    "tpu",
+    "",
+    "cpu:-1",
+    "cuda:99",
+    "hpu",
+    "privateuseone",
+    "meta",
+    "meta:0",
+    "mkldnn",
+    "xla",
+    "vulkan",
+    "lazy",
+    "ipu",
+)
 
-def test_an_unknown_device_is_refused() -> None:
+
+def test_cpu_is_taken() -> None:
     assert devices.choose_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="'tpu' cannot be used here"):
-        devices.choose_device("tpu")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_device_that_cannot_compute_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device: '{name}' cannot be used here \(.+\); use auto or cpu") as refused:
+        devices.choose_device(name)
+    assert "\n" not in str(refused.value)
 
 
 def test_threads_are_the_setting_or_an_equal_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

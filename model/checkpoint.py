@@ -180,7 +180,7 @@ def find(folder: Path) -> Path:
 
 def _read_files(folder: Path) -> tuple[dict[str, bytes], bytes]:
     """Read the files of a checkpoint by name, and SHA256SUMS, which decides whether optional files belong to it."""
-    sums = _read(folder / SUMS)
+    sums = _read(folder / SUMS).replace(b"\r\n", b"\n")  # editors and Git on Windows change its line ends
     names = (WEIGHTS, CARD, *(name for name in OPTIONAL if f"  {name}\n".encode() in sums))
     try:
         others = {path.name for path in folder.iterdir()} & set(OPTIONAL) - set(names)

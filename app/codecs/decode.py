@@ -2,7 +2,7 @@
 
 from python_multipart.multipart import parse_options_header
 
-from app.codecs.errors import UnsupportedMedia
+from app.codecs.errors import Malformed, UnsupportedMedia
 from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_image
 from app.codecs.json import decode_json
 from app.codecs.multipart import decode_multipart
@@ -17,13 +17,15 @@ def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpe
 
     Raises:
         UnsupportedMedia: the content type or content encoding is not supported.
-        Malformed: the body is not of its content type.
+        Malformed: the body is empty, or not of its content type.
         Invalid: a key, shape, type or value is wrong.
         TooLarge: too many rows, parts or pixels.
     """
     media_type = content_type
     if media_type not in {"application/json", "application/x-npy"}:  # most requests need no parser
         media_type = parse_options_header(content_type)[0].decode("latin-1").lower()
+    if not body:
+        raise Malformed(_empty(spec))
     if content_encoding.lower() not in {"", "identity"}:
         raise UnsupportedMedia(f"Content-Encoding '{content_encoding:.40}' is not supported; send the body unencoded")
     if media_type == "application/json":
@@ -34,9 +36,18 @@ def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpe
         return decode_image(body, media_type, spec, PixelBudget(spec.max_pixels))
     if media_type == "multipart/form-data" and spec.image is not None:
         return decode_multipart(body, content_type, spec)
-    images = () if spec.image is None else (*IMAGE_FORMATS, "multipart/form-data")
-    supported = ", ".join(("application/json", "application/x-npy", *images))
+    supported = ", ".join(("application/json", "application/x-npy", *_image_types(spec)))
     raise UnsupportedMedia(f"Content-Type '{media_type:.80}' is not supported here; send one of {supported}")
+
+
+def _image_types(spec: InputSpec) -> tuple[str, ...]:
+    return () if spec.image is None else (*IMAGE_FORMATS, "multipart/form-data")
+
+
+def _empty(spec: InputSpec) -> str:
+    """The detail of the error for a body without bytes."""
+    others = ", ".join(("application/x-npy", *_image_types(spec)))
+    return f'the body is empty; send {{"{spec.name}": [...]}} as application/json, or {spec.name} as {others}'
 
 
 def may_hold_images(body: bytes, content_type: str) -> bool:

@@ -78,6 +78,8 @@ def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBud
 
 
 def _open(body: bytes, media_type: str, place: str) -> Image.Image:
+    if not body:
+        raise Malformed(f"{place}: empty; send the bytes of an image file")
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images; PixelBudget checks their size.

@@ -26,6 +26,23 @@ def pickled() -> bytes:
 
 CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", "/encode", {"content": b"{", "headers": JSON}, 400, "not JSON"),
+    *(
+        (
+            "POST",
+            path,
+            {"content": b"", "headers": {"Content-Type": media_type}},
+            400,
+            f'body is empty; send {{"{name}"',
+        )
+        for path, name in (("/encode", "inputs"), ("/decode", "latents"))
+        for media_type in (
+            *("application/json", "application/x-npy", "image/png", "multipart/form-data; boundary=x"),
+            *("application/octet-stream", ""),
+        )
+    ),
+    ("POST", "/encode", {}, 400, "body is empty"),
+    ("POST", "/encode", {"json": {"inputs": [""]}}, 422, "inputs[0]: empty; send the bytes"),
+    ("POST", "/encode", {"files": {"inputs": b""}}, 400, "part[0]: empty; send the bytes"),
     ("POST", "/encode", {"content": BOOT[:300], "headers": {"Content-Type": "image/png"}}, 400, "truncated"),
     ("POST", "/encode", {"content": png((8, 8)), "headers": {"Content-Type": "image/gif"}}, 400, "image is PNG"),
     ("POST", "/encode", {"content": png((101, 100)), "headers": {"Content-Type": "image/png"}}, 413, "10,000"),

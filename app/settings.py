@@ -4,8 +4,9 @@ import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.service_links import is_service_link, service_links
 from model.errors import ConfigError, explain
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
@@ -106,6 +107,21 @@ class Settings(BaseSettings):
     traces: Annotated[bool, Field(description="Send spans to an OpenTelemetry collector by OTLP over HTTP.")] = False
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The sources of values by precedence, without the variables that Kubernetes sets for Services."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        variables = env_settings.env_vars.items()
+        env_settings.env_vars = {name: text for name, text in variables if not is_service_link(name.upper(), text)}
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+    @classmethod
     def load(cls, **given: Any) -> "Settings":
         """Build settings from the command line (`given`; None means not given), the environment and the defaults.
 
@@ -113,9 +129,8 @@ class Settings(BaseSettings):
             ConfigError: a value is out of range, or a `VAE_*` variable is not a setting.
         """
         variables = {PREFIX + name.upper() for name in cls.model_fields} | OTHER_VARIABLES
-        unknown = sorted(
-            name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in variables
-        )
+        named = {name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in variables}
+        unknown = sorted(named - service_links(os.environ, PREFIX))
         if unknown:
             raise ConfigError(
                 f"environment: {', '.join(unknown)} is not a setting; settings are {', '.join(sorted(variables))}"

@@ -44,7 +44,8 @@ def test_every_module_has_a_docstring() -> None:
 #: The parts of each package, each of which may import only itself and those before it; `package` is its `__init__`.
 LAYERS = {
     "app": [
-        {"package", "settings"},
+        {"package", "service_links"},
+        {"settings"},
         {"codecs", "inference"},
         {"observability"},
         {"api", "explorer"},
@@ -128,6 +129,7 @@ def test_only_expected_modules_are_at_the_top_of_app() -> None:
     assert {path.name for path in ROOT.glob("app/*.py")} <= {
         "main.py",
         "settings.py",
+        "service_links.py",
         "__init__.py",
         "client.py",
         "cluster.py",

@@ -1,5 +1,7 @@
 """`vae serve`: the service on one address, until it is told to stop."""
 
+import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,7 +10,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.observability import logs
-from app.settings import Settings
+from app.service_links import service_links
+from app.settings import PREFIX, Settings
+
+log = logging.getLogger("vae")
 
 
 def serve(
@@ -47,6 +52,8 @@ def serve(
         log_level=log_level,
     )
     logs.configure(settings.log_level, settings.log_format)
+    if links := service_links(os.environ, PREFIX):
+        log.debug("environment: %s are variables of Kubernetes Services, not settings", ", ".join(sorted(links)))
     if settings.workers > 1:
         _serve_with_workers(settings)
     from app.inference.devices import choose_device

@@ -28,6 +28,24 @@ def test_one_line_says_what_is_served_and_where(saved: Callable[[str], Path]) ->
         assert process.stdout.read() == ""
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_variables_of_kubernetes_services_are_named_in_one_debug_line(
+    saved: Callable[[str], Path], workers: str
+) -> None:
+    links = {"VAE_PORT": "tcp://10.0.0.1:8000", "VAE_SERVER_SERVICE_HOST": "10.0.0.1"}
+    with served(saved("table-mlp-gaussian"), "--workers", workers, VAE_LOG_LEVEL="debug", **links) as (
+        address,
+        process,
+    ):
+        assert httpx2.get(f"{address}/health/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        lines = [line for line in process.stderr.read().splitlines() if "Kubernetes" in line]
+    assert len(lines) == 1
+    assert all(name in lines[0] for name in links)
+
+
 def test_no_more_is_done_for_a_client_that_has_left(saved: Callable[[str], Path]) -> None:
     with served(saved("grey-conv-gaussian"), VAE_MAX_WORK="2000000") as (address, _):
         work = 128 * 5000

@@ -28,10 +28,10 @@ RUN /opt/vae/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 vae && useradd --uid 10001 --gid vae --no-create-home --shell /usr/sbin/nologin vae
 COPY --from=build /opt/vae /opt/vae
-ENV PATH=/opt/vae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 VAE_HOST=0.0.0.0 VAE_PORT=8000
+ENV PATH=/opt/vae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 VAE_HOST=:: VAE_PORT=8000
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"VAE_PORT\"]}/health/ready', timeout=4)"]
+    CMD ["python", "-m", "app.server.health_check"]
 CMD ["vae", "serve"]

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     model: Annotated[str, Field(description="Folder of a run or a checkpoint, or the name of a shipped model.")] = (
         "fashion-mnist"
     )
-    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[str, Field(description="Address to listen on; :: is every address of IPv6 and IPv4.")] = "127.0.0.1"
     port: Annotated[int, Field(description="Port to listen on; 0 picks a free port.", ge=0, le=65535)] = 8000
     http: Annotated[
         Literal["fast", "standard"],

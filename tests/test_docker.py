@@ -110,7 +110,7 @@ def test_compose_serves_and_turns_healthy(service: tuple[str, str]) -> None:
     # What is not set outside is not set inside, not even to nothing.
     environment = run("docker", "exec", container, "env").stdout.splitlines()
     assert sorted(line for line in environment if line.startswith("VAE_")) == [
-        "VAE_HOST=0.0.0.0",
+        "VAE_HOST=::",
         "VAE_MAX_ROWS=77",
         "VAE_MODEL=fashion-mnist",
         "VAE_PORT=8000",

@@ -20,7 +20,10 @@ def serve(
     run: Annotated[
         str | None, typer.Argument(help="A run, a checkpoint, or a shipped model's name. (default: fashion-mnist)")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on; :: takes IPv6 and IPv4. (default: 127.0.0.1)"),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. (default: 8000)")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of serving processes. (default: 1)")] = None,
@@ -64,26 +67,26 @@ def serve(
     choose_device(settings.device)
     # Loaded before the server exists: an error of the model is then one line.
     loaded = checkpoint.load(Path(settings.model))
-    listener = listen(settings.host, settings.port)
+    listeners = listen(settings.host, settings.port)
     card, data = loaded.card, loaded.vae.config.data
     line = (
         f"vae-server serves {card.name} ({data.describe()}, latent {loaded.vae.config.latent}, "
-        f"digest {loaded.digest[:12]}) at {url_of(listener)}; open it in a browser, or /docs for the interface"
+        f"digest {loaded.digest[:12]}) at {url_of(listeners[0])}; open it in a browser, or /docs for the interface"
     )
     # uvicorn finishes the requests in progress, then raises the signal again for this handler, which was there
     # before its own. A stop that was asked for and went well is a success.
     for requested in (signal.SIGTERM, signal.SIGINT):
         signal.signal(requested, lambda *_: sys.exit(0))
-    Server(server_config(settings, create_app(settings, loaded)), line).run(sockets=[listener])
+    Server(server_config(settings, create_app(settings, loaded)), line).run(sockets=listeners)
 
 
 def _serve_with_workers(settings: Settings) -> NoReturn:
     from app.server import workers
     from app.server.serve import listen, server_config, url_of
 
-    listener = listen(settings.host, settings.port)
+    listeners = listen(settings.host, settings.port)
     line = (
-        f"vae-server serves {settings.model} by {settings.workers} workers at {url_of(listener)}; open it in a "
+        f"vae-server serves {settings.model} by {settings.workers} workers at {url_of(listeners[0])}; open it in a "
         "browser, or /docs for the interface"
     )
-    raise SystemExit(workers.run(settings, server_config(settings, workers.APPLICATION), listener, line))
+    raise SystemExit(workers.run(settings, server_config(settings, workers.APPLICATION), listeners, line))

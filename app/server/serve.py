@@ -1,6 +1,8 @@
-"""The uvicorn server of one process: its configuration, its listener and its first line."""
+"""The uvicorn server of one process: its configuration, its listeners and its first line."""
 
+import errno
 import socket
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -10,6 +12,8 @@ from model.errors import ConfigError
 
 #: Seconds that a worker has to load its model when it takes the place of another.
 WORKER_START_SECONDS = 120
+#: Errors of an address that this machine lacks, as where IPv6 is turned off.
+NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 #: uvicorn's protocol classes, by the setting `http`.
 PROTOCOLS = {"fast": "app.fastpath.protocol:FastProtocol", "standard": "app.server.limits:LimitedProtocol"}
 
@@ -32,17 +36,44 @@ def server_config(settings: Settings, application: FastAPI | str) -> uvicorn.Con
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on all addresses of a host, with one port; `::` also takes IPv4.
 
     Raises:
-        ConfigError: the address is in use, or does not belong to this machine.
+        ConfigError: an address is in use, or none belongs to this machine.
     """
+    listeners: list[socket.socket] = []
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        missing: OSError | None = None
+        for family, address in _addresses(host, port):
+            try:
+                # If port 0 was asked for, the first socket has chosen one for the others.
+                port = listeners[0].getsockname()[1] if listeners else port
+                listeners.append(_listener(family, (address[0], port, *address[2:])))
+            except OSError as error:
+                if error.errno not in NOT_HERE:
+                    raise
+                missing = error
+        if missing and not listeners:
+            raise missing
     except (OSError, UnicodeError) as error:
+        for listener in listeners:
+            listener.close()
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another with --port or --host") from error
+    return listeners
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Family and address of each address of a host, once."""
+    found = [(info[0], info[4]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if any(address[0] == "::" for _, address in found) and not socket.has_dualstack_ipv6():
+        found.append((socket.AF_INET, ("0.0.0.0", port)))  # noqa: S104 as `::` asks for
+    return list(dict.fromkeys(found))
+
+
+def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
 
 
 def url_of(listener: socket.socket) -> str:

@@ -19,8 +19,8 @@ APPLICATION = "app.main:worker_application"
 log = logging.getLogger("vae")
 
 
-def run(settings: Settings, config: uvicorn.Config, listener: socket, line: str) -> int:
-    """Serve on one socket until a signal stops the service, and replace each worker that dies.
+def run(settings: Settings, config: uvicorn.Config, listeners: list[socket], line: str) -> int:
+    """Serve on these sockets until a signal stops the service, and replace each worker that dies.
 
     Prints `line` when all workers answer. Returns the exit status: 1 if the first worker could not start.
     """
@@ -28,7 +28,7 @@ def run(settings: Settings, config: uvicorn.Config, listener: socket, line: str)
         os.environ[PREFIX + name.upper()] = str(value)
     with tempfile.TemporaryDirectory(prefix="vae-metrics-") as folder:
         os.environ[MULTIPROCESS_DIR] = folder
-        supervisor = _Supervisor(config, [listener], line)
+        supervisor = _Supervisor(config, listeners, line)
         supervisor.run()
         return 0 if supervisor.served else 1
 

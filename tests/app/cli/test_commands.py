@@ -143,10 +143,9 @@ def test_a_port_in_use_is_refused_with_the_remedy(saved: Callable[[str], Path]) 
     from app.server.serve import listen
     from model.errors import ConfigError
 
-    with listen("127.0.0.1", 0) as taken:
-        taken.listen()
-        with pytest.raises(ConfigError, match="choose another with --port"):
-            listen("127.0.0.1", taken.getsockname()[1])
+    (taken,) = listen("127.0.0.1", 0)
+    with taken, pytest.raises(ConfigError, match="choose another with --port"):
+        listen("127.0.0.1", taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("command", ["serve", "train", "calibrate", "evaluate", "score"])

@@ -36,6 +36,7 @@ from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.disconnect import DisconnectMiddleware
 from app.middleware.request_state import RequestStateMiddleware
 from app.middleware.response_headers import ResponseHeadersMiddleware
+from app.middleware.root_path import RootPathMiddleware, ensure_unused
 from app.middleware.unexpected_errors import UnexpectedErrorsMiddleware
 from app.observability import logs
 from app.observability.metrics import Metrics
@@ -56,7 +57,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
     """The application for these settings; the model is loaded at startup, unless it is handed in.
 
     Raises:
-        ConfigError: a model that was handed in cannot be computed as the settings ask, or OpenTelemetry is missing.
+        ConfigError: a model that was handed in cannot be computed as the settings ask, OpenTelemetry is missing, or
+            the root path is one of the service's own paths.
     """
     metrics, keys = Metrics(), Keys(read_keys(API_KEYS), read_keys(ADMIN_KEYS))
     limits = BodyLimits(settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.queue_bytes))
@@ -73,6 +75,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         Middleware(ResponseHeadersMiddleware, state=state),
         Middleware(UnexpectedErrorsMiddleware),
         Middleware(DisconnectMiddleware),
+        *([Middleware(RootPathMiddleware, root_path=settings.root_path)] if settings.root_path else []),
     ]
     app = FastAPI(
         title="vae-server",
@@ -80,6 +83,7 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
         lifespan=lifespan_of(state, model, provider),
         middleware=middleware,
         redirect_slashes=False,
+        root_path_in_servers=False,  # app.api.openapi names the server
         docs_url=None,
         redoc_url=None,
         telemetry=NO_OTHER_TELEMETRY | {"tracer_provider": provider, "tracing": provider is not None},
@@ -95,6 +99,8 @@ def create_app(settings: Settings, loaded: Checkpoint | None = None) -> FastAPI:
                 )
     pages.add(app)
     problems.install(app)
+    if settings.root_path:
+        ensure_unused(settings.root_path, [*routes, *app.routes])
     return app
 
 

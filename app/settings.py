@@ -1,9 +1,10 @@
 """All settings of the service, in one frozen object: command line > environment (`VAE_*`) > default."""
 
 import os
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.service_links import is_service_link, service_links
@@ -17,6 +18,15 @@ PREFIX = "VAE_"
 API_KEYS, ADMIN_KEYS = "VAE_API_KEYS", "VAE_ADMIN_KEYS"
 #: Variables that other modules read: `app.api.keys` and `model.datasets`.
 OTHER_VARIABLES = frozenset({"VAE_DATA", *(name + end for name in (API_KEYS, ADMIN_KEYS) for end in ("", "_FILE"))})
+#: Segments of unreserved and similar characters, which no client needs to escape.
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~!$&'()*+,;=:@-]+)*", re.ASCII)
+
+
+def _root_path(text: str | None) -> str | None:
+    path = (text or "").rstrip("/")
+    if not ROOT_PATH.fullmatch(path):
+        raise ValueError(f"{text!r:.80} is not a path; give one such as /vae")
+    return path or None
 
 
 class Settings(BaseSettings):
@@ -29,6 +39,11 @@ class Settings(BaseSettings):
     )
     host: Annotated[str, Field(description="Address to listen on; :: is every address of IPv6 and IPv4.")] = "127.0.0.1"
     port: Annotated[int, Field(description="Port to listen on; 0 picks a free port.", ge=0, le=65535)] = 8000
+    root_path: Annotated[
+        str | None,
+        AfterValidator(_root_path),
+        Field(description="Path below which a proxy serves the service, such as /vae; requests may lack it."),
+    ] = None
     http: Annotated[
         Literal["fast", "standard"],
         Field(description="HTTP path: fast bypasses ASGI for small requests; standard is uvicorn's own protocol."),

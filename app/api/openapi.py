@@ -98,8 +98,8 @@ def _document(app: FastAPI, model: ServedModel) -> Json:
         version=app.version,
         description=INTRODUCTION,
         routes=app.routes,
-        # Relative to where this document lies: a proxy may have put it below a path of its own.
-        servers=[{"url": "."}],
+        # Without a setting, relative to where this document lies: a proxy may have put it below a path of its own.
+        servers=[{"url": model.settings.root_path or "."}],
     )
     schemas = schema["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema(ref_template=REF.replace("name", "model"))

@@ -73,10 +73,16 @@ def problem(
     return Response(orjson.dumps(body), status, headers, media_type=PROBLEM)
 
 
-def to_response(method: str, path: str, error: Exception) -> Response:
+def root_path_of(scope: Mapping[str, Any]) -> str:
+    """The path below which the application is served; below a mount, Starlette keeps it under another name."""
+    root_path: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return root_path
+
+
+def to_response(method: str, path: str, error: Exception, *, root_path: str = "") -> Response:
     """The response to an exception; one that is unknown here is logged and becomes a 500 without its message."""
     if isinstance(error, HTTPException):
-        return _http_problem(method, path, error)
+        return _http_problem(method, path, error, root_path)
     known = status_of(error)
     if known is None:
         log.error("%s %s failed", method, path, exc_info=error)
@@ -104,7 +110,7 @@ def install(app: FastAPI) -> None:
     """Register the handlers that turn exceptions of endpoints and routing into problems."""
 
     async def on_known(request: Request, error: Exception) -> Response:
-        return to_response(request.method, request.url.path, error)
+        return to_response(request.method, request.url.path, error, root_path=root_path_of(request.scope))
 
     for kind in (*STATUS, HTTPException):
         app.add_exception_handler(kind, on_known)
@@ -130,13 +136,13 @@ def _location(request: Request, item: Mapping[str, Any]) -> ErrorLocation:
     return ErrorLocation(f"{place:.66}", f"{item['msg']} (given: {item['input']!s:.60})")
 
 
-def _http_problem(method: str, path: str, error: HTTPException) -> Response:
+def _http_problem(method: str, path: str, error: HTTPException, root_path: str) -> Response:
     """An error of the framework, such as an unknown path, or one that an endpoint raises in FastAPI's way."""
     title = http.client.responses.get(error.status_code, "Error")
     headers = dict(error.headers or {})
     detail = error.detail
     if error.status_code == 404 and detail == title:
-        detail = f"no route matches {path:.80}; see /docs for the available calls"
+        detail = f"no route matches {path:.80}; see {root_path}/docs for the available calls"
     elif error.status_code == 405 and "Allow" in headers:
         methods = set(headers["Allow"].split(", "))
         headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

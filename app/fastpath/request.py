@@ -87,7 +87,8 @@ class FastRequest(Request):
             protocol.tasks.discard(self.task)
             run_cleanups(own["cleanups"])
             seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
-            record_request(protocol.state.metrics, path, method, path, status, seconds, own, parent)
+            whole = f"{protocol.state.settings.root_path or ''}{path}"
+            record_request(protocol.state.metrics, path, method, whole, status, seconds, own, parent)
 
     def _write(self, response: Response) -> None:
         protocol = self._protocol

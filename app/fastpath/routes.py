@@ -92,11 +92,12 @@ class FastRoute:
 
 def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:
     """The endpoints that a plan can call, by method and path as the head of a request writes them."""
-    routes = {}
+    routes, roots = dict[tuple[bytes, bytes], FastRoute](), {"", app.state.server.settings.root_path or ""}
     for router, dependencies in with_dependencies(app.state.server.keys):
         plain = [r for r in router.routes if isinstance(r, APIRoute) and not (r.dependencies or r.status_code)]
         for route in plain:
             for method in route.methods or ():
                 with contextlib.suppress(TypeError):
-                    routes[method.encode(), route.path.encode()] = FastRoute(route, method, dependencies)
+                    fast = FastRoute(route, method, dependencies)
+                    routes |= {(method.encode(), f"{root}{route.path}".encode()): fast for root in roots}
     return routes

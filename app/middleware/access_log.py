@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.problems import root_path_of
 from app.inference.context import RequestContext
 from app.observability.metrics import Metrics
 from app.observability.tracing import trace_id
@@ -79,7 +80,7 @@ class AccessLogMiddleware:
         try:
             await self.app(scope, receive, send_with_status)
         finally:
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            path = scope["path"].removeprefix(root_path_of(scope))
             route = path if path in self.routes else "other"
             parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
             seconds = time.perf_counter() - start

@@ -99,6 +99,25 @@ def test_value_out_of_range_raises_an_error_that_names_its_key(monkeypatch: pyte
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("", None), ("/", None), ("/vae", "/vae"), ("/vae/", "/vae"), ("/a.b/~c_d-1:x@y", "/a.b/~c_d-1:x@y")],
+)
+def test_root_paths(monkeypatch: pytest.MonkeyPatch, text: str, path: str | None) -> None:
+    monkeypatch.setenv("VAE_ROOT_PATH", text)
+    assert Settings.load().root_path == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["vae", "//vae", "/a//b", "/a b", "/a?b", "/a#b", "/a%20b", "/../a", "/a/.", "/\u00e4", "http://here", "/a\n"],
+)
+def test_what_is_no_root_path_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("VAE_ROOT_PATH", text)
+    with pytest.raises(ConfigError, match=r"root_path: '.+' is not a path; give one such as /vae"):
+        Settings.load()
+
+
 def test_the_variable_of_the_data_folder_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAE_DATA", "/data")
     assert Settings.load().port == 8000

@@ -87,6 +87,27 @@ def test_below_a_path_prefix_that_a_proxy_strips(look: Look) -> None:
     assert not outside
 
 
+@pytest.mark.parametrize("at", ["/vae", "/vae/"])
+def test_below_a_path_prefix_that_a_proxy_keeps(look: Look, at: str) -> None:
+    seen = look(at="health/live", ready=False, environment={"VAE_ROOT_PATH": "/vae"})
+    outside: list[str] = []
+
+    def refuse(route: Route) -> None:
+        outside.append(route.request.url)
+        route.abort()
+
+    seen.page.route(lambda url: urlsplit(url).path != "/vae" and "/vae/" not in url, refuse)
+    seen.page.goto(f"{seen.address}{at}")
+    seen.inspected()
+    seen.page.click("text=API docs")
+    seen.page.click("#operations-model-sample")
+    seen.page.click("text=Try it out")
+    seen.page.click("text=Execute")
+    seen.page.wait_for_selector(".live-responses-table .response >> text=200")
+    assert f"{seen.address}/vae/sample" in seen.page.inner_text(".request-url")
+    assert not outside
+
+
 def test_tabs_by_keyboard(look: Look) -> None:
     seen = look()
     seen.page.focus("#tab-map")

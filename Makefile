@@ -3,7 +3,7 @@
 #   make serve        install if needed, and serve a model      HOST= PORT= MODEL=
 #   make test         install what tests need, lint, and run the tests      ARGS= go to pytest; JOBS= processes
 #   make test-long    the tests that take minutes
-#   make test-clients clients in other languages against a live service
+#   make test-clients curl, Node, Java, requests and httpx against a live service
 #   make lint         style and types
 #   make docs         the documentation as a site, in site/
 #   make bench        the service beside its peers; half an hour        ONLY=mosec

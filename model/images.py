@@ -1,41 +1,70 @@
 """Conversion between pictures (PIL images of any size and mode) and samples (channels x height x width)."""
 
+import io
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL.PngImagePlugin import PngImageFile
 
 from model.data import Array, ImageData
 from model.errors import InputError
 
 #: How a picture of another size or mode is converted; part of every image model's card.
 CONVERSION = (
-    "turned upright by its EXIF orientation, transparency laid on black, converted to the model's mode "
-    "(grey by ITU-R 601 luma, or RGB), 16-bit grey reduced to its upper 8 bits, resized without keeping "
-    "the aspect ratio by an antialiased bilinear filter"
+    "turned upright by its EXIF orientation, transparency laid on black, 16 bits per channel reduced to the upper 8 "
+    "of 0 to 65535 (16-bit grey of depth=12 to the upper 8 of 0 to 4095), converted to the model's mode (grey by "
+    "ITU-R 601 luma, or RGB), resized without keeping the aspect ratio by an antialiased bilinear filter"
 )
 #: Modes of at most 8 bits per channel that Pillow converts to grey and RGB.
-MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"})
+#: Modes without a conversion: nothing in such a file says which number is white.
+UNSCALED = {"F": "floating-point numbers", "I": "32-bit or signed integers"}
+#: Bits of a pixel in 16-bit modes, and the fewest of them that can be significant.
+MAX_DEPTH, MIN_DEPTH = 16, 8
 
 
-def fit_image(image: Image.Image, data: ImageData, *, strict: bool = False) -> NDArray[np.uint8]:
+def fit_image(
+    image: Image.Image, data: ImageData, *, strict: bool = False, depth: int = MAX_DEPTH
+) -> NDArray[np.uint8]:
     """Convert a picture to the bytes of one sample, channels x height x width, as `CONVERSION` says.
 
+    The picture is used up: it may be turned in place.
+
+    Args:
+        strict: refuse a picture of another size, mode or number of bits.
+        depth: number of significant bits of 16-bit grey, from 8 to 16; 12 means that 4095 is white.
+
     Raises:
-        InputError: size or mode differ and `strict` is set, or the mode has no conversion (floats, Lab).
+        InputError: size or mode differ and `strict` is set, the mode has no conversion (floats, Lab), a pixel exceeds
+            `depth`, or `depth` is below 16 and the picture has 16 bits per channel but is not grey.
     """
     mode = "L" if data.channels == 1 else "RGB"
+    raw_mode = _raw_mode(image)  # before the orientation is read, which decodes some PNG files
+    _scale_transparent_colour(image, raw_mode)
     width, height = upright_size(image)
-    fits = (width, height) == (data.width, data.height) and image.mode == mode and not image.has_transparency_data
+    transparent = image.has_transparency_data
+    deep_colour = ";16" in raw_mode and not image.mode.startswith("I")
+    fits = (width, height) == (data.width, data.height) and image.mode == mode and not (transparent or deep_colour)
     if strict and not fits:
-        transparent = " with transparency" if image.has_transparency_data else ""
+        details = (" of 16 bits" if deep_colour else "") + (" with transparency" if transparent else "")
         raise InputError(
-            f"the image is {height}x{width} of mode {image.mode}{transparent}; this model takes "
+            f"the image is {height}x{width} of mode {image.mode}{details}; this model takes "
             f"{data.height}x{data.width} of mode {mode}: send that, or leave out strict=true to have it converted"
         )
-    fitted = _to_mode(ImageOps.exif_transpose(image), mode)
-    if fitted.size != (data.width, data.height):
-        fitted = fitted.resize((data.width, data.height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(fitted, dtype=np.uint8).reshape(data.height, data.width, data.channels)
+    if image.mode not in MODES and not image.mode.startswith("I;16"):
+        reason = f" ({UNSCALED[image.mode]}, of which none is known to be white)" if image.mode in UNSCALED else ""
+        raise InputError(
+            f"the image has mode {image.mode}{reason}, which has no conversion; save it as grey of 8 or 16 bits, or RGB"
+        )
+    if deep_colour and depth < MAX_DEPTH:
+        raise InputError(
+            f"depth={depth} is for 16-bit grey, but the image has 16 bits of {image.mode}; leave out depth"
+        )
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        image = _to_8_bits(image, min(depth, 12) if raw_mode == "I;12" else depth)
+    pixels = np.asarray(_resize(image, data, mode), dtype=np.uint8).reshape(data.height, data.width, data.channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -46,18 +75,78 @@ def to_pil(sample: Array) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the EXIF orientation is applied, read without decoding the picture."""
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
-    return (image.height, image.width) if sideways else (image.width, image.height)
+    """Width and height after the EXIF orientation is applied. A PNG without one in its head is decoded for it."""
+    return (image.height, image.width) if _lies(image) else (image.width, image.height)
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which would turn most of the picture white.
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode not in MODES:
-        raise InputError(f"the image has mode {image.mode}, which has no conversion; save it as 8-bit grey or RGB")
+def _lies(image: Image.Image) -> bool:
+    """True if the EXIF orientation turns the picture by a quarter."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Pillow's name of how the file holds pixels, such as `L;4`; empty for a picture that is decoded."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return raw_mode if isinstance(raw_mode, str) else ""
+
+
+def _scale_transparent_colour(image: Image.Image, raw_mode: str) -> None:
+    """Bring the transparent colour of a PNG from the bits of the file to those of Pillow's mode, which leaves it."""
+    colour = image.info.get("transparency")
+    if raw_mode in {"L;2", "L;4"} and isinstance(colour, int):
+        highest = (1 << int(raw_mode[2:])) - 1
+        image.info["transparency"] = (colour & highest) * 255 // highest
+    elif raw_mode == "RGB;16B" and isinstance(image, PngImageFile) and isinstance(colour, tuple):
+        _make_transparent(image, colour)
+
+
+def _make_transparent(image: PngImageFile, colour: tuple[int, ...]) -> None:
+    """Give 16-bit RGB an alpha channel for its transparent colour. Pillow decodes the upper bytes; both have to match.
+
+    The lower bytes are what Pillow takes for the upper ones if it reads the pixels in the other byte order.
+    """
+    assert image.fp is not None, "the picture is not decoded yet"
+    position = image.fp.tell()
+    image.fp.seek(0)
+    swapped = PngImageFile(io.BytesIO(image.fp.read()))
+    image.fp.seek(position)
+    swapped.tile = [tile._replace(args="RGB;16L") for tile in swapped.tile]
+    upper, lower = (np.array(colour, np.uint16) >> 8, np.array(colour, np.uint16) & 255)
+    matches = (np.asarray(image) == upper).all(axis=2) & (np.asarray(swapped) == lower).all(axis=2)
+    del image.info["transparency"]
+    image.putalpha(Image.fromarray(np.where(matches, 0, 255).astype(np.uint8)))
+
+
+def _to_8_bits(image: Image.Image, depth: int) -> Image.Image:
+    """Reduce 16-bit grey to the upper 8 of its significant bits. Pillow would clip at 255: most would turn white."""
+    values = np.asarray(image).astype(np.uint16, copy=False)
+    if (highest := int(values.max(initial=0))) >> depth:
+        raise InputError(
+            f"a pixel of the image is {highest}, but depth={depth} allows at most {(1 << depth) - 1}; "
+            f"send depth={highest.bit_length()}, or leave it out if white is 65535"
+        )
+    if getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        values = ((1 << depth) - 1) - values  # white is zero, which Pillow heeds up to 8 bits only
+    pixels = (values >> (depth - 8)).astype(np.uint8)
+    if (colour := image.info.get("transparency")) is not None:
+        pixels[np.asarray(image) == colour] = 0
+    return Image.fromarray(pixels)
+
+
+def _resize(image: Image.Image, data: ImageData, mode: str) -> Image.Image:
+    """Lay transparency on black, and convert to size and mode, in few copies of a picture that may be large."""
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        # Premultiplied by alpha, a colour is what it looks like on black.
+        if image.mode not in {"LA", "La", "RGBA", "RGBa"}:
+            image = image.convert("RGBA")
+        image = image.convert("La" if image.mode in {"LA", "La"} else "RGBa")
+    elif image.mode not in {mode, "L"}:
+        image = image.convert(mode)
+    if image.size != (data.width, data.height):
+        image = image.resize((data.width, data.height), Image.Resampling.BILINEAR)
+    if image.mode in {"La", "RGBa"}:
+        bands = np.asarray(image)
+        image = Image.fromarray(np.ascontiguousarray(bands[..., 0] if image.mode == "La" else bands[..., :3]))
     return image if image.mode == mode else image.convert(mode)

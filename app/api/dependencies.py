@@ -30,6 +30,7 @@ from app.codecs.spec import Floats, InputSpec
 from app.inference.context import RequestContext, Span
 from app.inference.costs import Plan
 from app.inference.errors import DeadlinePassed
+from model.images import MAX_DEPTH
 
 #: Bytes of a body from which on it is decoded in a thread: on the event loop every other request would wait for it.
 THREAD_BYTES = 1 << 17
@@ -98,19 +99,26 @@ class InputBody(Body):
     """Reads x from the body of a request."""
 
     async def read(
-        self, model: ServedModel, context: RequestContext, plan: PlanOfRows, *, strict: bool = False
+        self,
+        model: ServedModel,
+        context: RequestContext,
+        plan: PlanOfRows,
+        *,
+        strict: bool = False,
+        depth: int = MAX_DEPTH,
     ) -> Floats:
         """x as the model takes it: n x data, float32, every value in range.
 
         Args:
             plan: gives the model calls of the request by its number of rows.
             strict: refuse an image of another size or mode instead of converting it.
+            depth: number of significant bits of 16-bit grey images.
 
         Raises:
             CodecError, APIError, QueueFull, TooLong, DeadlinePassed: the body cannot be read, or there is no room for
                 the request.
         """
-        return await _read(self, model.inputs(strict=strict), model, context, plan)
+        return await _read(self, model.inputs(strict=strict, depth=depth), model, context, plan)
 
 
 class LatentBody(Body):

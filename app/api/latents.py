@@ -32,7 +32,7 @@ async def encode(
     The parameters of Q(z|x), a Gaussian with independent dimensions, for each input.
     """
     format = choose_format(request, params.format, model)
-    x = await inputs.read(model, context, model.engine.encode_plan, strict=params.strict)
+    x = await inputs.read(model, context, model.engine.encode_plan, strict=params.strict, depth=params.depth)
     mean, variance = await model.engine.encode(x, context)
     return await respond(format, {"mean": mean, "variance": variance}, context=context)
 
@@ -80,7 +80,7 @@ async def reconstruct(
     The mean of P(x|z) at the mean of Q(z|x), for each input.
     """
     format = choose_format(request, params.format, model, images=True)
-    x = await inputs.read(model, context, model.engine.reconstruct_plan, strict=params.strict)
+    x = await inputs.read(model, context, model.engine.reconstruct_plan, strict=params.strict, depth=params.depth)
     reconstruction = await model.engine.reconstruct(x, context)
     fields = {"outputs": model.to_public(reconstruction)}
     if params.inputs:

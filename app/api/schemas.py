@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.images import MAX_DEPTH, MIN_DEPTH
 from model.record import EpochRecord
 
 Matrix = list[list[float]]
@@ -22,6 +23,15 @@ Seed = Annotated[
 Strict = Annotated[
     bool, Field(description="Refuse an image of another size or mode instead of converting it as the card says.")
 ]
+Depth = Annotated[
+    int,
+    Field(
+        ge=MIN_DEPTH,
+        le=MAX_DEPTH,
+        description="Number of significant bits in the pixels of 16-bit grey images: with 12, white is 4095 instead of "
+        "65535. Other images are not affected.",
+    ),
+]
 Noise = Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")]
 
 
@@ -37,11 +47,13 @@ class NoParams(Params):
 
 class EncodeParams(Params):
     strict: Strict = False
+    depth: Depth = MAX_DEPTH
     format: Format = None
 
 
 class ReconstructParams(Params):
     strict: Strict = False
+    depth: Depth = MAX_DEPTH
     inputs: bool = Field(default=False, description="Add the inputs as the model sees them, after conversion.")
     format: Format = None
 
@@ -71,6 +83,7 @@ class FreeEnergyParams(Params):
         description="Add nlog P(x_i given z), in autoregressive models also given preceding bytes; as png, a map.",
     )
     strict: Strict = False
+    depth: Depth = MAX_DEPTH
     format: Format = None
 
 

@@ -39,7 +39,7 @@ async def free_energy(
     ensure_within("query.samples", params.samples, model.settings.max_samples)
     scoring = ScoringConfig(params.samples, params.refine, params.seed)
     plan = functools.partial(model.engine.free_energy_plan, scoring=scoring, per_dimension=params.per_dimension)
-    x = await inputs.read(model, context, plan, strict=params.strict)
+    x = await inputs.read(model, context, plan, strict=params.strict, depth=params.depth)
     work = len(x) * params.samples * (1 + params.refine)
     ensure_within("rows x query.samples x (1 + query.refine)", work, model.settings.max_work)
     result = await model.engine.free_energy(x, scoring, context, per_dimension=params.per_dimension)

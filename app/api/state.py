@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from app.observability.metrics import Metrics
 from app.settings import Settings
 from model.config import ImageData, VectorData
 from model.errors import VAEError
+from model.images import MAX_DEPTH, MIN_DEPTH
 
 log = logging.getLogger("vae")
 
@@ -62,17 +64,19 @@ class ServedModel:
         """True if the model is one of images."""
         return isinstance(self.data, ImageData)
 
-    def inputs(self, *, strict: bool) -> InputSpec:
+    def inputs(self, *, strict: bool, depth: int) -> InputSpec:
         """The rows that a call with inputs takes."""
-        return self._input_specs[strict]
+        return self._input_specs[strict, depth]
 
     @functools.cached_property
-    def _input_specs(self) -> tuple[InputSpec, InputSpec]:
-        s, data = self.settings, self.data
-        lenient, strict = (
-            input_spec(data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict) for strict in (False, True)
-        )
-        return lenient, strict
+    def _input_specs(self) -> dict[tuple[bool, int], InputSpec]:
+        s, depths = self.settings, range(MIN_DEPTH, MAX_DEPTH + 1)
+        return {
+            (strict, depth): input_spec(
+                self.data, max_rows=s.max_rows, max_pixels=s.max_pixels, strict=strict, depth=depth
+            )
+            for strict, depth in itertools.product((False, True), depths)
+        }
 
     @functools.cached_property
     def latents(self) -> InputSpec:

@@ -54,8 +54,8 @@ def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBud
 
     Raises:
         UnsupportedMedia: the model takes no images.
-        Invalid: the image has several frames, cannot be converted, or differs from the model's size or mode and
-            `spec.strict` is set.
+        Invalid: the image has several frames, cannot be converted, exceeds `spec.depth`, or differs from the model's
+            size or mode and `spec.strict` is set.
         Malformed: the bytes are not an image, are truncated or damaged, or are of another format than `media_type`.
         TooLarge: too many pixels.
     """
@@ -67,7 +67,7 @@ def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBud
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
             raise InputError(f"the image has {frames} frames; send one")
-        row = fit_image(image, spec.image, strict=spec.strict)
+        row = fit_image(image, spec.image, strict=spec.strict, depth=spec.depth)
     except InputError as error:
         raise Invalid.at(place, error.detail) from error
     except Exception as error:  # decoders raise any exception on hostile bytes

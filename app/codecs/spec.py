@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from app.codecs.errors import Invalid, TooLarge
 from model.config import ImageData, VectorData
+from model.images import MAX_DEPTH
 
 Floats = NDArray[np.float32]
 #: Largest distance of an input from the mean, in standard deviations. Values beyond overflow float32 inside the model.
@@ -28,6 +29,7 @@ class InputSpec:
     max_pixels: int  # largest number of pixels of all encoded images in one request, before resizing
     image: ImageData | None = None  # size and mode that images are converted to; None: the call takes no images
     strict: bool = False  # reject images of another size or mode instead of converting them
+    depth: int = MAX_DEPTH  # significant bits of 16-bit grey images
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -91,11 +93,13 @@ def _out_of_range(values: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -
     return None if np.count_nonzero(good) == good.size else ~good
 
 
-def input_spec(data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False) -> InputSpec:
+def input_spec(
+    data: ImageData | VectorData, *, max_rows: int, max_pixels: int, strict: bool = False, depth: int = MAX_DEPTH
+) -> InputSpec:
     """Specification of x: [0, 1] for images, a wide range around the mean of each column for vectors."""
     if isinstance(data, ImageData):
         low, high = np.zeros((), np.float32), np.ones((), np.float32)
-        return InputSpec("inputs", data.public_shape, low, high, max_rows, max_pixels, data, strict)
+        return InputSpec("inputs", data.public_shape, low, high, max_rows, max_pixels, data, strict, depth)
     mean, reach = np.array(data.mean), MAX_STANDARD_DEVIATIONS * np.array(data.std)
     limit = float(np.finfo(np.float32).max)
     low32, high32 = (np.clip(bound, -limit, limit).astype(np.float32) for bound in (mean - reach, mean + reach))

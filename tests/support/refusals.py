@@ -60,7 +60,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", "/encode?format=xml", {"json": GOOD}, 422, "query.format"),
     ("POST", "/free-energy?format=png", {"json": GOOD}, 406, "per_dimension=true"),
     ("POST", "/encode/", {"json": GOOD}, 404, "no route matches /encode/"),
-    ("POST", "/encode?foo=1", {"json": GOOD}, 422, "query.foo: is not known here; known are strict, format"),
+    ("POST", "/encode?foo=1", {"json": GOOD}, 422, "query.foo: is not known here; known are strict, depth, format"),
     ("POST", "/encode?strict=maybe", {"json": GOOD}, 422, "query.strict"),
     ("POST", "/encode?strict=1&strict=0", {"json": GOOD}, 422, "more than once"),
     ("POST", "/decode", {"json": {"latents": [[1, 2, 3]]}}, 422, "latents[0]: expected a list of length 4"),

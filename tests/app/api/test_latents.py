@@ -106,6 +106,26 @@ def test_images_are_accepted_and_returned_as_png(serving: Serving, name: str) ->
     np.testing.assert_array_equal(picture[height:, :width], np.rint(outputs[2] * 255))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_12_bits_in_16_is_as_bright_as_its_depth_says(serving: Serving, kind: str) -> None:
+    client = serving("grey-mlp-discretized")
+    shades = inputs("grey-mlp-discretized", 1)[0]
+    file = io.BytesIO()
+    Image.fromarray(shades.astype(np.uint16) * 16 + 7).save(file, kind)
+    image = {"content": file.getvalue(), "headers": {"Content-Type": f"image/{kind.lower()}"}}
+    for path in ("/reconstruct?inputs=true&depth=12", "/reconstruct?inputs=true&depth=16"):
+        seen = np.array(client.post(path, **image).json()["inputs"])
+        close(seen[0] * 255, shades if path.endswith("12") else shades // 16)
+    for path in ("/encode", "/free-energy", "/reconstruct"):
+        assert client.post(f"{path}?depth=12", **image).status_code == 200
+        refused = client.post(f"{path}?depth=11", **image)
+        assert refused.status_code == 422
+        assert "send depth=12" in refused.json()["errors"][0]["detail"]
+        for depth in ("7", "17", "twelve"):
+            assert client.post(f"{path}?depth={depth}", **image).status_code == 422
+        assert "16" in client.post(f"{path}?strict=true&depth=12", **image).json()["detail"]
+
+
 def test_models_of_vectors_refuse_images(serving: Serving) -> None:
     client = serving("table-mlp-gaussian")
     for path in ("/sample?format=png", "/encode?format=png"):

@@ -3,7 +3,7 @@
 from python_multipart.multipart import parse_options_header
 
 from app.codecs.errors import Malformed, UnsupportedMedia
-from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_image
+from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, PixelBudget, decode_image
 from app.codecs.json import decode_json
 from app.codecs.multipart import decode_multipart
 from app.codecs.npy import decode_npy
@@ -32,6 +32,7 @@ def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpe
         return decode_json(body, spec)
     if media_type == "application/x-npy":
         return decode_npy(body, spec)
+    media_type = IMAGE_ALIASES.get(media_type, media_type)
     if media_type in IMAGE_FORMATS:
         return decode_image(body, media_type, spec, PixelBudget(spec.max_pixels))
     if media_type == "multipart/form-data" and spec.image is not None:

@@ -1,7 +1,5 @@
 """Decoding of images to rows, and encoding of rows to PNG."""
 
-import base64
-import binascii
 import io
 import math
 import warnings
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.codecs.base64 import read_base64
 from app.codecs.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from app.codecs.spec import Floats, InputSpec
 from model.errors import InputError
@@ -18,6 +17,16 @@ from model.images import fit_image
 
 #: Media type -> Pillow's name of the format. No other format is ever opened.
 IMAGE_FORMATS = {f"image/{name.lower()}": name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
+#: Other names of these media types that clients send -> the registered name.
+IMAGE_ALIASES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-bmp": "image/bmp",
+    "image/x-ms-bmp": "image/bmp",
+    "image/tif": "image/tiff",
+    "image/x-tiff": "image/tiff",
+}
 #: Longest side of an image, in pixels. Resizing an image with a side of millions of pixels takes seconds.
 MAX_SIDE_PIXELS = 1 << 15
 
@@ -98,7 +107,7 @@ def _open(body: bytes, media_type: str, place: str) -> Image.Image:
 
 
 def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
-    """Decode images as base64 strings, with or without the prefix of a data URL, to n x channels x height x width.
+    """Decode images as base64 strings or as data URLs, to n x channels x height x width. See `read_base64`.
 
     Raises:
         Invalid: an item is not a string, not base64, or not an image that the model takes.
@@ -109,11 +118,10 @@ def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
         place = f"{spec.name}[{index}]"
         if not isinstance(text, str):
             raise Invalid.at(place, "expected a string; send either base64 images or arrays of numbers, not both")
-        prefix, comma, data = text.partition(",")
         try:
-            body = base64.b64decode(data if comma and prefix.startswith("data:") else text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise Invalid.at(place, f"not base64 ({error}); send the bytes of an image file as base64") from error
+            body = read_base64(text)
+        except ValueError as error:
+            raise Invalid.at(place, str(error)) from error
         try:
             images.append(decode_image(body, "image/*", spec, budget, place))
         except Malformed as error:

@@ -8,7 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from app.codecs.errors import Invalid, Malformed, TooLarge
-from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_image
+from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, PixelBudget, decode_image
 from app.codecs.spec import Floats, InputSpec
 
 if TYPE_CHECKING:
@@ -81,5 +81,6 @@ def _decode_part(index: int, part: _Part, spec: InputSpec, budget: PixelBudget) 
     if name != spec.name:
         raise Invalid.at(place, f"unknown name '{name:.60}'; name every image '{spec.name}'")
     media_type = parse_options_header(part.headers.get("content-type", ""))[0].decode("latin-1").lower()
+    media_type = IMAGE_ALIASES.get(media_type, media_type)
     # A client that does not know the type of a file sends application/octet-stream. Any image format is then accepted.
     return decode_image(bytes(part.body), media_type if media_type in IMAGE_FORMATS else "image/*", spec, budget, place)

@@ -141,6 +141,10 @@ def test_base64_is_decoded_with_and_without_the_prefix_of_a_data_url() -> None:
     ("bad", "message"),
     [
         ("****", "not base64"),
+        ("data:image/png,AAAA", "does not declare base64; write data:image/png;base64"),
+        ("data:image/png;base64=,AAAA", "does not declare base64"),
+        ("data:", "does not declare base64"),
+        ("data:image/png;base64,%2", "not base64"),
         ("YWJj", "not an image"),
         (3, "expected a string"),
         ("é", "not base64"),

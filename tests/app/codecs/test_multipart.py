@@ -5,6 +5,7 @@ import pytest
 
 from app.codecs.decode import decode
 from app.codecs.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
+from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS
 from app.codecs.multipart import decode_multipart
 from tests.support.codecs import PICTURE, picture
 
@@ -37,6 +38,30 @@ def test_malformed_bodies_are_rejected(body: bytes, message: str) -> None:
     with pytest.raises(Malformed) as error:
         decode_multipart(body, TYPE, PICTURE)
     assert message in error.value.detail
+
+
+@pytest.mark.parametrize("media", ["image/jpg", "image/pjpeg", "IMAGE/JPG; name=a.jpg"])
+def test_other_names_of_a_media_type_are_accepted(media: str) -> None:
+    content = picture("JPEG")
+    single = decode(content, media, "", PICTURE)
+    np.testing.assert_array_equal(single, decode(content, "image/jpeg", "", PICTURE))
+    np.testing.assert_array_equal(single, decode_multipart(part(content, media=media) + b"--xyz--\r\n", TYPE, PICTURE))
+    for wrong in (picture("PNG"), picture("GIF")):
+        with pytest.raises(Malformed, match="the content type is image/jpeg, but the image is"):
+            decode(wrong, media, "", PICTURE)
+        with pytest.raises(Malformed, match="the content type is image/jpeg, but the image is"):
+            decode_multipart(part(wrong, media=media) + b"--xyz--\r\n", TYPE, PICTURE)
+
+
+@pytest.mark.parametrize(("alias", "media"), IMAGE_ALIASES.items())
+def test_every_alias_names_a_supported_format(alias: str, media: str) -> None:
+    assert decode(picture(IMAGE_FORMATS[media]), alias, "", PICTURE).shape == (1, 1, 8, 6)
+
+
+@pytest.mark.parametrize("media", ["application/octet-stream", "image/*", "image/heic", "image/svg+xml"])
+def test_types_that_name_no_supported_format_are_rejected(media: str) -> None:
+    with pytest.raises(UnsupportedMedia, match="image/png, image/jpeg"):
+        decode(picture(), media, "", PICTURE)
 
 
 def test_parts_of_other_names_are_rejected() -> None:

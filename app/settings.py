@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     max_work: Annotated[int, Field(description="Maximum of rows x samples x (1 + refine) in a request.", ge=1)] = 65536
     max_pixels: Annotated[
         int, Field(description="Maximum number of pixels of all images in a request, before resizing.", ge=1)
-    ] = 1 << 25
+    ] = 1 << 26
     batch_rows: Annotated[
         int | None,
         Field(description="Maximum number of rows in a model call; by default 64 to 256, depending on speed.", ge=1),
@@ -91,7 +91,8 @@ class Settings(BaseSettings):
         ),
     ] = None
     queue_bytes: Annotated[
-        int, Field(description="Maximum size of all request bodies in memory in bytes; further requests get 429.", ge=1)
+        int,
+        Field(description="Maximum bytes of all bodies and decoded images in memory; further requests get 429.", ge=1),
     ] = 1 << 27
     body_timeout: Annotated[float, Field(description="Maximum number of seconds to receive a request body.", gt=0)] = (
         30.0

@@ -1,10 +1,12 @@
 """Conversion between pictures (PIL images of any size and mode) and samples (channels x height x width)."""
 
 import io
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from model.data import Array, ImageData
@@ -14,12 +16,21 @@ from model.errors import InputError
 CONVERSION = (
     "turned upright by its EXIF orientation, transparency laid on black, 16 bits per channel reduced to the upper 8 "
     "of 0 to 65535 (16-bit grey of depth=12 to the upper 8 of 0 to 4095), converted to the model's mode (grey by "
-    "ITU-R 601 luma, or RGB), resized without keeping the aspect ratio by an antialiased bilinear filter"
+    "ITU-R 601 luma, or RGB), resized without keeping the aspect ratio by an antialiased bilinear filter; a JPEG of "
+    "8 times the model's size or more is decoded at 1/2, 1/4 or 1/8 of its own"
 )
 #: Modes of at most 8 bits per channel that Pillow converts to grey and RGB.
 MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"})
 #: Modes without a conversion: nothing in such a file says which number is white.
 UNSCALED = {"F": "floating-point numbers", "I": "32-bit or signed integers"}
+#: Width and height of a JPEG that is decoded at a fraction of its size, in multiples of the model's.
+OVERSAMPLING = 4
+#: Bytes of memory for each pixel while a picture of a mode is decoded and converted, by mode; 8 for all others. Pillow
+#: holds every colour in 4, and converts into another picture.
+BYTES_PER_PIXEL = {"1": 2, "L": 2, "P": 5, "RGB": 5}
+MAX_BYTES_PER_PIXEL = 8
+#: Bytes for each pixel that a decoder takes beside the picture, by format.
+DECODER_BYTES_PER_PIXEL = {"WEBP": 12}
 #: Bits of a pixel in 16-bit modes, and the fewest of them that can be significant.
 MAX_DEPTH, MIN_DEPTH = 16, 8
 
@@ -29,7 +40,7 @@ def fit_image(
 ) -> NDArray[np.uint8]:
     """Convert a picture to the bytes of one sample, channels x height x width, as `CONVERSION` says.
 
-    The picture is used up: it may be turned in place.
+    The picture is used up: it may be turned or reduced in place.
 
     Args:
         strict: refuse a picture of another size, mode or number of bits.
@@ -61,6 +72,8 @@ def fit_image(
         raise InputError(
             f"depth={depth} is for 16-bit grey, but the image has 16 bits of {image.mode}; leave out depth"
         )
+    if (scale := _decoding_scale(image, data)) > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         image = _to_8_bits(image, min(depth, 12) if raw_mode == "I;12" else depth)
@@ -77,6 +90,36 @@ def to_pil(sample: Array) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height after the EXIF orientation is applied. A PNG without one in its head is decoded for it."""
     return (image.height, image.width) if _lies(image) else (image.width, image.height)
+
+
+def decoding_bytes(image: Image.Image, data: ImageData) -> int:
+    """Bytes of memory that decoding and converting a picture takes, about: the measured peaks of each mode."""
+    scale = _decoding_scale(image, data)
+    transparent = image.has_transparency_data
+    per_pixel = MAX_BYTES_PER_PIXEL if transparent else BYTES_PER_PIXEL.get(image.mode, MAX_BYTES_PER_PIXEL)
+    per_pixel += DECODER_BYTES_PER_PIXEL.get(image.format or "", 0)
+    coefficients = image.width * image.height * _coefficient_bytes_per_pixel(image)
+    return math.ceil(image.width * image.height * per_pixel / scale**2 + coefficients)
+
+
+def _decoding_scale(image: Image.Image, data: ImageData) -> int:
+    """1, 2, 4 or 8: the part of its width and height at which a JPEG is decoded, `OVERSAMPLING` the model's at least.
+
+    On photographs the result differs from that of the whole picture by at most 5 of 255, and by 0.5 in the mean.
+    """
+    if not isinstance(image, JpegImageFile):
+        return 1
+    width, height = upright_size(image)
+    ratio = min(width / data.width, height / data.height) / OVERSAMPLING
+    return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
+
+
+def _coefficient_bytes_per_pixel(image: Image.Image) -> float:
+    """What libjpeg keeps of the whole of a progressive JPEG, whatever the size that it decodes to: 2 bytes a sample."""
+    if not isinstance(image, JpegImageFile) or "progressive" not in image.info:
+        return 0.0
+    samples = [horizontal * vertical for _, horizontal, vertical, _ in image.layer]
+    return 2 * sum(samples) / max(1, *samples)
 
 
 def _lies(image: Image.Image) -> bool:

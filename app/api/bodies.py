@@ -2,7 +2,10 @@
 
 import asyncio
 import math
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,6 +15,10 @@ from app.codecs.errors import Malformed
 
 #: Bytes of a body that need no budget: there are never more such bodies than connections.
 UNBUDGETED_BYTES = 1 << 14
+#: Bytes that decoding an image takes without a budget: there are never more such images than threads.
+UNBUDGETED_IMAGE_BYTES = 1 << 20
+#: Bytes a second at which decoding images frees memory at least; a tenth of what one core was measured to do.
+MIN_IMAGE_RATE = 5e7
 #: Decimal digits of a Content-Length beyond any limit.
 MAX_LENGTH_DIGITS = 18
 #: Seconds over which the rate of freed bytes is averaged: bytes freed so long ago count a third.
@@ -19,7 +26,7 @@ RATE_SECONDS = 5.0
 
 
 class ByteBudget:
-    """Byte budget shared by the bodies of all requests in progress.
+    """Byte budget shared by all requests in progress, for their bodies and for the images that are being decoded.
 
     Args:
         limit: bytes that may be acquired; a body that is alone is admitted whatever its size.
@@ -30,6 +37,8 @@ class ByteBudget:
         self._limit = limit
         self._updated = time.monotonic()
         self._freed = 0.0
+        self._image_bytes = 0  # of `acquired`
+        self._lock = threading.Lock()  # images are decoded in threads
 
     def acquire(self, size: int, held: int = 0) -> None:
         """Take bytes of the budget, for a body that holds some of it already.
@@ -37,15 +46,43 @@ class ByteBudget:
         Raises:
             Overloaded: too few are free; it says when there will be enough.
         """
-        others = self.acquired - held
-        if others and self.acquired + size > self._limit:
-            self.release(0)
-            seconds = others / max(self._freed / RATE_SECONDS, 1.0)
-            raise Overloaded(f"{others:,} bytes of other requests are in progress", seconds)
-        self.acquired += size
+        with self._lock:
+            self._take(size, self.acquired - held, alone=self.acquired == held)
 
     def release(self, size: int) -> None:
         """Give acquired bytes back."""
+        with self._lock:
+            self._give_back(size)
+
+    @contextmanager
+    def hold_image(self, size: int) -> Iterator[None]:
+        """Take the bytes of an image while it is decoded; one at a time is admitted whatever its size. For any thread.
+
+        Raises:
+            Overloaded: as `acquire` does.
+        """
+        if size <= UNBUDGETED_IMAGE_BYTES:
+            yield
+            return
+        with self._lock:
+            self._take(size, self.acquired, alone=not self._image_bytes)
+            self._image_bytes += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._image_bytes -= size
+                self._give_back(size)
+
+    def _take(self, size: int, others: int, *, alone: bool) -> None:
+        if not alone and self.acquired + size > self._limit:
+            self._give_back(0)
+            rate = self._freed / RATE_SECONDS
+            seconds = (others - self._image_bytes) / max(rate, 1.0) + self._image_bytes / max(rate, MIN_IMAGE_RATE)
+            raise Overloaded(f"{others:,} bytes of other requests are in progress", seconds)
+        self.acquired += size
+
+    def _give_back(self, size: int) -> None:
         now = time.monotonic()
         self._freed = self._freed * math.exp((self._updated - now) / RATE_SECONDS) + size
         self._updated = now
@@ -103,6 +140,10 @@ class Body:
         except ClientDisconnect:
             raise ClientLeft("the client left before its body was complete") from None
         return b"".join(chunks)
+
+    def hold_image(self, size: int) -> AbstractContextManager[None]:
+        """Take bytes of the budget while an image of the body is decoded; see `ByteBudget.hold_image`."""
+        return self._limits.budget.hold_image(size)
 
     def announced(self) -> int | None:
         """Number of bytes that the request announces; None if it does not.

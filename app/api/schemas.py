@@ -210,7 +210,7 @@ LIMITS = {
     "max_rows": 1024,
     "max_samples": 5000,
     "max_work": 65536,
-    "max_pixels": 33554432,
+    "max_pixels": 67108864,
     "deadline": 60.0,
 }
 

@@ -3,17 +3,22 @@
 from python_multipart.multipart import parse_options_header
 
 from app.codecs.errors import Malformed, UnsupportedMedia
-from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, PixelBudget, decode_image
+from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, HoldMemory, PixelBudget, decode_image, hold_any
 from app.codecs.json import decode_json
 from app.codecs.multipart import decode_multipart
 from app.codecs.npy import decode_npy
 from app.codecs.spec import Floats, InputSpec
 
 
-def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpec) -> Floats:
+def decode(
+    body: bytes, content_type: str, content_encoding: str, spec: InputSpec, hold: HoldMemory = hold_any
+) -> Floats:
     """Decode a request body to float32 rows in the model's layout (see `InputSpec.check`), every value in range.
 
-    The content type may have parameters; the content encoding is empty if there is none.
+    Args:
+        content_type: may have parameters.
+        content_encoding: empty if there is none.
+        hold: called with the bytes of memory that each image takes while it is decoded; what it raises is passed on.
 
     Raises:
         UnsupportedMedia: the content type or content encoding is not supported.
@@ -29,14 +34,14 @@ def decode(body: bytes, content_type: str, content_encoding: str, spec: InputSpe
     if content_encoding.lower() not in {"", "identity"}:
         raise UnsupportedMedia(f"Content-Encoding '{content_encoding:.40}' is not supported; send the body unencoded")
     if media_type == "application/json":
-        return decode_json(body, spec)
+        return decode_json(body, spec, hold)
     if media_type == "application/x-npy":
         return decode_npy(body, spec)
     media_type = IMAGE_ALIASES.get(media_type, media_type)
     if media_type in IMAGE_FORMATS:
-        return decode_image(body, media_type, spec, PixelBudget(spec.max_pixels))
+        return decode_image(body, media_type, spec, PixelBudget(spec.max_pixels, hold))
     if media_type == "multipart/form-data" and spec.image is not None:
-        return decode_multipart(body, content_type, spec)
+        return decode_multipart(body, content_type, spec, hold)
     supported = ", ".join(("application/json", "application/x-npy", *_image_types(spec)))
     raise UnsupportedMedia(f"Content-Type '{media_type:.80}' is not supported here; send one of {supported}")
 

@@ -3,7 +3,8 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from app.codecs.base64 import read_base64
 from app.codecs.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from app.codecs.spec import Floats, InputSpec
 from model.errors import InputError
-from model.images import fit_image
+from model.images import decoding_bytes, fit_image
 
 #: Media type -> Pillow's name of the format. No other format is ever opened.
 IMAGE_FORMATS = {f"image/{name.lower()}": name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
@@ -31,12 +32,26 @@ IMAGE_ALIASES = {
 MAX_SIDE_PIXELS = 1 << 15
 
 
-class PixelBudget:
-    """Number of pixels that the images of one request may still have, before resizing."""
+#: Takes bytes of memory for as long as its context lasts; it raises where the service has too few.
+HoldMemory = Callable[[int], AbstractContextManager[None]]
 
-    def __init__(self, max_pixels: int) -> None:
+
+def hold_any(_size: int) -> AbstractContextManager[None]:
+    """Memory without a limit."""
+    return nullcontext()
+
+
+class PixelBudget:
+    """Number of pixels that the images of one request may still have, before resizing, and the memory to decode them.
+
+    Args:
+        hold: called with the bytes that each image takes while it is decoded.
+    """
+
+    def __init__(self, max_pixels: int, hold: HoldMemory = hold_any) -> None:
         self.max_pixels = max_pixels
         self.remaining = max_pixels
+        self.hold = hold
 
     def spend(self, image: Image.Image, place: str) -> None:
         """Subtract the pixels of an image. Raise `TooLarge` if a side is too long or too few pixels remain."""
@@ -67,23 +82,35 @@ def decode_image(body: bytes, media_type: str, spec: InputSpec, budget: PixelBud
             size or mode and `spec.strict` is set.
         Malformed: the bytes are not an image, are truncated or damaged, or are of another format than `media_type`.
         TooLarge: too many pixels.
+        Exception: whatever `budget.hold` raises where there is too little memory.
     """
     if spec.image is None:
         raise UnsupportedMedia(f"{place}: images are not supported here; send JSON or application/x-npy")
     image = _open(body, media_type, place)
     budget.spend(image, place)
-    try:
+    with _errors_at(place):
+        size = decoding_bytes(image, spec.image)
+    with budget.hold(size), _errors_at(place):
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
             raise InputError(f"the image has {frames} frames; send one")
         row = fit_image(image, spec.image, strict=spec.strict, depth=spec.depth)
+    return (row.astype(np.float32) / np.float32(255))[None]
+
+
+@contextmanager
+def _errors_at(place: str) -> Iterator[None]:
+    """Turn what a decoder raises into errors of codecs."""
+    try:
+        yield
     except InputError as error:
         raise Invalid.at(place, error.detail) from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise any exception on hostile bytes
         raise Malformed(
             f"{place}: the image cannot be decoded; it is truncated or damaged ({error!s:.120}); send it again"
         ) from error
-    return (row.astype(np.float32) / np.float32(255))[None]
 
 
 def _open(body: bytes, media_type: str, place: str) -> Image.Image:
@@ -106,14 +133,14 @@ def _open(body: bytes, media_type: str, place: str) -> Image.Image:
     return image
 
 
-def decode_base64(rows: Sequence[Any], spec: InputSpec) -> Floats:
+def decode_base64(rows: Sequence[Any], spec: InputSpec, hold: HoldMemory = hold_any) -> Floats:
     """Decode images as base64 strings or as data URLs, to n x channels x height x width. See `read_base64`.
 
     Raises:
         Invalid: an item is not a string, not base64, or not an image that the model takes.
         TooLarge: too many pixels.
     """
-    images, budget = [], PixelBudget(spec.max_pixels)
+    images, budget = [], PixelBudget(spec.max_pixels, hold)
     for index, text in enumerate(rows):
         place = f"{spec.name}[{index}]"
         if not isinstance(text, str):

@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.codecs.errors import Invalid, Malformed
-from app.codecs.images import decode_base64
+from app.codecs.images import HoldMemory, decode_base64, hold_any
 from app.codecs.spec import Floats, InputSpec
 
 try:
@@ -25,7 +25,7 @@ UTF8_BOM = b"\xef\xbb\xbf"
 MAX_REUSED_PARSER_BYTES = 1 << 17
 
 
-def decode_json(body: bytes, spec: InputSpec) -> Floats:
+def decode_json(body: bytes, spec: InputSpec, hold: HoldMemory = hold_any) -> Floats:
     """Decode `{"inputs": [...]}`: nested arrays of numbers, or base64 images if the model takes images.
 
     Raises:
@@ -52,7 +52,7 @@ def decode_json(body: bytes, spec: InputSpec) -> Floats:
         raise Invalid.at(spec.name, f"expected a list of rows, got {_type_name(rows)}; send one row as a list of one")
     spec.check_count(len(rows))
     if spec.image is not None and isinstance(rows[0], str):
-        return decode_base64(rows, spec)
+        return decode_base64(rows, spec, hold)
     return spec.check(_convert_lists(rows, spec), integers_are_bytes=False)
 
 

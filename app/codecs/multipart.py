@@ -8,14 +8,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from app.codecs.errors import Invalid, Malformed, TooLarge
-from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, PixelBudget, decode_image
+from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, HoldMemory, PixelBudget, decode_image, hold_any
 from app.codecs.spec import Floats, InputSpec
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 
-def decode_multipart(body: bytes, content_type: str, spec: InputSpec) -> Floats:
+def decode_multipart(body: bytes, content_type: str, spec: InputSpec, hold: HoldMemory = hold_any) -> Floats:
     """Decode each part named `inputs` as an image: n x channels x height x width, float32 in [0, 1].
 
     Raises:
@@ -35,7 +35,7 @@ def decode_multipart(body: bytes, content_type: str, spec: InputSpec) -> Floats:
     if parser.state != MultipartState.END:
         raise Malformed("multipart: the body ends before its last boundary; send all of it")
     spec.check_count(len(collector.parts))
-    budget = PixelBudget(spec.max_pixels)
+    budget = PixelBudget(spec.max_pixels, hold)
     return np.concatenate([_decode_part(index, part, spec, budget) for index, part in enumerate(collector.parts)])
 
 

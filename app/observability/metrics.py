@@ -30,8 +30,8 @@ GAUGES = {
     "vae_ready": "Number of workers that answer requests.",
     "vae_queue_rows": "Rows queued for the model.",
     "vae_queue_limit_rows": "Maximum number of rows queued for the model.",
-    "vae_body_bytes": "Bytes of request bodies in memory.",
-    "vae_body_limit_bytes": "Maximum bytes of request bodies in memory.",
+    "vae_body_bytes": "Bytes of request bodies and decoded images in memory.",
+    "vae_body_limit_bytes": "Maximum bytes of request bodies and decoded images in memory.",
     "vae_resident_memory_bytes": "Resident memory of the service.",
 }
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.config import ImageData
 from model.errors import InputError
-from model.images import fit_image
+from model.images import decoding_bytes, fit_image
 
 GREY = ImageData(height=6, width=4)
 RGB = ImageData(height=6, width=4, channels=3)
@@ -224,6 +224,79 @@ def test_16_bit_colour_is_no_grey_of_fewer_bits_nor_strictly_8_bits() -> None:
         fit_image(tiff(16, 2, 3, values), RGB, strict=True)
     with pytest.raises(InputError, match="of mode I;16"):
         fit_image(Image.new("I;16", (4, 6)), GREY, strict=True)
+
+
+def photograph(width: int, height: int, **options: Any) -> Image.Image:
+    """A JPEG with smooth areas, edges, saturated colours and noise."""
+    generator = np.random.default_rng(1)
+    blobs = Image.fromarray(generator.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8))
+    pixels = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    y, x = np.mgrid[:height, :width]
+    edges = (x // 37 + y // 53) % 7 == 0
+    pixels[edges] = 255 - pixels[edges]
+    pixels += generator.normal(0, 8, pixels.shape).astype(np.int16)
+    return through_file(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "JPEG", quality=90, **options)
+
+
+@pytest.mark.parametrize("side", [16, 25, 50, 64, 100])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_jpeg_decoded_at_a_fraction_of_its_size_looks_the_same(side: int, channels: int) -> None:
+    data = ImageData(height=side, width=side, channels=channels)
+    whole = photograph(1200, 800)
+    whole.load()
+    reduced = photograph(1200, 800)
+    difference = fit_image(reduced, data).astype(int) - fit_image(whole, data)
+    assert whole.size == (1200, 800) and reduced.width < 1200
+    assert min(reduced.size) >= 4 * side
+    assert np.abs(difference).max() <= (3 if channels == 1 else 5)
+    assert np.abs(difference).mean() <= 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_decoded_at_a_fraction_of_its_size_stands_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = ImageData(height=20, width=75, channels=3)
+    whole = photograph(1200, 800, exif=exif)
+    whole.load()
+    reduced = photograph(1200, 800, exif=exif)
+    fitted = fit_image(reduced, data)
+    assert np.abs(fitted.astype(int) - fit_image(whole, data)).max() <= 5
+    assert reduced.width * reduced.height < 1200 * 800
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(101, 800), (100, 400), (51, 400), (50, 200), (26, 200), (25, 100), (4, 100)]
+)
+def test_a_jpeg_is_decoded_at_4_times_the_size_of_the_model_at_least(side: int, size: int) -> None:
+    picture = photograph(1200, 800)
+    before = decoding_bytes(picture, ImageData(height=side, width=side, channels=3))
+    fit_image(picture, ImageData(height=side, width=side, channels=3))
+    assert picture.height == size
+    assert before == picture.width * picture.height * 5
+
+
+def test_a_strict_refusal_of_a_large_jpeg_names_its_own_size() -> None:
+    with pytest.raises(InputError, match="the image is 800x1200"):
+        fit_image(photograph(1200, 800), GREY, strict=True)
+
+
+@pytest.mark.parametrize(("subsampling", "bytes_per_pixel"), [(0, 6), (1, 4), (2, 3)])
+def test_a_progressive_jpeg_keeps_its_coefficients(subsampling: int, bytes_per_pixel: int) -> None:
+    data, options = ImageData(height=25, width=25), {"subsampling": subsampling}
+    plain = decoding_bytes(photograph(1200, 800, **options), data)
+    progressive = decoding_bytes(photograph(1200, 800, progressive=True, **options), data)
+    assert progressive - plain == 1200 * 800 * bytes_per_pixel
+
+
+@pytest.mark.parametrize(
+    ("mode", "bytes_per_pixel"), [("L", 2), ("P", 5), ("RGB", 5), ("RGBA", 8), ("LA", 8), ("I;16", 8), ("1", 2)]
+)
+def test_decoding_takes_at_least_what_pillow_stores(mode: str, bytes_per_pixel: int) -> None:
+    assert decoding_bytes(Image.new(mode, (30, 20)), GREY) == 600 * bytes_per_pixel
+    transparent = through_file(Image.fromarray(SHADES), transparency=3)
+    assert decoding_bytes(transparent, GREY) == 24 * 8
+    assert decoding_bytes(through_file(Image.fromarray(SHADES), "WEBP"), GREY) == 24 * 17
 
 
 def test_rgb_is_converted_to_grey_by_luma() -> None:

@@ -1,17 +1,24 @@
 """Reading bodies: limits, slow clients, and closed connections."""
 
 import asyncio
+import base64
+import io
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from app.api.bodies import RATE_SECONDS, UNBUDGETED_BYTES, Body, BodyLimits, ByteBudget
+from app.api.bodies import RATE_SECONDS, UNBUDGETED_BYTES, UNBUDGETED_IMAGE_BYTES, Body, BodyLimits, ByteBudget
 from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
+from app.codecs import images
 from app.middleware.request_state import run_cleanups
 from model.checkpoint import Checkpoint
+from model.images import fit_image
 from tests.support.services import Transport, client_of, state_of
 
 
@@ -110,6 +117,84 @@ class TestByteBudget:
         now += 10 * RATE_SECONDS
         with pytest.raises(Overloaded, match="retry after 60 s"):
             budget.acquire(20_000)
+
+    def test_bounds_the_images_that_are_decoded_at_once(self) -> None:
+        budget, large = ByteBudget(10 << 20), 4 << 20
+        with budget.hold_image(large), budget.hold_image(large):
+            assert budget.acquired == 2 * large
+            with pytest.raises(Overloaded) as refused, budget.hold_image(large):
+                pass
+            assert refused.value.retry_after == 1, "an image is decoded in less than a second"
+            with pytest.raises(Overloaded, match="retry after 1 s"):
+                budget.acquire(large)
+            with budget.hold_image(UNBUDGETED_IMAGE_BYTES):
+                assert budget.acquired == 2 * large
+        assert budget.acquired == 0
+        with pytest.raises(RuntimeError), budget.hold_image(large):
+            raise RuntimeError("damaged")
+        assert budget.acquired == 0
+
+    def test_decodes_one_image_of_any_size_beside_bodies(self) -> None:
+        budget = ByteBudget(1 << 20)
+        budget.acquire(1 << 20)
+        with budget.hold_image(1 << 30), pytest.raises(Overloaded), budget.hold_image(2 << 20):
+            pass
+        assert budget.acquired == 1 << 20
+
+    def test_loses_no_byte_between_threads(self) -> None:
+        budget = ByteBudget(1 << 40)
+
+        def hold() -> None:
+            for _ in range(2000):
+                with budget.hold_image(UNBUDGETED_IMAGE_BYTES + 1):
+                    pass
+
+        threads = [threading.Thread(target=hold) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert budget.acquired == 0
+
+
+def large_picture(kind: str = "PNG", side: int = 1000) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, kind)
+    return {"content": file.getvalue(), "headers": {"Content-Type": f"image/{kind.lower()}"}}
+
+
+def test_many_large_pictures_at_once_are_refused_before_they_fill_the_memory(
+    loaded: Callable[[str], Checkpoint], transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def held(*arguments: Any, **options: Any) -> Any:
+        entered.release()
+        assert release.wait(20)
+        return fit_image(*arguments, **options)
+
+    monkeypatch.setattr(images, "fit_image", held)
+    picture = large_picture()  # 5 MB in memory
+    with (
+        client_of(loaded("rgb-conv-discretized"), transport, queue_bytes=12 << 20, max_pixels=1 << 20) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        budget = state_of(client.app).body_limits.budget
+        first = [pool.submit(client.post, "/encode", **picture) for _ in range(2)]
+        for _ in first:
+            assert entered.acquire(timeout=20)
+        assert 10_000_000 <= budget.acquired <= 12 << 20
+        encoded = base64.b64encode(picture["content"]).decode()
+        others: list[dict[str, Any]] = [{"json": {"inputs": [encoded]}}, {"files": [("inputs", picture["content"])]}]
+        for request in (picture, *others):
+            refused = client.post("/encode", **request)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        small = large_picture("PNG", 100)
+        release.set()
+        assert [answer.result().status_code for answer in first] == [200, 200]
+        assert client.post("/encode", **small).status_code == 200
+        assert client.post("/encode", **picture).status_code == 200
+        assert budget.acquired == 0
 
 
 CONTENT = b" " * (2 * UNBUDGETED_BYTES) + b'{"inputs": [[40, 1.7, 70]]}'

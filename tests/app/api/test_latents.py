@@ -112,7 +112,7 @@ def test_grey_of_12_bits_in_16_is_as_bright_as_its_depth_says(serving: Serving, 
     shades = inputs("grey-mlp-discretized", 1)[0]
     file = io.BytesIO()
     Image.fromarray(shades.astype(np.uint16) * 16 + 7).save(file, kind)
-    image = {"content": file.getvalue(), "headers": {"Content-Type": f"image/{kind.lower()}"}}
+    image: dict[str, Any] = {"content": file.getvalue(), "headers": {"Content-Type": f"image/{kind.lower()}"}}
     for path in ("/reconstruct?inputs=true&depth=12", "/reconstruct?inputs=true&depth=16"):
         seen = np.array(client.post(path, **image).json()["inputs"])
         close(seen[0] * 255, shades if path.endswith("12") else shades // 16)

@@ -2,6 +2,7 @@
 
 import base64
 import textwrap
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from app.codecs.base64 import read_base64
 
 CONTENTS = [bytes(range(256)), b"\xfb\xff\xfe" * 30, b"a", b"ab", b"abc", b"?>?>~~"]
-FORMS = {
+FORMS: dict[str, Callable[[str], str]] = {
     "plain": lambda text: text,
     "url": lambda text: f"data:image/png;base64,{text}",
     "url without type": lambda text: f"data:;base64,{text}",

@@ -4,15 +4,19 @@ import base64
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.codecs import images
 from app.codecs.errors import CodecError, Invalid, Malformed, TooLarge, UnsupportedMedia
 from app.codecs.images import IMAGE_FORMATS, PixelBudget, decode_base64, decode_image, encode_png
 from app.codecs.spec import input_spec, latent_spec
+from app.settings import Settings
 from model.config import ImageData
 from tests.support.codecs import PICTURE, picture
 
@@ -74,6 +78,49 @@ def test_the_pixels_of_all_images_of_a_request_are_counted() -> None:
     assert len(decode_base64([text] * 2, PICTURE)) == 2
     with pytest.raises(TooLarge, match=r"inputs\[2\]: with this image of 60 x 80"):
         decode_base64([text] * 3, PICTURE)
+
+
+def test_memory_is_held_for_each_image_at_the_size_that_is_decoded() -> None:
+    held: list[int] = []
+
+    @contextmanager
+    def hold(size: int) -> Iterator[None]:
+        held.append(size)
+        yield
+        held.append(-size)
+
+    large = input_spec(ImageData(height=10, width=10, channels=3), max_rows=8, max_pixels=1 << 22)
+    decode_image(picture("JPEG", (800, 640), "RGB"), "image/jpeg", large, PixelBudget(1 << 22, hold))
+    assert held == [100 * 80 * 5, -100 * 80 * 5]
+    held.clear()
+    text = base64.b64encode(picture("PNG", (800, 640), "RGB")).decode()
+    decode_base64([text, text], large, hold)
+    assert held == [800 * 640 * 5, -800 * 640 * 5] * 2
+
+
+def test_what_refuses_the_memory_is_raised_as_it_is() -> None:
+    def refuse(size: int) -> AbstractContextManager[None]:
+        raise ConnectionError("no memory")
+
+    with pytest.raises(ConnectionError):
+        decode_image(picture(), "image/png", PICTURE, PixelBudget(10_000, refuse))
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "fit_image", fail)
+    with pytest.raises(MemoryError):
+        decode_image(picture(), "image/png", PICTURE, PixelBudget(10_000))
+
+
+def test_a_photo_of_a_phone_with_48_megapixels_is_within_the_default_limit() -> None:
+    limit = Settings(model="").max_pixels
+    photo = io.BytesIO()
+    Image.new("L", (8000, 6000), 99).save(photo, "JPEG")
+    row = decode_image(photo.getvalue(), "image/jpeg", PICTURE, PixelBudget(limit))
+    np.testing.assert_allclose(row, 99 / 255, atol=0.01)
 
 
 def test_animated_images_are_rejected() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
+from app.codecs.compression import Inflater, is_gzip
 from app.codecs.errors import Malformed
 
 #: Bytes of a body that need no budget: there are never more such bodies than connections.
@@ -19,6 +20,8 @@ UNBUDGETED_BYTES = 1 << 14
 UNBUDGETED_IMAGE_BYTES = 1 << 20
 #: Bytes a second at which decoding images frees memory at least; a tenth of what one core was measured to do.
 MIN_IMAGE_RATE = 5e7
+#: Bytes of a gzip body that are inflated on the event loop, and then in a thread before they are counted.
+INFLATED_BYTES_ON_LOOP, INFLATED_BYTES_AT_ONCE = 1 << 16, 1 << 20
 #: Decimal digits of a Content-Length beyond any limit.
 MAX_LENGTH_DIGITS = 18
 #: Seconds over which the rate of freed bytes is averaged: bytes freed so long ago count a third.
@@ -109,14 +112,23 @@ class Body:
         self._acquired = 0
 
     async def receive(self) -> bytes:
-        """All bytes of the body.
-
-        A server that holds the whole body already hands it over as `scope["vae.body"]`, which spares a task switch.
+        """All bytes of the body, inflated if it is gzip.
 
         Raises:
             LimitExceeded, BodyTooSlow, Overloaded: see `BodyLimits` and `ByteBudget`.
-            Malformed: the Content-Length is not a number.
+            Malformed: the Content-Length is not a number, or the body is not the gzip that it is said to be.
+            UnsupportedEncoding: the body has another content encoding than gzip.
             ClientLeft: the connection closed before the body was complete.
+        """
+        headers = self.request.headers
+        gzip = "content-encoding" in headers and is_gzip(",".join(headers.getlist("content-encoding")))
+        content = await self._receive()
+        return await self._inflate(content) if gzip else content
+
+    async def _receive(self) -> bytes:
+        """All bytes as they are sent.
+
+        A server that holds the whole body already hands it over as `scope["vae.body"]`, which spares a task switch.
         """
         limits = self._limits
         if (whole := self.request.scope.get("vae.body")) is not None:
@@ -140,6 +152,25 @@ class Body:
         except ClientDisconnect:
             raise ClientLeft("the client left before its body was complete") from None
         return b"".join(chunks)
+
+    async def _inflate(self, content: bytes) -> bytes:
+        """Inflate a body, a large one in a thread. Both forms are in memory, and in the budget."""
+        inflater = Inflater(content)
+        more = inflater.advance(INFLATED_BYTES_ON_LOOP)
+        while more:
+            self._count_inflated(inflater.size, len(content))
+            step = min(INFLATED_BYTES_AT_ONCE, self._limits.max_bytes + 1 - inflater.size)
+            more = await asyncio.to_thread(inflater.advance, step)
+        self._count_inflated(inflater.size, len(content))
+        return inflater.content()
+
+    def _count_inflated(self, size: int, compressed: int) -> None:
+        if size > self._limits.max_bytes:
+            raise LimitExceeded(
+                f"the gzip body inflates to more than the {self._limits.max_bytes:,} bytes that one request may have; "
+                "send fewer rows"
+            )
+        self._acquire(compressed + size)
 
     def hold_image(self, size: int) -> AbstractContextManager[None]:
         """Take bytes of the budget while an image of the body is decoded; see `ByteBudget.hold_image`."""
@@ -165,6 +196,9 @@ class Body:
         """Hold the received size against the limits. Bytes are budgeted on arrival: announcing a body costs nothing."""
         if size > self._limits.max_bytes:
             raise self._too_large()
+        self._acquire(size)
+
+    def _acquire(self, size: int) -> None:
         if size > max(UNBUDGETED_BYTES, self._acquired):
             step = max(size - self._acquired, UNBUDGETED_BYTES + 1)
             self._limits.budget.acquire(step, held=self._acquired)

@@ -137,7 +137,7 @@ async def _read(body: Body, spec: InputSpec, model: ServedModel, context: Reques
     content = await body.receive()
     start = time.monotonic()
     context.deadline = start + context.timeout  # which counts from when the request is complete
-    arguments = (content, content_type, coding, spec, body.hold_image)
+    arguments = (content, content_type, spec, body.hold_image)
     if len(content) > THREAD_BYTES or may_hold_images(content, content_type):
         rows = await asyncio.to_thread(decode, *arguments)
         if time.monotonic() > context.deadline:

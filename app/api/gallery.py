@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.api.dependencies import CurrentModel
 from app.api.errors import NotFound
 from app.api.openapi import MODEL_ERRORS, describe
-from app.api.responses import choose_format, respond
+from app.api.responses import choose_format, respond, wants_gzip
 from app.api.schemas import Gallery as GalleryAnswer
 from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
 from app.api.state import CachedResponse, ServedModel
@@ -42,19 +42,21 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
     available = ("json", "png") if model.is_image else ("json",)
     format = negotiation.choose(request.headers.get("accept", ""), params.format, available)
     held_out, data = _gallery_of(model), model.data
-    name = f"gallery.{format}"
-    cached = model.cached_responses.get(name)
-    if cached is None:
+    plain = model.cached_responses.get(f"gallery.{format}")
+    if plain is None:
         write = {"json": _json, "png": _thumbnail_sheet}[format]
-        body = await asyncio.to_thread(lambda: write(held_out, data))
-        cached = model.cached_responses[name] = CachedResponse(body, negotiation.MEDIA_TYPES[format])
+        plain = CachedResponse(await asyncio.to_thread(lambda: write(held_out, data)), negotiation.MEDIA_TYPES[format])
+        model.cached_responses[f"gallery.{format}"] = plain
         trim_memory()
     # The same address has another response where another model is served: clients may keep it, but have to ask.
-    headers = {"ETag": cached.etag, "Cache-Control": "no-cache"}
-    tags = request.headers.get("if-none-match", "").split(",")
-    if cached.etag in [tag.strip().removeprefix("W/") for tag in tags]:
+    gzip = format == "json" and wants_gzip(request)
+    cached = await asyncio.to_thread(lambda: plain.compressed) if gzip else plain
+    headers = {"ETag": cached.etag, "Cache-Control": "no-cache", "Vary": "accept, accept-encoding"}
+    tags = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if tags & {cached.etag, "*"}:
         return Response(status_code=304, headers=headers)
-    return Response(cached.body, headers=headers, media_type=cached.media_type)
+    coding = {"Content-Encoding": "gzip"} if gzip else {}
+    return Response(cached.body, headers=headers | coding, media_type=cached.media_type)
 
 
 @router.get("/model/gallery/input", **describe(GalleryInput, "json", "npz", "png", errors=GALLERY_ERRORS))
@@ -81,7 +83,7 @@ async def gallery_input(
         "label_name": names[label] if names is not None and label is not None else None,
         "scores": {name: numbers[row] for name, numbers in gallery.scores.items()},
     }
-    return await respond(format, fields, images=x if model.is_image else None)
+    return await respond(request, format, fields, images=x if model.is_image else None)
 
 
 def _gallery_of(model: ServedModel) -> Gallery:

@@ -34,7 +34,7 @@ async def encode(
     format = choose_format(request, params.format, model)
     x = await inputs.read(model, context, model.engine.encode_plan, strict=params.strict, depth=params.depth)
     mean, variance = await model.engine.encode(x, context)
-    return await respond(format, {"mean": mean, "variance": variance}, context=context)
+    return await respond(request, format, {"mean": mean, "variance": variance}, context=context)
 
 
 @router.post("/decode", **describe(Decoded, "json", "npz", "png", body="latents"))
@@ -48,7 +48,7 @@ async def decode(
     format = choose_format(request, params.format, model, images=True)
     z = await latents.read(model, context, functools.partial(model.engine.decode_plan, noisy=params.noise))
     x = await model.engine.decode(z, context, noise_seed=params.seed if params.noise else None)
-    return await respond(format, {"outputs": model.to_public(x)}, images=x, context=context)
+    return await respond(request, format, {"outputs": model.to_public(x)}, images=x, context=context)
 
 
 @router.get("/sample", **describe(Sampled, "json", "npz", "png"))
@@ -64,7 +64,7 @@ async def sample(
     ensure_within("query.n", params.n, model.settings.max_rows)
     context.rows = params.n
     z, x = await model.engine.sample(params.n, params.seed, params.temperature, context, noisy=params.noise)
-    return await respond(format, {"outputs": model.to_public(x), "latents": z}, images=x, context=context)
+    return await respond(request, format, {"outputs": model.to_public(x), "latents": z}, images=x, context=context)
 
 
 @router.post("/reconstruct", **describe(Reconstructed, "json", "npz", "png", body="inputs"))
@@ -85,4 +85,4 @@ async def reconstruct(
     fields = {"outputs": model.to_public(reconstruction)}
     if params.inputs:
         fields["inputs"] = model.to_public(x)
-    return await respond(format, fields, images=reconstruction, context=context)
+    return await respond(request, format, fields, images=reconstruction, context=context)

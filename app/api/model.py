@@ -6,13 +6,16 @@ from typing import Annotated
 
 import torch
 from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
 from app import __version__
 from app.api.dependencies import CurrentModel
 from app.api.errors import Forbidden
 from app.api.openapi import describe
+from app.api.responses import GZIP, BytesResponse, wants_gzip
 from app.api.schemas import CalibratedFor, CardWarning, Computed, Limits, ModelCard, NoParams, Reloaded
-from app.api.state import state_of
+from app.api.state import ServedModel, state_of
+from app.codecs.compression import MIN_GZIP_BYTES, compress
 from app.codecs.errors import Invalid
 from model.config import ImageData
 from model.images import CONVERSION
@@ -23,11 +26,19 @@ reload_router = APIRouter(tags=["operations"])
 
 
 @router.get("/model", **describe(ModelCard, "json", errors=()))
-async def model_card(params: Annotated[NoParams, Query()], model: CurrentModel) -> ModelCard:
+async def model_card(params: Annotated[NoParams, Query()], request: Request, model: CurrentModel) -> Response:
     """The model card.
 
     What is served, and its limits.
     """
+    body = _card(model).model_dump_json().encode()
+    gzip = len(body) >= MIN_GZIP_BYTES and wants_gzip(request)
+    if gzip:
+        body = await asyncio.to_thread(compress, body)
+    return BytesResponse(body, "application/json", (b"vary", b"accept-encoding"), *([GZIP] if gzip else []))
+
+
+def _card(model: ServedModel) -> ModelCard:
     checkpoint = model.engine.checkpoint
     config, card = checkpoint.vae.config, checkpoint.card
     references = checkpoint.calibration.references if checkpoint.calibration else {}

@@ -21,11 +21,25 @@ BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream"
 INTRODUCTION = """A trained variational autoencoder behind HTTP: encode, decode, sample, and score by free energy.
 
 Every array has the batch first. Responses come as JSON, as `application/x-npz`, and images as `image/png`, by `Accept`
-or `?format=`. Errors are `application/problem+json` and name the place and the remedy. `X-Model-Digest` on every
-response names the model that gave it."""
+or `?format=`; large JSON as gzip by `Accept-Encoding`. Bodies may be gzip too, with `Content-Encoding: gzip`. Errors
+are `application/problem+json` and name the place and the remedy. `X-Model-Digest` on every response
+names the model that gave it."""
 HEADERS: Json = {
     "X-Model-Digest": {"description": "SHA-256 of the model.", "schema": {"type": "string"}},
     "X-Request-ID": {"description": "The client's own, or one that the service gave.", "schema": {"type": "string"}},
+}
+CODING: Json = {
+    "Content-Encoding": {
+        "description": "gzip on large JSON, where Accept-Encoding admits it.",
+        "schema": {"type": "string", "enum": ["gzip"]},
+    },
+    "Vary": {"description": "Request headers that chose this form of the response.", "schema": {"type": "string"}},
+}
+ACCEPT_ENCODING: Json = {
+    "Accept-Encoding": {
+        "description": "gzip, where another content encoding was refused.",
+        "schema": {"type": "string"},
+    }
 }
 RETRY_AFTER: Json = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 #: Statuses that any call of the model can have, and those of calls that read a body.
@@ -65,10 +79,10 @@ def describe(
     """
     content = {MEDIA_TYPES[form]: {"schema": {**BINARY, "contentMediaType": MEDIA_TYPES[form]}} for form in formats}
     content.pop(MEDIA_TYPES["json"], None)  # FastAPI documents it from the model of the response
-    responses: dict[int, Json] = {200: {"content": content}} if content else {}
+    responses: dict[int, Json] = {200: {"content": content, "headers": {**CODING}}} if content else {}
     if cacheable:
         etag = {"description": "Of this response; for If-None-Match.", "schema": {"type": "string"}}
-        responses.setdefault(200, {})["headers"] = {"ETag": etag}
+        responses.setdefault(200, {}).setdefault("headers", {})["ETag"] = etag
         responses[304] = {"description": "The response that If-None-Match names is still current."}
     statuses = {*errors, 422, 503, *(BODY_ERRORS if body else ())}
     responses |= {status: _problem(status) for status in sorted(statuses)}
@@ -82,7 +96,8 @@ def _problem(status: int) -> Json:
     title = dict(STATUS.values())[status]
     example = problem_body(status, title, EXAMPLES[status])
     content = {PROBLEM: {"schema": {"$ref": REF.format(name="Problem")}, "example": example}}
-    return {"description": title, "content": content, **({"headers": RETRY_AFTER} if status == 429 else {})}
+    headers = {429: RETRY_AFTER, 415: ACCEPT_ENCODING}.get(status)
+    return {"description": title, "content": content, **({"headers": headers} if headers else {})}
 
 
 def document(app: FastAPI, model: ServedModel) -> Json:

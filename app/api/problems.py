@@ -91,6 +91,8 @@ def to_response(method: str, path: str, error: Exception, *, root_path: str = ""
     locations: tuple[ErrorLocation, ...] = ()
     headers: dict[str, str] = {}
     detail = str(error)
+    if isinstance(error, codecs.UnsupportedEncoding):
+        headers = {"Accept-Encoding": "gzip"}
     if isinstance(error, codecs.CodecError):
         locations = error.locations
     elif isinstance(error, InputError):

@@ -54,10 +54,10 @@ async def free_energy(
         "p_values_reason": result.calibrated.reason,
     }
     if result.per_dimension is None:
-        return await respond(format, fields, context=context)
+        return await respond(request, format, fields, context=context)
     fields["per_dimension"] = model.data.to_public(result.per_dimension)
     images = to_heatmap(result.per_dimension) if format == "png" else None
-    return await respond(format, fields, images=images, context=context)
+    return await respond(request, format, fields, images=images, context=context)
 
 
 def to_heatmap(nats: Floats) -> Floats:

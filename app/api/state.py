@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from app import __version__
 from app.api.bodies import BodyLimits
 from app.api.keys import Keys
+from app.codecs.compression import compress
 from app.codecs.spec import Floats, InputSpec, input_spec, latent_spec
 from app.inference.devices import resident_memory, trim_memory
 from app.inference.engine import Engine
@@ -35,8 +36,13 @@ class CachedResponse:
 
     @functools.cached_property
     def etag(self) -> str:
-        """A strong ETag: the digest of the body, in quotes."""
+        """A strong ETag: the digest of the body, in quotes. The gzip form has another."""
         return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+
+    @functools.cached_property
+    def compressed(self) -> "CachedResponse":
+        """The response as gzip, made when it is first asked for."""
+        return CachedResponse(compress(self.body), self.media_type)
 
 
 class ServedModel:

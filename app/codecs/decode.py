@@ -10,18 +10,15 @@ from app.codecs.npy import decode_npy
 from app.codecs.spec import Floats, InputSpec
 
 
-def decode(
-    body: bytes, content_type: str, content_encoding: str, spec: InputSpec, hold: HoldMemory = hold_any
-) -> Floats:
+def decode(body: bytes, content_type: str, spec: InputSpec, hold: HoldMemory = hold_any) -> Floats:
     """Decode a request body to float32 rows in the model's layout (see `InputSpec.check`), every value in range.
 
     Args:
         content_type: may have parameters.
-        content_encoding: empty if there is none.
         hold: called with the bytes of memory that each image takes while it is decoded; what it raises is passed on.
 
     Raises:
-        UnsupportedMedia: the content type or content encoding is not supported.
+        UnsupportedMedia: the content type is not supported.
         Malformed: the body is empty, or not of its content type.
         Invalid: a key, shape, type or value is wrong.
         TooLarge: too many rows, parts or pixels.
@@ -31,8 +28,6 @@ def decode(
         media_type = parse_options_header(content_type)[0].decode("latin-1").lower()
     if not body:
         raise Malformed(_empty(spec))
-    if content_encoding.lower() not in {"", "identity"}:
-        raise UnsupportedMedia(f"Content-Encoding '{content_encoding:.40}' is not supported; send the body unencoded")
     if media_type == "application/json":
         return decode_json(body, spec, hold)
     if media_type == "application/x-npy":

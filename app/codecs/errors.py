@@ -5,6 +5,7 @@ CodecError
 ├── NotAcceptable     the client accepts none of the available formats
 ├── TooLarge          more rows, pixels or parts than the limit
 ├── UnsupportedMedia  a content type or content encoding that cannot be decoded
+│   └── UnsupportedEncoding
 └── Invalid           a well-formed body or parameter with wrong content
 """
 
@@ -43,6 +44,10 @@ class TooLarge(CodecError):
 
 class UnsupportedMedia(CodecError):
     """The content type or content encoding cannot be decoded."""
+
+
+class UnsupportedEncoding(UnsupportedMedia):
+    """The content encoding cannot be decoded."""
 
 
 class Invalid(CodecError):

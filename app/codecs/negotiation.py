@@ -27,7 +27,7 @@ def choose(accept: str, requested: str | None, available: Sequence[str]) -> str:
     for name in available:
         if accept == MEDIA_TYPES[name]:
             return name
-    ranges = [_parse_range(part) for part in accept.split(",")]
+    ranges = [parse_range(part) for part in accept.split(",")]
     qualities = {name: _quality(MEDIA_TYPES[name], ranges) for name in available}
     if not any(qualities.values()):
         media_types = ", ".join(MEDIA_TYPES[name] for name in available)
@@ -35,8 +35,8 @@ def choose(accept: str, requested: str | None, available: Sequence[str]) -> str:
     return max(available, key=qualities.__getitem__)
 
 
-def _parse_range(part: str) -> tuple[str, float]:
-    """Parse one media range, such as `image/*;q=0.5`, to the range and its quality from 0 to 1."""
+def parse_range(part: str) -> tuple[str, float]:
+    """Parse one item of an Accept or Accept-Encoding header, such as `image/*;q=0.5`, to its name and quality."""
     media, *parameters = (piece.strip().lower() for piece in part.split(";"))
     for parameter in parameters:
         if parameter.startswith("q="):

@@ -1,6 +1,8 @@
 """Requests that a service refuses, with the expected status and message."""
 
+import gzip
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ from PIL import Image
 GOOD = {"inputs": np.full((1, 8, 8), 0.5).tolist()}
 BOOT = (Path(__file__).parents[2] / "examples/ankle-boot.png").read_bytes()
 JSON = {"Content-Type": "application/json"}
+
+
+ZIPPED = gzip.compress(json.dumps(GOOD).encode())
+ZIPPED_JSON = {**JSON, "Content-Encoding": "gzip"}
 
 
 def png(size: tuple[int, int]) -> bytes:
@@ -54,7 +60,13 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", "/encode", {"json": {"inputs": np.zeros((1, 8, 7)).tolist()}}, 422, "inputs[0][0]: expected a list of"),
     ("POST", "/encode", {"data": {"inputs": "1"}}, 415, "application/json"),
     ("POST", "/encode", {"content": b"{}"}, 415, "application/json"),
-    ("POST", "/encode", {"json": GOOD, "headers": {"Content-Encoding": "gzip"}}, 415, "gzip"),
+    ("POST", "/encode", {"json": GOOD, "headers": {"Content-Encoding": "br"}}, 415, "as gzip or unencoded"),
+    ("POST", "/encode", {"json": GOOD, "headers": {"Content-Encoding": "gzip, gzip"}}, 415, "as gzip or unencoded"),
+    ("POST", "/encode", {"json": GOOD, "headers": {"Content-Encoding": "gzip"}}, 400, "not gzip"),
+    ("POST", "/encode", {"content": ZIPPED[:-5], "headers": ZIPPED_JSON}, 400, "ends too early"),
+    ("POST", "/encode", {"content": ZIPPED + b"more", "headers": ZIPPED_JSON}, 400, "followed by other bytes"),
+    ("POST", "/encode", {"content": b"", "headers": ZIPPED_JSON}, 400, "ends too early"),
+    ("POST", "/encode", {"content": gzip.compress(bytes(1 << 21)), "headers": ZIPPED_JSON}, 413, "inflates to more"),
     ("POST", "/encode", {"json": GOOD, "headers": {"Accept": "text/html"}}, 406, "application/x-npz"),
     ("POST", "/encode?format=png", {"json": GOOD}, 406, "available: json, npz"),
     ("POST", "/encode?format=xml", {"json": GOOD}, 422, "query.format"),

@@ -152,12 +152,12 @@ def mutate(body: bytes, other: bytes, source: random.Random) -> bytes:
     return body
 
 
-def headers(source: random.Random, content_type: str) -> tuple[str, str]:
-    """Choose Content-Type and Content-Encoding; two percent are unsupported or mismatched."""
+def some_content_type(source: random.Random, content_type: str) -> str:
+    """Choose a Content-Type; two percent are unsupported or mismatched."""
     if source.random() < 0.02:
         odd = ("", "application/json;", "image/*", "multipart/form-data", "text/plain", content_type.upper(), "\xff/\0")
-        return source.choice(odd), source.choice(("", "identity", "gzip", "br, gzip"))
-    return content_type, ""
+        return source.choice(odd)
+    return content_type
 
 
 def fuzz(count: int, seed: int) -> dict[str, int]:
@@ -177,7 +177,7 @@ def fuzz(count: int, seed: int) -> dict[str, int]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rows = decode(body, *headers(source, content_type), spec)
+                rows = decode(body, some_content_type(source, content_type), spec)
         except CodecError as error:
             outcome = type(error).__name__ if error.detail else "empty message"
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.errors import BodyTooSlow, ClientLeft, LimitExceeded, Overloaded
+from app.api.threads import run_in_thread
 from app.codecs.compression import Inflater, is_gzip
 from app.codecs.errors import Malformed
 
@@ -160,7 +161,7 @@ class Body:
         while more:
             self._count_inflated(inflater.size, len(content))
             step = min(INFLATED_BYTES_AT_ONCE, self._limits.max_bytes + 1 - inflater.size)
-            more = await asyncio.to_thread(inflater.advance, step)
+            more = await run_in_thread(inflater.advance, step)
         self._count_inflated(inflater.size, len(content))
         return inflater.content()
 

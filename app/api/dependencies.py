@@ -11,7 +11,6 @@ model calls that it plans: `plan(rows)` gives those of a body of this many rows.
 dependencies do not depend on each other: FastAPI resolves each of them at a cost of some 20 microseconds.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pydantic import WithJsonSchema
 from app.api.bodies import Body
 from app.api.errors import LimitExceeded
 from app.api.state import ServedModel, state_of
+from app.api.threads import run_in_thread
 from app.codecs.decode import decode, may_hold_images
 from app.codecs.errors import Invalid
 from app.codecs.rows import row_bounds
@@ -139,7 +139,7 @@ async def _read(body: Body, spec: InputSpec, model: ServedModel, context: Reques
     context.deadline = start + context.timeout  # which counts from when the request is complete
     arguments = (content, content_type, spec, body.hold_image)
     if len(content) > THREAD_BYTES or may_hold_images(content, content_type):
-        rows = await asyncio.to_thread(decode, *arguments)
+        rows = await run_in_thread(decode, *arguments)
         if time.monotonic() > context.deadline:
             raise DeadlinePassed("reading this request took too long; send fewer rows, or allow more time")
     else:

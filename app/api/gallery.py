@@ -1,6 +1,5 @@
 """`/model/gallery`: held-out inputs to look at, with their latents and scores, as they are kept with the model."""
 
-import asyncio
 import io
 import math
 from typing import Annotated
@@ -17,6 +16,7 @@ from app.api.responses import choose_format, respond, wants_gzip
 from app.api.schemas import Gallery as GalleryAnswer
 from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
 from app.api.state import CachedResponse, ServedModel
+from app.api.threads import run_in_thread
 from app.codecs import negotiation
 from app.codecs.errors import Invalid
 from app.inference.devices import trim_memory
@@ -45,12 +45,12 @@ async def gallery(params: Annotated[GalleryParams, Query()], request: Request, m
     plain = model.cached_responses.get(f"gallery.{format}")
     if plain is None:
         write = {"json": _json, "png": _thumbnail_sheet}[format]
-        plain = CachedResponse(await asyncio.to_thread(lambda: write(held_out, data)), negotiation.MEDIA_TYPES[format])
+        plain = CachedResponse(await run_in_thread(lambda: write(held_out, data)), negotiation.MEDIA_TYPES[format])
         model.cached_responses[f"gallery.{format}"] = plain
         trim_memory()
     # The same address has another response where another model is served: clients may keep it, but have to ask.
     gzip = format == "json" and wants_gzip(request)
-    cached = await asyncio.to_thread(lambda: plain.compressed) if gzip else plain
+    cached = await run_in_thread(lambda: plain.compressed) if gzip else plain
     headers = {"ETag": cached.etag, "Cache-Control": "no-cache", "Vary": "accept, accept-encoding"}
     tags = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if tags & {cached.etag, "*"}:

@@ -15,6 +15,7 @@ from app.api.openapi import describe
 from app.api.responses import GZIP, BytesResponse, wants_gzip
 from app.api.schemas import CalibratedFor, CardWarning, Computed, Limits, ModelCard, NoParams, Reloaded
 from app.api.state import ServedModel, state_of
+from app.api.threads import run_in_thread
 from app.codecs.compression import MIN_GZIP_BYTES, compress
 from app.codecs.errors import Invalid
 from model.config import ImageData
@@ -34,7 +35,7 @@ async def model_card(params: Annotated[NoParams, Query()], request: Request, mod
     body = _card(model).model_dump_json().encode()
     gzip = len(body) >= MIN_GZIP_BYTES and wants_gzip(request)
     if gzip:
-        body = await asyncio.to_thread(compress, body)
+        body = await run_in_thread(compress, body)
     return BytesResponse(body, "application/json", (b"vary", b"accept-encoding"), *([GZIP] if gzip else []))
 
 

@@ -1,12 +1,12 @@
 """Responses of named arrays, in the format that the client asks for."""
 
-import asyncio
 import time
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.state import ServedModel
+from app.api.threads import run_in_thread
 from app.codecs import negotiation
 from app.codecs.compression import accepts_gzip, compress
 from app.codecs.encode import Fields, array_bytes, encode
@@ -66,7 +66,7 @@ async def respond(
     size = array_bytes(fields)
     gzip = format == "json" and size > MIN_GZIP_ARRAY_BYTES and wants_gzip(request)
     if gzip or size > THREAD_BYTES:
-        body, media_type = await asyncio.to_thread(_encode, format, fields, images, gzip)
+        body, media_type = await run_in_thread(_encode, format, fields, images, gzip)
     else:
         body, media_type = encode(format, fields, images)
     if context is not None and context.spans is not None:

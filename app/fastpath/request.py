@@ -70,7 +70,7 @@ class FastRequest(Request):
         status = CLIENT_LEFT
         try:
             response = await self._route.respond(self, self._params)
-            status = response.status_code
+            status = self.own["status"] = response.status_code
             if protocol.flow.write_paused:
                 await protocol.flow.drain()
             self._write(response)

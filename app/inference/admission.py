@@ -39,7 +39,7 @@ class Admission:
     """Decides on requests. Its methods are called with the lock of the queue held."""
 
     def __init__(self, queue: Queue, limits: QueueLimits) -> None:
-        self._queue = queue
+        self.queue = queue
         self._limits = limits
         self._demand, self._demand_updated = 0.0, 0.0
 
@@ -50,11 +50,11 @@ class Admission:
         size = self.measure(plan)
         share = self._judge(plan, size, context.timeout, context.deadline - now, now)
         context.large = size.large
-        self._queue.enter(context, plan, now, share)
+        self.queue.enter(context, plan, now, share)
 
     def leave(self, context: RequestContext) -> None:
         """Forget a request that is over, in whatever way."""
-        self._queue.lane_of(context).leave(context)
+        self.queue.lane_of(context).leave(context)
 
     def check(self, fewest: Plan, most: Plan, timeout: float, now: float) -> None:
         """Raise an error if a request would be refused, however many rows its unread body turns out to have.
@@ -73,7 +73,7 @@ class Admission:
 
     def measure(self, plan: Plan) -> Size:
         """Estimate the work of a request."""
-        costs, seconds, batch, rows = self._queue.costs, 0.0, {}, 0
+        costs, seconds, batch, rows = self.queue.costs, 0.0, {}, 0
         for call in plan:
             cost = costs[call.call]
             seconds += cost.price(call.rows) * call.times
@@ -84,7 +84,7 @@ class Admission:
 
     def seconds_ahead(self, now: float, *, large: bool) -> float:
         """Estimated seconds that a new request would wait for others."""
-        queue = self._queue
+        queue = self.queue
         small = queue.small.shared_seconds + queue.small.partial_seconds
         if large:
             return small + queue.large.seconds / self._available_share(now)
@@ -99,12 +99,12 @@ class Admission:
         except (QueueFull, TooLong):
             if not size.large:
                 self._add_demand(size.seconds, now)
-            self._queue.costs.relax(plan, now)
+            self.queue.costs.relax(plan, now)
             raise
         return 0.0
 
     def _judge_small(self, size: Size, timeout: float, left: float) -> None:
-        queue, limits = self._queue, self._limits
+        queue, limits = self.queue, self._limits
         lane, share = queue.small, queue.small_share
         if (alone := MARGIN * size.seconds) > timeout:
             raise TooLong(alone, timeout)
@@ -122,7 +122,7 @@ class Admission:
             raise QueueFull("deadline", f"with the work ahead this request takes {needed:.2g} s", needed - left)
 
     def _judge_large(self, seconds: float, timeout: float, left: float, now: float) -> float:
-        queue, limits = self._queue, self._limits
+        queue, limits = self.queue, self._limits
         lane, small = queue.large, queue.small
         alone = MARGIN * seconds / MAX_LARGE_SHARE
         if alone > lane.time_left(timeout):
@@ -145,10 +145,10 @@ class Admission:
 
     def _ensure_small(self, share: float, now: float) -> None:
         """Raise QueueFull if small requests could not keep their limits where large ones have this share."""
-        small, limits = self._queue.small, self._limits
+        small, limits = self.queue.small, self._limits
         if small.oldest is None:
             return
-        interruption = MARGIN * self._queue.costs.slice_seconds
+        interruption = MARGIN * self.queue.costs.slice_seconds
         waits = MARGIN * (small.shared_seconds + small.partial_seconds) / (1 - share) + interruption
         spare = limits.seconds - (now - small.oldest.admitted_at) - waits
         works = MARGIN * small.seconds / (1 - share)

@@ -74,7 +74,7 @@ class AccessLogMiddleware:
         async def send_with_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = scope["state"]["status"] = message["status"]
             await send(message)
 
         try:

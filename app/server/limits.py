@@ -9,7 +9,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.api.problems import STATUS
 from app.api.state import AppState
+from app.inference.errors import QueueFull
 from app.server.parser import RequestParser
 
 #: Seconds from the opening of a connection, or from the first byte of a head, until the head must be complete.
@@ -21,6 +23,10 @@ MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
 #: Seconds for which a stopping server leaves idle connections open, so that requests already in flight on the network
 #: are still answered.
 CLOSE_DELAY_SECONDS = 0.5
+OVERLOADED = STATUS[QueueFull][0]
+#: Seconds after a response of 429 for up to which its connection is not read. What a client sends again at once waits
+#: there at no cost, and is then read together with what others have sent.
+REFUSAL_PAUSE_SECONDS = 0.1
 log = logging.getLogger("vae")
 
 
@@ -68,12 +74,34 @@ class SharedTimeout:
         self._timer = None
 
 
+class RefusedConnections:
+    """Connections that are not read for a while, because their last request was refused: all until the same moment."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._paused: set[LimitedProtocol] = set()
+
+    def pause(self, connection: "LimitedProtocol") -> None:
+        """Stop reading, for REFUSAL_PAUSE_SECONDS at most."""
+        if not self._paused:
+            self._loop.call_later(REFUSAL_PAUSE_SECONDS, self._resume)
+        self._paused.add(connection)
+        connection.flow.pause_reading()
+
+    def _resume(self) -> None:
+        paused, self._paused = self._paused, set()
+        for connection in paused:
+            if not (connection.transport.is_closing() or connection.pipeline):
+                connection.flow.resume_reading()
+
+
 class ConnectionTimers:
     """The timers that the connections of one server share."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keep_alive: float) -> None:
         self.idle = SharedTimeout(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
         self.heads = SharedTimeout(loop, MAX_HEAD_SECONDS, HttpToolsProtocol.timeout_keep_alive_handler)
+        self.refused = RefusedConnections(loop)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -167,9 +195,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
         else:  # as uvicorn does, with the timer that all connections share
-            self._running = None
+            running, self._running = self._running, None
             self.server_state.total_requests += 1
             self.flow.resume_reading()
+            if running is not None and running.scope["state"].get("status") == OVERLOADED:
+                self.timers.refused.pause(self)
             if not self._in_head:
                 self.timers.idle.enter(self)
         if self.pipeline:

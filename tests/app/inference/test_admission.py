@@ -181,7 +181,7 @@ def test_an_unread_request_is_refused_only_if_no_number_of_rows_could_be_taken()
 
 def test_a_call_that_was_slow_once_is_not_refused_for_ever() -> None:
     a = admission()
-    costs = a._queue.costs
+    costs = a.queue.costs
     for _ in range(50):
         costs.record("encode", 1, 100.0, 0.0)  # the process was held up
     refused = 0
@@ -197,7 +197,7 @@ def test_a_call_that_was_slow_once_is_not_refused_for_ever() -> None:
 
 def test_one_slow_call_changes_an_estimate_by_a_third_at_most() -> None:
     a = admission()
-    costs = a._queue.costs
+    costs = a.queue.costs
     for _ in range(50):
         costs.record("encode", 10, 0.01, 0.0)
     costs.record("encode", 10, 100.0, 0.0)

@@ -29,7 +29,7 @@ from app.codecs.rows import row_bounds
 from app.codecs.spec import Floats, InputSpec
 from app.inference.context import RequestContext, Span
 from app.inference.costs import Plan
-from app.inference.errors import DeadlinePassed
+from app.inference.errors import DeadlinePassed, QueueFull
 from model.images import MAX_DEPTH
 
 #: Bytes of a body from which on it is decoded in a thread: on the event loop every other request would wait for it.
@@ -53,7 +53,7 @@ async def current_model(request: Request) -> ServedModel:
     Raises:
         Invalid: a query parameter is given more than once.
     """
-    if request.scope["query_string"]:
+    if b"&" in request.scope["query_string"]:
         _refuse_repeated(request)
     model, state = state_of(request).model, request.scope["state"]
     state["model"] = model
@@ -132,8 +132,13 @@ class LatentBody(Body):
 async def _read(body: Body, spec: InputSpec, model: ServedModel, context: RequestContext, plan: PlanOfRows) -> Floats:
     headers = body.request.headers
     content_type, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
-    fewest, most = row_bounds(content_type, coding, body.announced(), spec)
-    model.engine.batcher.check(plan(fewest), plan(most), context.timeout)
+    if model.engine.batcher.loaded:
+        fewest, most = row_bounds(content_type, coding, body.announced(), spec)
+        try:
+            model.engine.batcher.check(plan(fewest), plan(most), context.timeout)
+        except QueueFull:
+            body.request.scope["state"]["unread"] = True  # the refusal holds for every body of a request like this
+            raise
     content = await body.receive()
     start = time.monotonic()
     context.deadline = start + context.timeout  # which counts from when the request is complete

@@ -1,6 +1,5 @@
 """uvicorn's HTTP protocol with a shortcut to the endpoints for plain requests."""
 
-import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -8,33 +7,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.fastpath.request import FastHeaders, FastRequest
 from app.fastpath.routes import fast_routes
 from app.server.limits import LimitedProtocol, SharedTimeout
+from app.server.refusals import Refusals
+from app.server.writer import ResponseWriter
 
 #: Headers that ask for more than a response, announce a body of unknown length, or belong to CORS.
 SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"origin"})
 #: Bytes of a body, and seconds from its first part to its last, up to which a request is held for the shortcut.
 MAX_BODY_BYTES, MAX_BODY_SECONDS = 1 << 17, 0.1
-
-
-class ResponseWriter:
-    """Writes responses that become ready together in one go: their client is woken once for all of them."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._pending: list[tuple[asyncio.Transport, bytes]] = []
-
-    def write(self, transport: asyncio.Transport, response: bytes, *, alone: bool) -> None:
-        """Write in the next round of the loop; at once where no other response can become ready in this one."""
-        self._pending.append((transport, response))
-        if alone:
-            self.flush()
-        elif len(self._pending) == 1:
-            self._loop.call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Write all pending responses."""
-        pending, self._pending = self._pending, []
-        for transport, response in pending:
-            transport.write(response)
 
 
 class FastProtocol(LimitedProtocol):
@@ -44,8 +23,8 @@ class FastProtocol(LimitedProtocol):
         super().__init__(*args, **kwargs)
         if "fast" not in self.app_state:  # which all connections share
             bodies = SharedTimeout(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
-            self.app_state["fast"] = ResponseWriter(self.loop), bodies, fast_routes(self.app)
-        self._responses, self._bodies, routes = self.app_state["fast"]
+            self.app_state["fast"] = ResponseWriter(self.loop), Refusals(), bodies, fast_routes(self.app)
+        self._responses, self.refusals, self._bodies, routes = self.app_state["fast"]
         # Tracing, and what uvicorn itself does to requests, need the ASGI path.
         standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
         self._routes = {} if standard else routes
@@ -115,7 +94,6 @@ class FastProtocol(LimitedProtocol):
         body, self._body = b"".join(self._body), []
         self.cycle = self._running = request  # type: ignore[assignment]
         request.start(body)
-        self.tasks.add(request.task)
 
     def hand_over(self) -> None:
         """Leave a request whose body is slow to uvicorn, as far as it has arrived."""

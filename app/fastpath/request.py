@@ -56,7 +56,14 @@ class FastRequest(Request):
     def start(self, body: bytes) -> None:
         """Answer the request, whose body is complete."""
         self.scope["vae.body"] = body
-        self.task: asyncio.Task[None] = self._protocol.loop.create_task(self._run())
+        protocol = self._protocol
+        refusal = protocol.refusals.find(protocol.state.model.engine.batcher, self)
+        if refusal is None:
+            self.task: asyncio.Task[None] = protocol.loop.create_task(self._run())
+            protocol.tasks.add(self.task)
+        else:
+            self._write(refusal)
+            self._end(refusal.status_code)
 
     def leave(self) -> None:
         """Cancel the work of a client that closed its connection."""
@@ -70,7 +77,9 @@ class FastRequest(Request):
         status = CLIENT_LEFT
         try:
             response = await self._route.respond(self, self._params)
-            status = self.own["status"] = response.status_code
+            status = response.status_code
+            if "unread" in self.own:
+                protocol.refusals.add(protocol.state.model.engine.batcher, self, response)
             if protocol.flow.write_paused:
                 await protocol.flow.drain()
             self._write(response)
@@ -80,15 +89,19 @@ class FastRequest(Request):
                 self._write(to_response(method, path, Unavailable(STOPPED)))
                 raise
         finally:
-            if not self.response_complete:
-                protocol.transport.close()  # nothing else would end a client's wait
-            self.response_complete, own = True, self.own
-            self.scope, self.own = {}, {}  # an idle connection must hold neither a body nor a model
             protocol.tasks.discard(self.task)
-            run_cleanups(own["cleanups"])
-            seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
-            whole = f"{protocol.state.settings.root_path or ''}{path}"
-            record_request(protocol.state.metrics, path, method, whole, status, seconds, own, parent)
+            self._end(status)
+
+    def _end(self, status: int) -> None:
+        protocol, path = self._protocol, self._route.path
+        if not self.response_complete:
+            protocol.transport.close()  # nothing else would end a client's wait
+        self.response_complete, own = True, self.own
+        self.scope, self.own = {}, {}  # an idle connection must hold neither a body nor a model
+        run_cleanups(own["cleanups"])
+        seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
+        whole = f"{protocol.state.settings.root_path or ''}{path}"
+        record_request(protocol.state.metrics, path, self._route.method, whole, status, seconds, own, parent)
 
     def _write(self, response: Response) -> None:
         protocol = self._protocol
@@ -100,5 +113,5 @@ class FastRequest(Request):
             parts += (name, b": ", value, b"\r\n")
         keep_alive = self.keep_alive and not protocol.state.draining
         parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
-        self.response_complete = True
+        self.response_complete, self.own["status"] = True, response.status_code
         protocol.finish(b"".join(parts), close=not keep_alive)

@@ -4,6 +4,7 @@ A request is judged once, before its first call, by the calls that it plans. An 
 halfway, and ends before its deadline as long as calls take at most a quarter longer than estimated.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,6 +43,14 @@ class Admission:
         self.queue = queue
         self._limits = limits
         self._demand, self._demand_updated = 0.0, 0.0
+        self._sizes: dict[Plan, Size] = {}  # by the costs of this version
+        self._costs_version = -1
+
+    @property
+    def loaded(self) -> bool:
+        """True if requests may be refused for others: before that, it is not worth looking at an unread one."""
+        small, limits = self.queue.small, self._limits
+        return self.queue.large_active or 4 * small.shared_seconds > limits.seconds or 4 * small.rows > limits.rows
 
     def admit(self, context: RequestContext, plan: Plan, now: float) -> None:
         """Admit a request with all of its calls. Raises as `check` does, and DeadlinePassed."""
@@ -54,7 +63,7 @@ class Admission:
 
     def leave(self, context: RequestContext) -> None:
         """Forget a request that is over, in whatever way."""
-        self.queue.lane_of(context).leave(context)
+        self.queue.leave(context)
 
     def check(self, fewest: Plan, most: Plan, timeout: float, now: float) -> None:
         """Raise an error if a request would be refused, however many rows its unread body turns out to have.
@@ -73,6 +82,16 @@ class Admission:
 
     def measure(self, plan: Plan) -> Size:
         """Estimate the work of a request."""
+        costs = self.queue.costs
+        if self._costs_version != costs.version:
+            self._costs_version = costs.version
+            self._sizes.clear()
+        size = self._sizes.get(plan)
+        if size is None:
+            size = self._sizes[plan] = self._measure(plan)
+        return size
+
+    def _measure(self, plan: Plan) -> Size:
         costs, seconds, batch, rows = self.queue.costs, 0.0, {}, 0
         for call in plan:
             cost = costs[call.call]
@@ -171,6 +190,7 @@ class Admission:
         return max(MIN_LARGE_SHARE, min(MAX_LARGE_SHARE, 1 - MARGIN * demand))
 
 
-def one_call(call: str, rows: int) -> tuple[PlannedCall]:
+@functools.lru_cache(maxsize=1024)
+def one_call(call: str, rows: int) -> Plan:
     """The plan of a request that makes one call."""
     return (PlannedCall(call, rows),)

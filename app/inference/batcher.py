@@ -125,10 +125,20 @@ class Batcher:
         """Number of rows that are queued and in no call yet."""
         return self._queue.rows
 
+    @property
+    def departures(self) -> int:
+        """Number of finished batches and of requests that are over: until it changes, the work ahead only grows."""
+        return self._queue.departures
+
     def seconds_ahead(self, *, large: bool) -> float:
         """Estimated seconds that a new request, small or large, would wait for others."""
         with self._lock:
             return self._admission.seconds_ahead(time.monotonic(), large=large)
+
+    @property
+    def loaded(self) -> bool:
+        """True if requests may be refused for others."""
+        return self._admission.loaded
 
     def check(self, fewest: Plan, most: Plan, timeout: float) -> None:
         """Raise an error if a request would be refused, see `Admission.check`."""

@@ -1,6 +1,5 @@
 """Estimated durations of model calls, from the warm-up and from the calls since. Knows no threads, HTTP or VAE."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 #: Maximum seconds of measured work in one batch, unless a single row takes longer.
@@ -27,7 +26,7 @@ class PlannedCall(NamedTuple):
 
 
 #: All calls of one request, in order.
-Plan = Sequence[PlannedCall]
+Plan = tuple[PlannedCall, ...]
 
 
 class CallCost:
@@ -62,12 +61,17 @@ class CallCost:
         self._estimated = COST_DECAY * self._estimated + self.overhead + rows * self.per_row
         self._rescale()
 
-    def relax(self, now: float) -> None:
-        """Halve the excess over the warm-up after a time without calls, lest what was slow once is refused for ever."""
-        if self.scale > 1 and now > self._used + RELAX_SECONDS:
-            self._used = now
-            self._measured = (self._measured + self._estimated) / 2
-            self._rescale()
+    def relax(self, now: float) -> bool:
+        """Halve the excess over the warm-up after a time without calls; return True if there was one.
+
+        Otherwise what was slow once would be refused for ever.
+        """
+        if self.scale <= 1 or now <= self._used + RELAX_SECONDS:
+            return False
+        self._used = now
+        self._measured = (self._measured + self._estimated) / 2
+        self._rescale()
+        return True
 
     def _rescale(self) -> None:
         self.scale = self._measured / self._estimated
@@ -107,6 +111,8 @@ class Costs:
         self._calls: dict[str, CallCost] = {}
         #: Seconds of the longest slice of any call.
         self.slice_seconds = 0.0
+        #: Changes whenever a cost does.
+        self.version = 0
 
     def __getitem__(self, call: str) -> CallCost:
         cost = self._calls.get(call)
@@ -127,7 +133,9 @@ class Costs:
     def relax(self, plan: Plan, now: float) -> None:
         """Relax the costs of calls that have not been made for a while, see `CallCost.relax`."""
         for planned in plan:
-            self[planned.call].relax(now)
+            if self[planned.call].relax(now):
+                self._update()
 
     def _update(self) -> None:
+        self.version += 1
         self.slice_seconds = max(cost.slice_seconds for cost in self._calls.values())

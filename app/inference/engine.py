@@ -4,6 +4,7 @@ Every operation is rows through model functions, which a batcher merges over req
 one row per pair of a sample and a draw.
 """
 
+import functools
 import time
 
 import numpy as np
@@ -51,6 +52,8 @@ class Engine:
             limits=limits,
             observe=observe,
         )
+        #: The calls of `free_energy`, by rows, scoring and per_dimension.
+        self.free_energy_plan = functools.lru_cache(maxsize=1024)(self._plan_free_energy)
         self.loading = time.perf_counter() - began  # seconds that compiling and warming up took
 
     def start(self) -> None:
@@ -80,12 +83,11 @@ class Engine:
         """The calls of `reconstruct`."""
         return one_call("reconstruct", rows)
 
-    def free_energy_plan(self, rows: int, scoring: ScoringConfig, *, per_dimension: bool) -> Plan:
-        """The calls of `free_energy`."""
+    def _plan_free_energy(self, rows: int, scoring: ScoringConfig, *, per_dimension: bool) -> Plan:
         calibration = self.checkpoint.calibration
         calls = program.plan(rows, scoring, calibration=calibration, per_dimension=per_dimension)
         aliases = self.functions.aliases
-        return [PlannedCall(aliases.get(function, function), rows, times) for function, rows, times in calls]
+        return tuple(PlannedCall(aliases.get(function, function), rows, times) for function, rows, times in calls)
 
     def stop(self, timeout: float) -> None:
         """Finish what is queued, then end the worker."""

@@ -24,6 +24,7 @@ class Queue:
         self.small, self.large = Lane(costs), Lane(costs)
         #: Share of the worker's time that large requests have while small ones wait.
         self.large_share = MIN_LARGE_SHARE
+        self.departures = 0  # finished batches, and requests that are over
         self._small_seconds = 0.0  # that small requests may take before the next slice of a large one; below 0: a debt
         self._running: Lane | None = None  # the lane of the batch that is computed
         self._share_updated = 0.0
@@ -62,6 +63,11 @@ class Queue:
             self.large_share = max(self.large_share, share)
         self.lane_of(context).enter(context, plan)
 
+    def leave(self, context: RequestContext) -> None:
+        """Forget a request that is over."""
+        self.lane_of(context).leave(context)
+        self.departures += 1
+
     def put(self, job: Job) -> None:
         """Queue a job of an admitted request."""
         self.lane_of(job.context).put(job)
@@ -84,6 +90,7 @@ class Queue:
         if lane is None:
             return
         lane.finish()
+        self.departures += 1
         if lane is self.large:
             ratio = (1 - self.large_share) / self.large_share
             self._small_seconds = min(self._small_seconds, 0.0) + seconds * ratio

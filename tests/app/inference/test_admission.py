@@ -9,7 +9,7 @@ import pytest
 
 from app.inference.admission import Admission, QueueLimits
 from app.inference.context import RequestContext
-from app.inference.costs import Costs, PlannedCall
+from app.inference.costs import Costs, Plan, PlannedCall
 from app.inference.errors import DeadlinePassed, QueueFull, TooLong
 from app.inference.queue import Queue
 from tests.support.worker import GatedCall, column, occupy, running_batcher
@@ -25,7 +25,7 @@ def admission(limits: QueueLimits | None = None, per_row: float = 1e-3) -> Admis
 
 def admit(admission: Admission, rows: int, timeout: float = 60.0, draws: int = 0) -> RequestContext:
     """Admit a request at time 0."""
-    plan = [PlannedCall("encode", rows), *([PlannedCall("score", rows * draws)] if draws else [])]
+    plan = (PlannedCall("encode", rows), *((PlannedCall("score", rows * draws),) if draws else ()))
     context = RequestContext(timeout=timeout, deadline=timeout)
     admission.admit(context, plan, 0.0)
     return context
@@ -111,7 +111,7 @@ def test_an_admitted_request_is_not_refused_halfway() -> None:
         gate = GatedCall()
         with running_batcher(gate, limits=QueueLimits(2)) as batcher:
             context = RequestContext()
-            with batcher.admitted(context, [PlannedCall("double", 1, 2)]):
+            with batcher.admitted(context, (PlannedCall("double", 1, 2),)):
                 await batcher.run("double", column(1), context=context)
                 first = await occupy(batcher, gate, 0)
                 queued = [asyncio.create_task(batcher.run("double", column(i))) for i in range(2)]
@@ -137,7 +137,7 @@ def test_the_work_of_all_calls_counts_from_the_start_and_until_a_request_is_over
 
             async def request(first: float) -> None:
                 context = RequestContext()
-                with batcher.admitted(context, [PlannedCall("double", 1), PlannedCall("negate", 2)]):
+                with batcher.admitted(context, (PlannedCall("double", 1), PlannedCall("negate", 2))):
                     await batcher.run("double", column(first), context=context)
                     await batcher.run("negate", column(first, first), context=context)
 
@@ -169,8 +169,8 @@ def test_an_unread_request_is_refused_only_if_no_number_of_rows_could_be_taken()
     for _ in range(3):
         admit(a, 38)
 
-    def encode(rows: int) -> list[PlannedCall]:
-        return [PlannedCall("encode", rows)]
+    def encode(rows: int) -> Plan:
+        return (PlannedCall("encode", rows),)
 
     with pytest.raises(QueueFull):
         a.check(encode(1), encode(38), 60.0, 0.0)
@@ -188,7 +188,7 @@ def test_a_call_that_was_slow_once_is_not_refused_for_ever() -> None:
     for now in range(0, 1000, 5):
         context = RequestContext(timeout=1.0, deadline=now + 1.0)
         try:
-            a.admit(context, [PlannedCall("encode", 1)], now)
+            a.admit(context, (PlannedCall("encode", 1),), now)
             break
         except TooLong:
             refused += 1

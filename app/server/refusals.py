@@ -1,0 +1,43 @@
+"""Responses to requests that were refused for their heads alone, for the next requests with the same head."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.inference.batcher import Batcher
+
+#: Number of different heads.
+MAX_REFUSALS = 256
+#: Headers that each request has of its own.
+UNIQUE_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
+
+
+class Refusals:
+    """Responses of 429 by the heads of requests.
+
+    Until a batch is finished or a request is over, the work ahead only grows: whoever was refused would be refused
+    again. To look at each of thousands of such requests a second would cost the time in which others are computed.
+    """
+
+    def __init__(self) -> None:
+        self._valid: tuple[Batcher, int] | None = None  # for the queue in this state
+        self._responses: dict[object, Response] = {}
+
+    def find(self, batcher: Batcher, request: Request) -> Response | None:
+        """The response to a request with this head, if it is still refused."""
+        if self._valid != (batcher, batcher.departures):
+            return None
+        return self._responses.get(_head(request))
+
+    def add(self, batcher: Batcher, request: Request, response: Response) -> None:
+        """Keep the response to a request that has just been refused, whatever its body."""
+        state = batcher, batcher.departures
+        if self._valid != state or len(self._responses) >= MAX_REFUSALS:
+            self._valid = state
+            self._responses.clear()
+        self._responses[_head(request)] = response
+
+
+def _head(request: Request) -> object:
+    scope = request.scope
+    headers = [header for header in request.headers.raw if header[0] not in UNIQUE_HEADERS]
+    return scope["method"], scope["path"], scope["query_string"], *headers

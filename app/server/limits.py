@@ -24,8 +24,8 @@ MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
 #: are still answered.
 CLOSE_DELAY_SECONDS = 0.5
 OVERLOADED = STATUS[QueueFull][0]
-#: Seconds after a response of 429 for up to which its connection is not read. What a client sends again at once waits
-#: there at no cost, and is then read together with what others have sent.
+#: Seconds for up to which a connection is not read if its client sends more that soon after a response of 429: clients
+#: that retry at once wait, instead of being refused thousands of times a second.
 REFUSAL_PAUSE_SECONDS = 0.1
 log = logging.getLogger("vae")
 
@@ -74,25 +74,26 @@ class SharedTimeout:
         self._timer = None
 
 
-class RefusedConnections:
-    """Connections that are not read for a while, because their last request was refused: all until the same moment."""
+class HeldConnections:
+    """Connections whose client sent more right after a refusal: they are read again all at the same moment."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._paused: set[LimitedProtocol] = set()
+        self._held: dict[LimitedProtocol, bytes] = {}
 
-    def pause(self, connection: "LimitedProtocol") -> None:
-        """Stop reading, for REFUSAL_PAUSE_SECONDS at most."""
-        if not self._paused:
-            self._loop.call_later(REFUSAL_PAUSE_SECONDS, self._resume)
-        self._paused.add(connection)
+    def hold(self, connection: "LimitedProtocol", data: bytes) -> None:
+        """Keep what has arrived, and do not read more, for REFUSAL_PAUSE_SECONDS at most."""
+        if not self._held:
+            self._loop.call_later(REFUSAL_PAUSE_SECONDS, self._release)
+        self._held[connection] = self._held.get(connection, b"") + data
         connection.flow.pause_reading()
 
-    def _resume(self) -> None:
-        paused, self._paused = self._paused, set()
-        for connection in paused:
-            if not (connection.transport.is_closing() or connection.pipeline):
+    def _release(self) -> None:
+        held, self._held = self._held, {}
+        for connection, data in held.items():
+            if not connection.transport.is_closing():
                 connection.flow.resume_reading()
+                connection.data_received(data)
 
 
 class ConnectionTimers:
@@ -101,7 +102,7 @@ class ConnectionTimers:
     def __init__(self, loop: asyncio.AbstractEventLoop, keep_alive: float) -> None:
         self.idle = SharedTimeout(loop, keep_alive, HttpToolsProtocol.timeout_keep_alive_handler)
         self.heads = SharedTimeout(loop, MAX_HEAD_SECONDS, HttpToolsProtocol.timeout_keep_alive_handler)
-        self.refused = RefusedConnections(loop)
+        self.held = HeldConnections(loop)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -124,6 +125,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: Any = None  # the request whose response is due next
         self._head_bytes = 0
         self._in_head = False
+        self._refused_until = 0.0  # on the clock of the loop; 0: the last request was not refused
         self.parser = RequestParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -131,6 +133,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self.timers.heads.enter(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused_until:
+            until, self._refused_until = self._refused_until, 0.0
+            if self.loop.time() < until:
+                self.timers.held.hold(self, data)
+                return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -199,7 +206,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.server_state.total_requests += 1
             self.flow.resume_reading()
             if running is not None and running.scope["state"].get("status") == OVERLOADED:
-                self.timers.refused.pause(self)
+                self._refused_until = self.loop.time() + REFUSAL_PAUSE_SECONDS
             if not self._in_head:
                 self.timers.idle.enter(self)
         if self.pipeline:

@@ -92,6 +92,7 @@ class HeldConnections:
         held, self._held = self._held, {}
         for connection, data in held.items():
             if not connection.transport.is_closing():
+                connection.refused_until = 0.0
                 connection.flow.resume_reading()
                 connection.data_received(data)
 
@@ -125,7 +126,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: Any = None  # the request whose response is due next
         self._head_bytes = 0
         self._in_head = False
-        self._refused_until = 0.0  # on the clock of the loop; 0: the last request was not refused
+        self.refused_until = 0.0  # on the clock of the loop; 0: the last request was not refused
         self.parser = RequestParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -133,11 +134,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self.timers.heads.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused_until:
-            until, self._refused_until = self._refused_until, 0.0
-            if self.loop.time() < until:
+        if self.refused_until:
+            if self.loop.time() < self.refused_until:
                 self.timers.held.hold(self, data)
                 return
+            self.refused_until = 0.0
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -206,7 +207,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.server_state.total_requests += 1
             self.flow.resume_reading()
             if running is not None and running.scope["state"].get("status") == OVERLOADED:
-                self._refused_until = self.loop.time() + REFUSAL_PAUSE_SECONDS
+                self.refused_until = self.loop.time() + REFUSAL_PAUSE_SECONDS
             if not self._in_head:
                 self.timers.idle.enter(self)
         if self.pipeline:

@@ -130,6 +130,26 @@ def test_a_deadline_that_has_passed_is_a_504(service: Service) -> None:
     check(client.post("/encode", json=GOOD), 504, "in time")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "call"),
+    [
+        ("POST", "/free-energy?samples=64", "score"),
+        ("POST", "/free-energy?samples=2&refine=50", "descend"),
+        ("GET", "/sample?n=64", "decode"),
+        ("GET", "/sample?n=64&noise=true", "draw"),
+        ("POST", "/reconstruct", "reconstruct"),
+    ],
+)
+def test_work_that_no_idle_service_could_end_in_time_is_a_413(
+    service: Service, method: str, path: str, call: str
+) -> None:
+    client = service(deadline=30)
+    body: dict[str, Any] = {"json": GOOD} if method == "POST" else {}
+    assert client.request(method, path, **body).status_code == 200
+    model_of(client).engine.batcher.costs.measured(call, 0.0, 60.0)
+    check(client.request(method, path, **body), 413, "send fewer rows or samples, or allow more time")
+
+
 def test_with_a_dead_worker_readiness_and_calls_are_503_and_liveness_is_200(service: Service) -> None:
     client = service()
     assert client.get("/health/ready").json() == {"status": "ready"}

@@ -74,14 +74,8 @@ def test_an_invalid_timeout_is_refused(running: Callable[..., Running], timeout:
 
 def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Running]) -> None:
     service = running(queue_rows=3)
-    held_model = HeldModel(service)
     with service.connect() as first, service.connect() as second, service.connect() as third:
-        first.sendall(head(body()) + body())
-        assert held_model.entered.wait(20)
-        several = io.BytesIO()
-        np.save(several, np.zeros((3, 8, 8), np.float32))
-        second.sendall(head(several.getvalue()) + several.getvalue())
-        until(lambda: held_model.batcher.waiting == 3)
+        held_model = full_queue(service, first, second)
         third.sendall(head(bytes(1_000)))  # and no body yet
         status, headers, answer = read(third)
         assert status == 429
@@ -92,6 +86,59 @@ def test_a_full_queue_refuses_before_a_body_is_read(running: Callable[..., Runni
         assert read(first)[0] == read(second)[0] == 200
         third.sendall(bytes(1_000) + head(body()) + body())
         assert read(third)[0] == 200
+
+
+def full_queue(service: Running, first: Any, second: Any) -> HeldModel:
+    """Fill the queue of a service with `queue_rows=3` by these connections."""
+    held_model = HeldModel(service)
+    first.sendall(head(body()) + body())
+    assert held_model.entered.wait(20)
+    several = io.BytesIO()
+    np.save(several, np.zeros((3, 8, 8), np.float32))
+    second.sendall(head(several.getvalue()) + several.getvalue())
+    until(lambda: held_model.batcher.waiting == 3)
+    return held_model
+
+
+def test_requests_like_a_refused_one_are_refused_until_the_queue_moves(running: Callable[..., Running]) -> None:
+    service = running(queue_rows=3)
+    with service.connect() as first, service.connect() as second, contextlib.ExitStack() as stack:
+        held_model = full_queue(service, first, second)
+        ids = set()
+        for number in range(6):
+            connection = stack.enter_context(service.connect())
+            connection.sendall(head(body(), f"X-Request-ID: my-{number}") + body())
+            status, headers, answer = read(connection)
+            assert status == 429
+            assert json.loads(answer)["title"] == "Overloaded"
+            ids.add(headers["x-request-id"])
+        assert ids == {f"my-{number}" for number in range(6)}
+        until(lambda: service.metric("vae_requests_rejected_total") == 6)
+        other = stack.enter_context(service.connect())
+        other.sendall(head(body(), "X-Request-Timeout: soon") + body())
+        assert read(other)[0] == 422, "another head is another request"
+        held_model.release.set()
+        assert read(first)[0] == read(second)[0] == 200
+        other.sendall(head(body()) + body())
+        assert read(other)[0] == 200
+
+
+def test_a_refused_client_that_asks_again_at_once_is_not_read_for_a_while(running: Callable[..., Running]) -> None:
+    service = running(queue_rows=3)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        held_model = full_queue(service, first, second)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            third.sendall(head(body()) + body())
+            assert read(third)[0] == 429
+        rejected = service.metric("vae_requests_rejected_total")
+        assert rejected is not None and 1 < rejected <= 12, "one each 0.1 s"
+        # Halves of a request that arrive meanwhile keep their order.
+        third.sendall((head(body()) + body())[:30])
+        time.sleep(0.01)
+        held_model.release.set()
+        third.sendall((head(body()) + body())[30:])
+        assert read(third)[0] == read(first)[0] == read(second)[0] == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])

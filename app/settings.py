@@ -137,6 +137,11 @@ class Settings(BaseSettings):
         env_settings.env_vars = {name: text for name, text in variables if not is_service_link(name.upper(), text)}
         return init_settings, env_settings, dotenv_settings, file_secret_settings
 
+    @property
+    def max_large_wait(self) -> float:
+        """Maximum seconds that a large request waits for others."""
+        return self.deadline / 2 if self.large_queue_seconds is None else self.large_queue_seconds
+
     @classmethod
     def load(cls, **given: Any) -> "Settings":
         """Build settings from the command line (`given`; None means not given), the environment and the defaults.

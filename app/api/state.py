@@ -153,6 +153,8 @@ class AppState:
                 "vae_ready": lambda: float(model.ready and not self.draining),
                 "vae_queue_rows": lambda: model.engine.batcher.waiting,
                 "vae_queue_limit_rows": lambda: self.settings.queue_rows,
+                "vae_queue_limit_seconds small": lambda: self.settings.queue_seconds,
+                "vae_queue_limit_seconds large": lambda: self.settings.max_large_wait,
                 "vae_queue_seconds small": lambda: model.engine.batcher.seconds_ahead(large=False),
                 "vae_queue_seconds large": lambda: model.engine.batcher.seconds_ahead(large=True),
                 "vae_body_bytes": lambda: self.body_limits.budget.acquired,

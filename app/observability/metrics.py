@@ -34,6 +34,11 @@ GAUGES = {
     "vae_body_limit_bytes": "Maximum bytes of request bodies and decoded images in memory.",
     "vae_resident_memory_bytes": "Resident memory of the service.",
 }
+#: Gauges by the size of requests, of several workers the highest: name and description.
+GAUGES_BY_SIZE = {
+    "vae_queue_seconds": "Estimated seconds that a new request waits for others.",
+    "vae_queue_limit_seconds": "Maximum seconds that a request may wait for others.",
+}
 
 
 class Metrics:
@@ -58,14 +63,9 @@ class Metrics:
             name: Gauge(name, description, registry=registry, multiprocess_mode="livesum")
             for name, description in GAUGES.items()
         }
-        seconds = Gauge(
-            "vae_queue_seconds",
-            "Estimated seconds that a new request waits for others; of several workers the longest.",
-            ["size"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self._gauges |= {f"vae_queue_seconds {size}": seconds.labels(size) for size in ("small", "large")}
+        for name, description in GAUGES_BY_SIZE.items():
+            gauge = Gauge(name, description, ["size"], registry=registry, multiprocess_mode="livemax")
+            self._gauges |= {f"{name} {size}": gauge.labels(size) for size in ("small", "large")}
         self._status_counters = {
             status: Counter(name, description, registry=registry)
             for status, (name, description) in STATUS_COUNTERS.items()
@@ -86,7 +86,7 @@ class Metrics:
     def set_gauge_sources(self, sources: Mapping[str, Callable[[], float]]) -> None:
         """Set the functions that give the values of gauges, and update the gauges.
 
-        There is one for each name in GAUGES, and for `vae_queue_seconds` followed by `small` and by `large`.
+        There is one for each name in GAUGES, and two for each in GAUGES_BY_SIZE, followed by `small` and `large`.
         """
         assert sources.keys() == self._gauges.keys()
         self._gauge_sources = sources

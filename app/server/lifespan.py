@@ -83,7 +83,7 @@ def build_model(state: AppState, loaded: Checkpoint) -> ServedModel:
         limits=QueueLimits(
             rows=settings.queue_rows,
             seconds=settings.queue_seconds,
-            large_seconds=settings.large_queue_seconds or settings.deadline / 2,
+            large_seconds=settings.max_large_wait,
         ),
         observe=state.metrics.call,
     )

@@ -167,6 +167,8 @@ def test_metrics_count_requests_by_route_and_rows_by_call(grey: Client) -> None:
     assert value("vae_ready") == 1
     assert value("vae_queue_rows") == value("vae_body_bytes") == 0
     assert value("vae_queue_seconds", size="small") == value("vae_queue_seconds", size="large") == 0
+    assert value("vae_queue_limit_seconds", size="small") == Settings(model="").queue_seconds
+    assert value("vae_queue_limit_seconds", size="large") == Settings(model="").deadline / 2
     assert value("vae_queue_limit_rows") == Settings(model="").queue_rows
     assert value("vae_body_limit_bytes") == Settings(model="").queue_bytes
     assert value("vae_resident_memory_bytes") > 1 << 26

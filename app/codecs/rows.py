@@ -6,10 +6,10 @@ from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS
 from app.codecs.spec import InputSpec
 
 #: Bytes of the largest number in npy.
-MAX_NPY_BYTES = 8
+MAX_NPY_BYTES = 16
 #: Characters of the shortest number in JSON with its comma, and of the longest that programs write. An image may be
 #: shorter than a row of numbers.
-MIN_JSON_BYTES, MAX_JSON_BYTES, MIN_IMAGE_BYTES = 2, 32, 32
+MIN_JSON_BYTES, MAX_JSON_BYTES, MIN_IMAGE_BYTES = 2, 64, 32
 #: Bytes of the header of npy that are not rows, at most.
 MAX_HEADER_BYTES = 1024
 
@@ -29,6 +29,8 @@ def row_bounds(content_type: str, content_encoding: str, length: int | None, spe
         fewest, most = (length - MAX_HEADER_BYTES) // (MAX_NPY_BYTES * values), length // values
     elif spec.image is not None:
         fewest, most = 1, length // MIN_IMAGE_BYTES
+    elif content_type != "application/json":
+        return 1, spec.max_rows
     else:
         fewest, most = length // (MAX_JSON_BYTES * values), length // (MIN_JSON_BYTES * values)
     return max(1, min(fewest, spec.max_rows)), max(1, min(most, spec.max_rows))

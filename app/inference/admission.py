@@ -6,6 +6,7 @@ halfway, and ends before its deadline as long as calls take at most a quarter lo
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from app.inference.queue import MAX_LARGE_SHARE, MIN_LARGE_SHARE, Queue
 
 #: Seconds over which the demand of small requests is averaged: what was asked for so long ago counts a third.
 DEMAND_SECONDS = 5.0
+#: Number of plans whose size is cached.
+MAX_SIZES = 1024
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,21 @@ class Size(NamedTuple):
     rows: int  # of its calls, the greatest number
     seconds: float
     large: bool  # more than a batch of work
+    slice_seconds: float  # of the longest slice of its calls
 
 
 class Admission:
-    """Decides on requests. Its methods are called with the lock of the queue held."""
+    """Decides on requests. Its methods are called with the lock of the queue held.
 
-    def __init__(self, queue: Queue, limits: QueueLimits) -> None:
+    Args:
+        on_stale: called after a refusal if calls are to be measured again.
+    """
+
+    def __init__(self, queue: Queue, limits: QueueLimits, on_stale: Callable[[], None] = lambda: None) -> None:
         self.queue = queue
+        self._on_stale = on_stale
         self._limits = limits
+        queue.small.max_wait = limits.seconds
         self._demand, self._demand_updated = 0.0, 0.0
         self._sizes: dict[Plan, Size] = {}  # by the costs of this version
         self._costs_version = -1
@@ -54,8 +64,6 @@ class Admission:
 
     def admit(self, context: RequestContext, plan: Plan, now: float) -> None:
         """Admit a request with all of its calls. Raises as `check` does, and DeadlinePassed."""
-        if context.deadline < now:
-            raise DeadlinePassed(DEADLINE_MESSAGE)
         size = self.measure(plan)
         share = self._judge(plan, size, context.timeout, context.deadline - now, now)
         context.large = size.large
@@ -88,6 +96,8 @@ class Admission:
             self._sizes.clear()
         size = self._sizes.get(plan)
         if size is None:
+            if len(self._sizes) >= MAX_SIZES:
+                self._sizes.clear()
             size = self._sizes[plan] = self._measure(plan)
         return size
 
@@ -99,53 +109,71 @@ class Admission:
             batch[call.call] = cost.slice_seconds
             rows = max(rows, call.rows)
         # A tolerance for the rounding errors of the sums.
-        return Size(rows, seconds, seconds > sum(batch.values()) * (1 + 1e-9))
+        return Size(rows, seconds, seconds > sum(batch.values()) * (1 + 1e-9), max(batch.values(), default=0.0))
 
     def seconds_ahead(self, now: float, *, large: bool) -> float:
         """Estimated seconds that a new request would wait for others."""
         queue = self.queue
-        small = queue.small.shared_seconds + queue.small.partial_seconds
         if large:
-            return small + queue.large.seconds / self._available_share(now)
-        return small / queue.small_share + (queue.costs.slice_seconds if queue.large_active else 0.0)
+            return queue.small.shared_seconds + queue.large.seconds / self._available_share(now)
+        return self._wait_of_small(queue.large_share)
+
+    def _wait_of_small(self, large_share: float) -> float:
+        """Estimated seconds that a small request waits for others, if large ones have this share."""
+        queue, small = self.queue, self.queue.small
+        work = small.shared_seconds + small.partial_seconds
+        if not queue.large_active:
+            return work
+        return work / (1 - large_share) + queue.costs.slice_seconds + queue.overdue(large_share)
 
     def _judge(self, plan: Plan, size: Size, timeout: float, left: float, now: float) -> float:
         """Return the share that a large request needs. Raises as `check` does."""
         try:
+            self._ensure_possible(size, timeout)
+            if left < 0:
+                raise DeadlinePassed(DEADLINE_MESSAGE)
             if size.large:
-                return self._judge_large(size.seconds, timeout, left, now)
-            self._judge_small(size, timeout, left)
-        except (QueueFull, TooLong):
-            if not size.large:
+                return self._judge_large(size.seconds, left, now)
+            self._judge_small(size, left)
+        except (QueueFull, TooLong) as refusal:
+            if isinstance(refusal, QueueFull) and not size.large:
                 self._add_demand(size.seconds, now)
-            self.queue.costs.relax(plan, now)
+            self.queue.costs.doubt(plan, now)
+            if self.queue.costs.stale:
+                self._on_stale()
             raise
         return 0.0
 
-    def _judge_small(self, size: Size, timeout: float, left: float) -> None:
+    def _ensure_possible(self, size: Size, timeout: float) -> None:
+        """Raise TooLong unless a request could end before its deadline if no other large one were there."""
+        needed = MARGIN * size.seconds
+        if size.large:
+            needed = needed / MAX_LARGE_SHARE + timeout - self.queue.large.time_left(timeout)
+        if needed > timeout:
+            raise TooLong(needed, timeout)
+
+    def _judge_small(self, size: Size, left: float) -> None:
         queue, limits = self.queue, self._limits
         lane, share = queue.small, queue.small_share
-        if (alone := MARGIN * size.seconds) > timeout:
-            raise TooLong(alone, timeout)
         if lane.rows and lane.rows + size.rows > limits.rows:
             raise QueueFull("queue_rows", f"{lane.rows:,} rows are queued", lane.shared_seconds)
-        interruption = MARGIN * queue.costs.slice_seconds if queue.large_active else 0.0
-        if lane.requests:
-            ahead = MARGIN * (lane.shared_seconds + lane.partial_seconds) / share + interruption
-            if ahead > limits.seconds:
-                raise QueueFull("queue_seconds", f"the work ahead takes {ahead:.2g} s", ahead - limits.seconds)
-        needed = MARGIN * (lane.seconds + size.seconds) / share
-        if queue.large_active:
-            left = lane.time_left(left)
+        ahead = MARGIN * self._wait_of_small(queue.large_share)
+        # One request may always wait for a slice, however slow the model is.
+        overdue = MARGIN * queue.overdue(queue.large_share)
+        if ahead > max(limits.seconds, MARGIN * size.slice_seconds) and (
+            lane.requests or overdue > MARGIN * queue.costs.slice_seconds
+        ):
+            raise QueueFull("queue_seconds", f"the work ahead takes {ahead:.2g} s", ahead - limits.seconds)
+        needed = MARGIN * (lane.seconds + size.seconds) / share + overdue
         if needed > left:
             raise QueueFull("deadline", f"with the work ahead this request takes {needed:.2g} s", needed - left)
+        if queue.large_active and needed > lane.time_left(left):
+            wait = queue.large.seconds / queue.large_share
+            raise QueueFull("deadline", "a large request may take the time that this one has", wait)
 
-    def _judge_large(self, seconds: float, timeout: float, left: float, now: float) -> float:
+    def _judge_large(self, seconds: float, left: float, now: float) -> float:
         queue, limits = self.queue, self._limits
         lane, small = queue.large, queue.small
-        alone = MARGIN * seconds / MAX_LARGE_SHARE
-        if alone > lane.time_left(timeout):
-            raise TooLong(alone + timeout - lane.time_left(timeout), timeout)
         available = self._available_share(now)
         ahead = MARGIN * lane.seconds / available
         if ahead > limits.large_seconds:
@@ -167,10 +195,8 @@ class Admission:
         small, limits = self.queue.small, self._limits
         if small.oldest is None:
             return
-        interruption = MARGIN * self.queue.costs.slice_seconds
-        waits = MARGIN * (small.shared_seconds + small.partial_seconds) / (1 - share) + interruption
-        spare = limits.seconds - (now - small.oldest.admitted_at) - waits
-        works = MARGIN * small.seconds / (1 - share)
+        spare = limits.seconds - (now - small.oldest.admitted_at) - MARGIN * self._wait_of_small(share)
+        works = MARGIN * (small.seconds / (1 - share) + self.queue.overdue(share))
         spare = min(spare, small.time_left(small.earliest_deadline(now) - now) - works)
         if spare < 0:
             raise QueueFull("share", "small requests need the time that this request would take", -spare)

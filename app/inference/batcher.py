@@ -38,7 +38,13 @@ import numpy as np
 from app.inference.admission import Admission, QueueLimits, one_call
 from app.inference.context import RequestContext, Span
 from app.inference.costs import Costs, Plan
-from app.inference.errors import DEADLINE_MESSAGE, BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
+from app.inference.errors import (
+    DEADLINE_MESSAGE,
+    BatcherStopped,
+    CallFailed,
+    DeadlinePassed,
+    OutOfMemory,
+)
 from app.inference.jobs import Array, ArrayJob, Arrays, BatchSlice, Job
 from app.inference.queue import Queue
 
@@ -46,6 +52,8 @@ from app.inference.queue import Queue
 Call = Callable[..., Arrays]
 #: Observer of a finished call: name, rows, seconds.
 Observe = Callable[[str, int, float], None]
+#: Seconds of a call without rows and those of each row, by its name.
+Measure = Callable[[str], tuple[float, float]]
 #: Rounds of the event loop without a new row after which the worker starts. A client that answers a result at once
 #: takes four: resolve the future, write the response, read the next request, run the handler that queues its rows.
 IDLE_ROUNDS = 4
@@ -61,6 +69,7 @@ class Batcher:
         batch_rows: maximum number of rows in one call.
         limits: what may wait; further requests are refused.
         observe: called on the worker thread after each call.
+        measure: measures a call whose cost may have been overestimated, on the worker thread.
     """
 
     def __init__(
@@ -70,14 +79,16 @@ class Batcher:
         batch_rows: int,
         limits: QueueLimits,
         observe: Observe = lambda *_: None,
+        measure: Measure | None = None,
     ) -> None:
         #: The model calls, by name. The worker looks a call up each time: assign to an item to replace a call.
         self.calls = calls
         self.batch_rows = batch_rows
         self._observe = observe
+        self._measure = measure
         self.costs = Costs(batch_rows)
         self._queue = Queue(self.costs)
-        self._admission = Admission(self._queue, limits)
+        self._admission = Admission(self._queue, limits, on_stale=self._wake_if_idle)
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -277,6 +288,11 @@ class Batcher:
         if self._loop and len(late) < len(jobs):
             self._deadline_timer = self._loop.call_later(DEADLINE_POLL_S, self._check_deadlines)
 
+    def _wake_if_idle(self) -> None:
+        """Have an idle worker measure the calls whose costs are stale."""
+        if self._idle and self._measure is not None:
+            self._wake_worker()
+
     def _wake_worker(self) -> None:
         self._idle = False
         self._wake.notify()
@@ -309,6 +325,21 @@ class Batcher:
                     return batch
                 self._idle = True
                 self._post_finished()
+                if self._measure is not None and self.costs.stale:
+                    self._measure_again(self.costs.stale.pop())
+
+    def _measure_again(self, call: str) -> None:
+        """Measure a call anew. Jobs that are queued meanwhile wait for it, as they do for a batch."""
+        assert self._measure is not None
+        self._lock.release()
+        try:
+            cost = self._measure(call)
+        except Exception:
+            log.exception("the call %s could not be measured", call)
+            cost = self.costs[call].overhead, self.costs[call].per_row
+        finally:
+            self._lock.acquire()
+        self.costs.measured(call, *cost, now=time.monotonic())
 
     def _take_batch(self) -> list[BatchSlice]:
         """Take a batch from the queue and fail late jobs.
@@ -322,6 +353,7 @@ class Batcher:
 
     def _compute(self, batch: list[BatchSlice]) -> None:
         """Compute a batch in one call. If the call raises, compute each slice alone."""
+        started = time.monotonic()
         try:
             outputs = self._run_call(batch)
         except Exception as error:
@@ -336,6 +368,9 @@ class Batcher:
             size = part.stop - part.start
             self._put(part, tuple([array[row : row + size] for array in outputs]))
             row += size
+        now = time.monotonic()
+        with self._lock:  # what `take` and `put` cost counts too
+            self.costs.record(batch[0].job.call, row, now - started, now)
 
     def _run_call(self, batch: list[BatchSlice]) -> Arrays:
         name = batch[0].job.call
@@ -344,8 +379,6 @@ class Batcher:
         merged = inputs[0] if len(inputs) == 1 else tuple(map(np.concatenate, zip(*inputs, strict=True)))
         outputs = self.calls[name](*merged)
         rows, seconds = len(merged[0]), time.perf_counter() - started
-        with self._lock:
-            self.costs.record(name, rows, seconds, now + seconds)
         for job, start, _ in batch:
             if not start:
                 job.context.queued_seconds += now - job.queued_at

@@ -30,6 +30,7 @@ class RequestContext:
     order: int = -1  # place among all admitted requests; below 0: not admitted
     large: bool = False  # more than a batch of work
     admitted_at: float = 0.0  # on the clock of `time.monotonic`
+    start_by: float = math.inf  # when its first call is to begin at the latest; inf once it has begun
     planned: dict[str, int] = field(default_factory=dict)  # rows that are in no call yet, by call
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)  # seconds and shared seconds of a row, by call
     seconds: float = 0.0  # estimated work of the planned rows, computed alone

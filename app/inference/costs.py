@@ -9,8 +9,9 @@ SLICE_SECONDS = 0.05
 SLICE_TOLERANCE = 1.3
 #: Factor by which a single call may exceed its estimate and count in full: beyond, the process was held up.
 MAX_SLOWNESS = 4.0
-#: Seconds without a call after which a refusal halves what its estimate exceeds that of the warm-up by.
-RELAX_SECONDS = 10.0
+#: Seconds without a call after which a refusal has its cost measured again: otherwise what was slow once would be
+#: refused for ever, and so never be found to be fast.
+STALE_SECONDS = 10.0
 #: Weight of all earlier calls in the scale of a call, after one more.
 COST_DECAY = 0.9
 #: Partly filled calls for each full call of small requests, where requests of several kinds are mixed.
@@ -37,41 +38,35 @@ class CallCost:
     >>> cost = CallCost(batch_rows=64, overhead=0.002, per_row=0.001)
     >>> cost.slice_rows, round(cost.price(100), 3)
     (36, 0.106)
-    >>> cost.record(10, 0.024, now=1.0)  # twice as long as estimated
+    >>> for _ in range(50):
+    ...     cost.record(10, 0.024, now=1.0)  # twice as long as estimated
     >>> cost.slice_rows, round(cost.seconds(10), 3)
     (17, 0.024)
     """
 
     __slots__ = ("_batch_rows", "_estimated", "_measured", "_used", "overhead", "per_row", "scale", "slice_rows")
 
-    def __init__(self, batch_rows: int, overhead: float = 0.0, per_row: float = 0.0) -> None:
+    def __init__(self, batch_rows: int, overhead: float = 0.0, per_row: float = 0.0, now: float = 0.0) -> None:
         self._batch_rows = batch_rows
         self.overhead, self.per_row, self.scale = overhead, per_row, 1.0
-        self._estimated = self._measured = 0.0  # decaying sums of seconds
-        self._used = 0.0  # when it was called last, or relaxed
+        self._used = now  # when it was called last
         self.slice_rows = batch_rows
         self._cut()
+        self._estimated = self._measured = self.slice_seconds  # decaying sums of seconds
 
     def record(self, rows: int, seconds: float, now: float) -> None:
         """Add the duration of a finished call."""
         self._used = now
         if not self.per_row:  # never measured before
             self.per_row = seconds / rows
+            self._cut()
         self._measured = COST_DECAY * self._measured + min(seconds, MAX_SLOWNESS * self.seconds(rows))
         self._estimated = COST_DECAY * self._estimated + self.overhead + rows * self.per_row
         self._rescale()
 
-    def relax(self, now: float) -> bool:
-        """Halve the excess over the warm-up after a time without calls; return True if there was one.
-
-        Otherwise what was slow once would be refused for ever.
-        """
-        if self.scale <= 1 or now <= self._used + RELAX_SECONDS:
-            return False
-        self._used = now
-        self._measured = (self._measured + self._estimated) / 2
-        self._rescale()
-        return True
+    def is_stale(self, now: float) -> bool:
+        """Return True if no call has been made for so long that the cost may be wrong by now."""
+        return now > self._used + STALE_SECONDS
 
     def _rescale(self) -> None:
         self.scale = self._measured / self._estimated
@@ -92,9 +87,13 @@ class CallCost:
         """Seconds of the calls that rows take if they are cut into slices and no other rows fill the last one."""
         return (-(-rows // self.slice_rows) * self.overhead + rows * self.per_row) * self.scale
 
-    def shared_price(self, rows: int) -> float:
-        """Seconds of these rows as part of calls that other requests fill."""
-        calls = min(-(-rows // self.slice_rows), PARTIAL_CALLS * rows / self.slice_rows)
+    def shared_price(self, rows: int, requests: float) -> float:
+        """Seconds of these rows where the calls are shared with other requests.
+
+        Args:
+            requests: number of such requests that go through their calls together.
+        """
+        calls = -(-rows // self.slice_rows) * min(1.0, PARTIAL_CALLS / requests)
         return (calls * self.overhead + rows * self.per_row) * self.scale
 
     @property
@@ -109,8 +108,11 @@ class Costs:
     def __init__(self, batch_rows: int) -> None:
         self.batch_rows = batch_rows
         self._calls: dict[str, CallCost] = {}
-        #: Seconds of the longest slice of any call.
+        #: Seconds of the longest slice of any call that admitted requests have made.
         self.slice_seconds = 0.0
+        #: Calls that are to be measured again.
+        self.stale: set[str] = set()
+        self._in_use: set[str] = set()
         #: Changes whenever a cost does.
         self.version = 0
 
@@ -120,9 +122,13 @@ class Costs:
             cost = self._calls[call] = CallCost(self.batch_rows)
         return cost
 
-    def measured(self, call: str, overhead: float, per_row: float) -> None:
-        """Set the cost of a call that has been measured before the first request."""
-        self._calls[call] = CallCost(self.batch_rows, overhead, per_row)
+    def shared_by(self, plan: Plan) -> float:
+        """Number of requests with this plan that can go through their calls together: as many as fill a slice."""
+        return max(1.0, min(self[call].slice_rows / rows for call, rows, _ in plan))
+
+    def measured(self, call: str, overhead: float, per_row: float, now: float = 0.0) -> None:
+        """Set the cost of a call that has been measured apart from requests."""
+        self._calls[call] = CallCost(self.batch_rows, overhead, per_row, now)
         self._update()
 
     def record(self, call: str, rows: int, seconds: float, now: float) -> None:
@@ -130,12 +136,18 @@ class Costs:
         self[call].record(rows, seconds, now)
         self._update()
 
-    def relax(self, plan: Plan, now: float) -> None:
-        """Relax the costs of calls that have not been made for a while, see `CallCost.relax`."""
-        for planned in plan:
-            if self[planned.call].relax(now):
-                self._update()
+    def use(self, plan: Plan) -> None:
+        """Count the slices of these calls in `slice_seconds`: an admitted request makes them."""
+        if not self._in_use.issuperset(call.call for call in plan):
+            self._in_use.update(call.call for call in plan)
+            self._update()
+
+    def doubt(self, plan: Plan, now: float) -> None:
+        """Have calls measured again that may be why a request is refused and have not been made for a while."""
+        for name, cost in self._calls.items():
+            if cost.is_stale(now) and (cost.slice_seconds > SLICE_SECONDS or any(call.call == name for call in plan)):
+                self.stale.add(name)
 
     def _update(self) -> None:
         self.version += 1
-        self.slice_seconds = max(cost.slice_seconds for cost in self._calls.values())
+        self.slice_seconds = max((self[name].slice_seconds for name in self._in_use), default=0.0)

@@ -51,6 +51,7 @@ class Engine:
             batch_rows=batch_rows or self._measure_batch_rows(),
             limits=limits,
             observe=observe,
+            measure=lambda call: self.functions.measure(self.calls, call, self.batcher.batch_rows),
         )
         #: The calls of `free_energy`, by rows, scoring and per_dimension.
         self.free_energy_plan = functools.lru_cache(maxsize=1024)(self._plan_free_energy)

@@ -36,11 +36,11 @@ class QueueFull(InferenceError):
 
 
 class TooLong(InferenceError):
-    """The request could not be done before its deadline even if the service were idle."""
+    """The request could not be done before its deadline even if no other large request were there."""
 
     def __init__(self, seconds: float, timeout: float) -> None:
         super().__init__(
-            f"the request would take up to an estimated {seconds:.2g} s on an idle service, and it has {timeout:g} s; "
+            f"the request may take up to an estimated {seconds:.2g} s even without others, and it has {timeout:g} s; "
             "send fewer rows or samples, or allow more time (X-Request-Timeout, at most VAE_DEADLINE)"
         )
 

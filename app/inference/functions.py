@@ -94,31 +94,39 @@ class ModelFunctions:
         return self.runtime.compile(name, vae, spec.function, probes, onnx=onnx)
 
     def warm_up(self, calls: Mapping[str, Call], batch_rows: int) -> dict[str, tuple[float, float]]:
-        """Call each function, so that the first request is as fast as later ones, and measure it.
-
-        Returns:
-            By function the seconds of a call without rows and those of each row, from calls of one row and of as many,
-            up to `batch_rows`, as a slice has time for.
+        """Call each function, so that the first request is as fast as later ones. Return what `measure` does, by name.
 
         Raises: as the calls do.
         """
-        costs = {}
         for name, call in calls.items():
             call(*self._example(name))
-            one = self.seconds(calls, name, 1)
-            rows = max(1, min(batch_rows, int(SLICE_SECONDS / one)))
-            try:
-                many = self.seconds(calls, name, rows) if rows > 1 else one
-            except (ArithmeticError, MemoryError):  # what fails on so many rows is a matter for the request
-                rows, many = 1, one
-            per_row = max(many - one, many / 10) / (rows - 1) if rows > 1 else one
-            costs[name] = max(0.0, many - rows * per_row), per_row
-        return costs
+        return {name: self.measure(calls, name, batch_rows) for name in calls}
+
+    def measure(self, calls: Mapping[str, Call], name: str, batch_rows: int) -> tuple[float, float]:
+        """Measure the seconds of a call without rows, and those of each row. Raises as the call does.
+
+        Two sizes are measured: a row, and as many, up to `batch_rows`, as a slice has time for.
+        """
+        one = self.seconds(calls, name, 1)
+        least = 8 if one < 2 * SLICE_SECONDS else 2
+        rows = min(batch_rows, max(least, int(SLICE_SECONDS / one)))
+        try:
+            many = self.seconds(calls, name, rows) if rows > 1 else one
+        except (ArithmeticError, MemoryError):  # what fails on so many rows is a matter for the request
+            rows, many = 1, one
+        if rows == 1:
+            return 0.0, one
+        per_row = max((many - one) / (rows - 1), many / rows / 10)
+        return max(0.0, many - rows * per_row), per_row
 
     def seconds(self, calls: Mapping[str, Call], name: str, rows: int) -> float:
-        """Seconds that one call of a function takes, the shorter of two calls. Raises as the call does."""
+        """Seconds that one call of a function takes: the shortest of three, or of two if they take long.
+
+        Raises: as the call does.
+        """
         arguments = self._example(name, rows)
-        return min(timeit.repeat(lambda: calls[name](*arguments), number=1, repeat=2))
+        best = min(timeit.repeat(lambda: calls[name](*arguments), number=1, repeat=2))
+        return best if best > SLICE_SECONDS else min(best, timeit.timeit(lambda: calls[name](*arguments), number=1))
 
     def _example(self, name: str, rows: int = 1) -> Arrays:
         columns = [self._probes[0][column] for column in self.arguments[name]]

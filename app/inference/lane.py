@@ -16,8 +16,8 @@ from app.inference.jobs import BatchSlice, Job
 
 #: Factor on all estimates: a call may take a quarter longer than estimated before a promise is broken.
 MARGIN = 1.25
-#: Slices of the other lane that may run beyond its share: one is running, and a share is kept to within two.
-INTERRUPTIONS = 3
+#: Slices of the other lane that may run beyond its share: one is running, and a share is kept to within one.
+INTERRUPTIONS = 2
 #: Number of older requests whose deadlines are checked before a younger one fills a batch.
 MAX_OLDER_REQUESTS = 512
 #: Number of dropped jobs that keep their place; beyond it, and beyond the number of queued rows, all are removed.
@@ -28,6 +28,7 @@ class Lane:
     """Requests that are admitted and not over, and their queued jobs."""
 
     def __init__(self, costs: Costs) -> None:
+        self.max_wait = math.inf  # seconds that a request may wait for others
         self.rows = 0  # that are queued and in no call yet
         self.seconds = 0.0  # estimated work of the requests, each computed alone; the running batch included
         self.shared_seconds = 0.0  # estimated work where rows of several requests share calls
@@ -44,10 +45,10 @@ class Lane:
 
     def enter(self, context: RequestContext, plan: Plan) -> None:
         """Count the work of a request, whose `order` is set."""
-        planned, prices = context.planned, context.prices
+        planned, prices, requests = context.planned, context.prices, self._costs.shared_by(plan)
         for call, rows, times in plan:
             cost = self._costs[call]
-            price, shared = cost.price(rows), cost.shared_price(rows)
+            price, shared = cost.price(rows), cost.shared_price(rows, requests)
             prices[call] = price / rows, shared / rows
             planned[call] = planned.get(call, 0) + rows * times
             self.pending[call] += rows * times
@@ -55,7 +56,11 @@ class Lane:
             context.shared_seconds += shared * times
         self.seconds += context.seconds
         self.shared_seconds += context.shared_seconds
+        context.start_by = context.admitted_at + self.max_wait + MARGIN * self._costs.slice_seconds
         self.requests[context.order] = context
+        if len(self._deadlines) > 2 * len(self.requests) + MAX_DROPPED_JOBS:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.requests]
+            heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (context.deadline, context.order))
 
     def leave(self, context: RequestContext) -> None:
@@ -98,11 +103,13 @@ class Lane:
         Args:
             share: of the worker's time that the lane has.
         """
-        seconds = self._running[0]
+        seconds, shared = self._running
         for context in self.requests.values():
+            wait = context.start_by - now - MARGIN * shared / share
             seconds += context.seconds
+            shared += context.shared_seconds
             if context.deadline >= now:
-                yield context.order, self.time_left(context.deadline - now) - MARGIN * seconds / share
+                yield context.order, min(wait, self.time_left(context.deadline - now) - MARGIN * seconds / share)
 
     def time_left(self, seconds: float) -> float:
         """Seconds until a deadline, less what the other lane may take before its share evens out."""
@@ -156,6 +163,7 @@ class Lane:
     def _begin(self, job: Job, rows: int) -> tuple[float, float]:
         """Move rows from what a request has planned to the running batch. Return their estimated seconds."""
         context, call = job.context, job.call
+        context.start_by = math.inf
         price, shared_price = context.prices.get(call, (0.0, 0.0))
         known = min(rows, context.planned.get(call, 0))
         if known:
@@ -216,7 +224,9 @@ class Fill:
         self._seconds = 0.0  # that the filling rows take
         # Most of the time every request can wait for all others.
         left = lane.time_left(lane.earliest_deadline(now) - now)
-        self._free = left >= MARGIN * lane.seconds / share
+        self._free = left >= MARGIN * lane.seconds / share and (
+            lane.oldest is None or lane.oldest.admitted_at + lane.max_wait - now >= MARGIN * lane.shared_seconds / share
+        )
         self._slacks = lane.slacks(now, share)
         self._next: tuple[int, float] | None = None
         self._least = math.inf  # slack of the requests so far

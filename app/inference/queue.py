@@ -45,6 +45,10 @@ class Queue:
         """Share of the worker's time that small requests have now."""
         return 1 - self.large_share if self.large_active else 1.0
 
+    def overdue(self, share: float) -> float:
+        """Seconds that large requests may take first if this is their share: small ones have had more than theirs."""
+        return max(0.0, -self._small_seconds) * share / (1 - share) if self.large_active else 0.0
+
     def lane_of(self, context: RequestContext) -> Lane:
         """The lane of an admitted request."""
         return self.large if context.large else self.small
@@ -56,6 +60,7 @@ class Queue:
             share: that large requests need from now on.
         """
         context.order, context.admitted_at = next(self._orders), now
+        self.costs.use(plan)
         if context.large:
             if not self.large_active:  # small requests were promised to wait for each other only
                 self._small_seconds = MARGIN * self.small.seconds
@@ -64,9 +69,10 @@ class Queue:
         self.lane_of(context).enter(context, plan)
 
     def leave(self, context: RequestContext) -> None:
-        """Forget a request that is over."""
-        self.lane_of(context).leave(context)
-        self.departures += 1
+        """Forget a request that is over; nothing happens to one that was not admitted."""
+        if context.admitted:
+            self.lane_of(context).leave(context)
+            self.departures += 1
 
     def put(self, job: Job) -> None:
         """Queue a job of an admitted request."""

@@ -93,8 +93,12 @@ class HeldConnections:
         for connection, data in held.items():
             if not connection.transport.is_closing():
                 connection.refused_until = 0.0
-                connection.flow.resume_reading()
-                connection.data_received(data)
+                try:
+                    connection.flow.resume_reading()
+                    connection.data_received(data)
+                except Exception:
+                    log.exception("what a connection sent after a refusal could not be read")
+                    connection.transport.close()
 
 
 class ConnectionTimers:

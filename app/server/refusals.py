@@ -14,8 +14,8 @@ UNIQUE_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 class Refusals:
     """Responses of 429 by the heads of requests.
 
-    Until a batch is finished or a request is over, the work ahead only grows: whoever was refused would be refused
-    again. To look at each of thousands of such requests a second would cost the time in which others are computed.
+    Until a batch is finished or a request is over, the work ahead does not shrink, and a request like a refused one
+    would be refused too. To judge each of thousands of them a second would cost the time in which others are computed.
     """
 
     def __init__(self) -> None:
@@ -25,16 +25,24 @@ class Refusals:
     def find(self, batcher: Batcher, request: Request) -> Response | None:
         """The response to a request with this head, if it is still refused."""
         if self._valid != (batcher, batcher.departures):
+            self._forget()  # a replaced model must not stay in memory
             return None
         return self._responses.get(_head(request))
 
-    def add(self, batcher: Batcher, request: Request, response: Response) -> None:
-        """Keep the response to a request that has just been refused, whatever its body."""
-        state = batcher, batcher.departures
-        if self._valid != state or len(self._responses) >= MAX_REFUSALS:
-            self._valid = state
-            self._responses.clear()
+    def add(self, batcher: Batcher, departures: int, request: Request, response: Response) -> None:
+        """Keep the response to a request that has been refused, whatever its body.
+
+        Args:
+            departures: those of the batcher before the request was judged.
+        """
+        if self._valid != (batcher, departures) or len(self._responses) >= MAX_REFUSALS:
+            self._forget()
+            self._valid = batcher, departures
         self._responses[_head(request)] = response
+
+    def _forget(self) -> None:
+        self._valid = None
+        self._responses.clear()
 
 
 def _head(request: Request) -> object:

@@ -16,7 +16,7 @@ VECTORS = input_spec(
 IMAGES = input_spec(ImageData(channels=1, height=8, width=8), max_rows=500, max_pixels=1)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "f8", "i8"])
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "f8", "i8", "longdouble"])
 @pytest.mark.parametrize("rows", [1, 2, 100, 500])
 def test_arrays_have_as_many_rows_as_their_bytes_allow(dtype: str, rows: int) -> None:
     for spec in (VECTORS, IMAGES):
@@ -25,7 +25,7 @@ def test_arrays_have_as_many_rows_as_their_bytes_allow(dtype: str, rows: int) ->
         fewest, most = row_bounds("application/x-npy", "", len(file.getvalue()), spec)
         assert 1 <= fewest <= rows <= most <= 500
     if rows == 500 and dtype == "f8":
-        assert fewest > 480
+        assert fewest > 240
 
 
 @pytest.mark.parametrize("rows", [1, 7, 500])

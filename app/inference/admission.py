@@ -8,10 +8,9 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from app.inference.context import RequestContext
-from app.inference.costs import Plan, PlannedCall
+from app.inference.costs import Plan, PlannedCall, Size
 from app.inference.errors import DEADLINE_MESSAGE, DeadlinePassed, QueueFull, TooLong
 from app.inference.lane import MARGIN
 from app.inference.queue import MAX_LARGE_SHARE, MIN_LARGE_SHARE, Queue
@@ -29,15 +28,6 @@ class QueueLimits:
     rows: int  # of small requests that are queued
     seconds: float = math.inf  # that a small request may wait for others
     large_seconds: float = math.inf  # that a large request may wait for others
-
-
-class Size(NamedTuple):
-    """Estimated work of a request."""
-
-    rows: int  # of its calls, the greatest number
-    seconds: float
-    large: bool  # more than a batch of work
-    slice_seconds: float  # of the longest slice of its calls
 
 
 class Admission:
@@ -60,14 +50,14 @@ class Admission:
     def loaded(self) -> bool:
         """True if requests may be refused for others: before that, it is not worth looking at an unread one."""
         small, limits = self.queue.small, self._limits
-        return self.queue.large_active or 4 * small.shared_seconds > limits.seconds or 4 * small.rows > limits.rows
+        return self.queue.large_active or 8 * small.shared_seconds > limits.seconds or 8 * small.rows > limits.rows
 
     def admit(self, context: RequestContext, plan: Plan, now: float) -> None:
         """Admit a request with all of its calls. Raises as `check` does, and DeadlinePassed."""
         size = self.measure(plan)
         share = self._judge(plan, size, context.timeout, context.deadline - now, now)
         context.large = size.large
-        self.queue.enter(context, plan, now, share)
+        self.queue.enter(context, size, now, share)
 
     def leave(self, context: RequestContext) -> None:
         """Forget a request that is over, in whatever way."""
@@ -98,18 +88,8 @@ class Admission:
         if size is None:
             if len(self._sizes) >= MAX_SIZES:
                 self._sizes.clear()
-            size = self._sizes[plan] = self._measure(plan)
+            size = self._sizes[plan] = costs.size(plan)
         return size
-
-    def _measure(self, plan: Plan) -> Size:
-        costs, seconds, batch, rows = self.queue.costs, 0.0, {}, 0
-        for call in plan:
-            cost = costs[call.call]
-            seconds += cost.price(call.rows) * call.times
-            batch[call.call] = cost.slice_seconds
-            rows = max(rows, call.rows)
-        # A tolerance for the rounding errors of the sums.
-        return Size(rows, seconds, seconds > sum(batch.values()) * (1 + 1e-9), max(batch.values(), default=0.0))
 
     def seconds_ahead(self, now: float, *, large: bool) -> float:
         """Estimated seconds that a new request would wait for others."""
@@ -128,6 +108,8 @@ class Admission:
 
     def _judge(self, plan: Plan, size: Size, timeout: float, left: float, now: float) -> float:
         """Return the share that a large request needs. Raises as `check` does."""
+        if not size.large and not self.loaded and MARGIN * (self.queue.small.seconds + size.seconds) <= left:
+            return 0.0  # most requests
         try:
             self._ensure_possible(size, timeout)
             if left < 0:

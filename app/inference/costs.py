@@ -1,5 +1,6 @@
 """Estimated durations of model calls, from the warm-up and from the calls since. Knows no threads, HTTP or VAE."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 #: Maximum seconds of measured work in one batch, unless a single row takes longer.
@@ -28,6 +29,18 @@ class PlannedCall(NamedTuple):
 
 #: All calls of one request, in order.
 Plan = tuple[PlannedCall, ...]
+
+
+class Size(NamedTuple):
+    """Estimated work of a request."""
+
+    rows: int  # of the largest of its calls
+    seconds: float  # of all calls, computed alone
+    shared_seconds: float  # of all calls, where other requests share them
+    large: bool  # more than a batch of work
+    slice_seconds: float  # of the longest slice of its calls
+    planned: dict[str, int]  # rows by call
+    prices: dict[str, tuple[float, float]]  # seconds and shared seconds of a row, by call
 
 
 class CallCost:
@@ -122,9 +135,23 @@ class Costs:
             cost = self._calls[call] = CallCost(self.batch_rows)
         return cost
 
-    def shared_by(self, plan: Plan) -> float:
-        """Number of requests with this plan that can go through their calls together: as many as fill a slice."""
-        return max(1.0, min(self[call].slice_rows / rows for call, rows, _ in plan))
+    def size(self, plan: Plan) -> Size:
+        """Estimate the work of a request."""
+        # Requests with this plan that can go through their calls together: as many as fill a slice.
+        requests = max(1.0, min(self[call].slice_rows / rows for call, rows, _ in plan))
+        seconds = shared_seconds = 0.0
+        planned, prices, slices = dict[str, int](), dict[str, tuple[float, float]](), dict[str, float]()
+        for call, rows, times in plan:
+            cost = self[call]
+            price, shared = cost.price(rows), cost.shared_price(rows, requests)
+            seconds, shared_seconds = seconds + price * times, shared_seconds + shared * times
+            planned[call] = planned.get(call, 0) + rows * times
+            prices[call] = price / rows, shared / rows
+            slices[call] = cost.slice_seconds
+        # A tolerance for the rounding errors of the sums.
+        large = seconds > sum(slices.values()) * (1 + 1e-9)
+        rows = max(rows for _, rows, _ in plan)
+        return Size(rows, seconds, shared_seconds, large, max(slices.values()), planned, prices)
 
     def measured(self, call: str, overhead: float, per_row: float, now: float = 0.0) -> None:
         """Set the cost of a call that has been measured apart from requests."""
@@ -136,10 +163,10 @@ class Costs:
         self[call].record(rows, seconds, now)
         self._update()
 
-    def use(self, plan: Plan) -> None:
+    def use(self, calls: Iterable[str]) -> None:
         """Count the slices of these calls in `slice_seconds`: an admitted request makes them."""
-        if not self._in_use.issuperset(call.call for call in plan):
-            self._in_use.update(call.call for call in plan)
+        if not self._in_use.issuperset(calls):
+            self._in_use.update(calls)
             self._update()
 
     def doubt(self, plan: Plan, now: float) -> None:

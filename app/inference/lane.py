@@ -7,11 +7,11 @@ as long as that makes no older request late. Knows no threads, HTTP or VAE.
 
 import heapq
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 from app.inference.context import RequestContext
-from app.inference.costs import Costs, Plan
+from app.inference.costs import Costs, Size
 from app.inference.jobs import BatchSlice, Job
 
 #: Factor on all estimates: a call may take a quarter longer than estimated before a promise is broken.
@@ -33,7 +33,7 @@ class Lane:
         self.seconds = 0.0  # estimated work of the requests, each computed alone; the running batch included
         self.shared_seconds = 0.0  # estimated work where rows of several requests share calls
         self.requests: dict[int, RequestContext] = {}  # by order
-        self.pending: Counter[str] = Counter()  # rows that are queued or still to come, by call
+        self.pending: defaultdict[str, int] = defaultdict(int)  # rows that are queued or still to come, by call
         self._costs = costs
         self._jobs: dict[str, list[tuple[int, int, Job]]] = {}  # by call: heaps of (order of the request, index, job)
         self._deadlines: list[tuple[float, int]] = []  # heap, with requests that are over
@@ -43,17 +43,12 @@ class Lane:
 
     # Requests.
 
-    def enter(self, context: RequestContext, plan: Plan) -> None:
+    def enter(self, context: RequestContext, size: Size) -> None:
         """Count the work of a request, whose `order` is set."""
-        planned, prices, requests = context.planned, context.prices, self._costs.shared_by(plan)
-        for call, rows, times in plan:
-            cost = self._costs[call]
-            price, shared = cost.price(rows), cost.shared_price(rows, requests)
-            prices[call] = price / rows, shared / rows
-            planned[call] = planned.get(call, 0) + rows * times
-            self.pending[call] += rows * times
-            context.seconds += price * times
-            context.shared_seconds += shared * times
+        context.planned, context.prices = size.planned.copy(), size.prices
+        context.seconds, context.shared_seconds = size.seconds, size.shared_seconds
+        for call, rows in size.planned.items():
+            self.pending[call] += rows
         self.seconds += context.seconds
         self.shared_seconds += context.shared_seconds
         context.start_by = context.admitted_at + self.max_wait + MARGIN * self._costs.slice_seconds
@@ -68,7 +63,8 @@ class Lane:
         if self.requests.pop(context.order, None) is None:
             return
         for call, rows in context.planned.items():
-            self.pending[call] -= rows
+            if rows:
+                self.pending[call] -= rows
         self._spend(context.seconds, context.shared_seconds)
         context.order, context.planned, context.prices = -1, {}, {}
         context.seconds = context.shared_seconds = 0.0

@@ -8,7 +8,7 @@ and more while an admitted request needs it to meet its deadline. Knows no threa
 from itertools import count
 
 from app.inference.context import RequestContext
-from app.inference.costs import SLICE_SECONDS, Costs, Plan
+from app.inference.costs import SLICE_SECONDS, Costs, Size
 from app.inference.jobs import BatchSlice, Job
 from app.inference.lane import MARGIN, Lane
 
@@ -53,20 +53,20 @@ class Queue:
         """The lane of an admitted request."""
         return self.large if context.large else self.small
 
-    def enter(self, context: RequestContext, plan: Plan, now: float, share: float = 0.0) -> None:
+    def enter(self, context: RequestContext, size: Size, now: float, share: float = 0.0) -> None:
         """Count an admitted request, large or small as its context says.
 
         Args:
             share: that large requests need from now on.
         """
         context.order, context.admitted_at = next(self._orders), now
-        self.costs.use(plan)
+        self.costs.use(size.planned)
         if context.large:
             if not self.large_active:  # small requests were promised to wait for each other only
                 self._small_seconds = MARGIN * self.small.seconds
                 self.large_share = MIN_LARGE_SHARE
             self.large_share = max(self.large_share, share)
-        self.lane_of(context).enter(context, plan)
+        self.lane_of(context).enter(context, size)
 
     def leave(self, context: RequestContext) -> None:
         """Forget a request that is over; nothing happens to one that was not admitted."""

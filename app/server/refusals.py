@@ -24,6 +24,8 @@ class Refusals:
 
     def find(self, batcher: Batcher, request: Request) -> Response | None:
         """The response to a request with this head, if it is still refused."""
+        if self._valid is None:
+            return None
         if self._valid != (batcher, batcher.departures):
             self._forget()  # a replaced model must not stay in memory
             return None

@@ -88,7 +88,7 @@ class Simulation:
         self.costs = Costs(batch_rows)
         for name, cost in costs.items():
             self.costs.measured(name, *cost)
-        self.costs.use(tuple(PlannedCall(name, 1) for name in costs))  # as a service that has been in use for a while
+        self.costs.use(costs)  # as a service that has been in use for a while
         self.limits = limits
         self.queue = Queue(self.costs)
         self.admission = Admission(self.queue, limits)

@@ -190,14 +190,18 @@ def test_a_call_that_was_slow_once_is_measured_again() -> None:
         with running_batcher(GatedCall(), measure=measure) as batcher:
             batcher.costs.measured("double", 0.0, 100.0)  # the process was held up
             with pytest.raises(TooLong):
-                await batcher.run("double", column(1), context=RequestContext(timeout=1.0))
+                await batcher.run(
+                    "double", column(1), context=RequestContext(timeout=1.0, deadline=time.monotonic() + 1.0)
+                )
             while not measured or batcher.costs["double"].seconds(1) > 1:
                 await asyncio.sleep(0.001)
-            await batcher.run("double", column(1), context=RequestContext(timeout=1.0))
+            await batcher.run("double", column(1), context=RequestContext(timeout=1.0, deadline=time.monotonic() + 1.0))
             batcher.costs.measured("double", 0.0, 100.0, now=time.monotonic())
             for _ in range(10):
                 with pytest.raises(TooLong):
-                    await batcher.run("double", column(1), context=RequestContext(timeout=1.0))
+                    await batcher.run(
+                        "double", column(1), context=RequestContext(timeout=1.0, deadline=time.monotonic() + 1.0)
+                    )
             assert measured == ["double"], "not so soon again"
 
     asyncio.run(go())

@@ -34,7 +34,7 @@ def put(
 
     large = rows > queue.costs.batch_rows if large is None else large
     context = RequestContext(deadline=deadline, large=large)
-    queue.enter(context, (PlannedCall(call, rows),), 0.0)
+    queue.enter(context, queue.costs.size((PlannedCall(call, rows),)), 0.0)
     job = Job(call, rows, unused, unused, context)
     queue.put(job)
     return job
@@ -91,7 +91,7 @@ def test_a_small_request_waits_for_one_slice_of_a_large_one() -> None:
 def test_large_requests_have_their_share_beside_endless_small_ones(share: float) -> None:
     queue = queue_of(4)
     context = RequestContext(large=True)
-    queue.enter(context, (PlannedCall("encode", 4000),), 0.0, share)
+    queue.enter(context, queue.costs.size((PlannedCall("encode", 4000),)), 0.0, share)
     large = Job("encode", 4000, lambda *_: (), lambda *_: None, context)
     queue.put(large)
     rows = {True: 0, False: 0}

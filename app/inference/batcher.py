@@ -332,12 +332,14 @@ class Batcher:
         """Measure a call anew. Jobs that are queued meanwhile wait for it, as they do for a batch."""
         assert self._measure is not None
         self._lock.release()
+        self._call_started = time.monotonic()  # it may hang, as any call
         try:
             cost = self._measure(call)
         except Exception:
             log.exception("the call %s could not be measured", call)
             cost = self.costs[call].overhead, self.costs[call].per_row
         finally:
+            self._call_started = math.inf
             self._lock.acquire()
         self.costs.measured(call, *cost, now=time.monotonic())
 

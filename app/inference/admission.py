@@ -48,7 +48,7 @@ class Admission:
 
     @property
     def loaded(self) -> bool:
-        """True if requests may be refused for others: before that, it is not worth looking at an unread one."""
+        """True if requests may have to be refused because of what is queued. Most of the time it is False."""
         small, limits = self.queue.small, self._limits
         return self.queue.large_active or 8 * small.shared_seconds > limits.seconds or 8 * small.rows > limits.rows
 
@@ -108,7 +108,9 @@ class Admission:
 
     def _judge(self, plan: Plan, size: Size, timeout: float, left: float, now: float) -> float:
         """Return the share that a large request needs. Raises as `check` does."""
-        if not size.large and not self.loaded and MARGIN * (self.queue.small.seconds + size.seconds) <= left:
+        small = self.queue.small
+        rows, seconds = small.rows + size.rows, MARGIN * (small.seconds + size.seconds)
+        if not (size.large or self.loaded) and rows <= self._limits.rows and seconds <= left:
             return 0.0  # most requests
         try:
             self._ensure_possible(size, timeout)

@@ -132,41 +132,42 @@ class Lane:
     def take(self, call: str, now: float, share: float, late: list[Job]) -> list[BatchSlice]:
         """Remove a batch of this call: at most a slice, of the oldest requests that wait for it."""
         cost, jobs = self._costs[call], self._jobs[call]
-        capacity = cost.slice_rows
+        capacity, row_seconds = cost.slice_rows, cost.per_row * cost.scale
         slices: list[BatchSlice] = []
         fill = Fill(self, now, share)
         estimated = shared = 0.0
         while jobs and capacity:
             order, _, job = jobs[0]
-            if self._is_done(job, now, late):
+            context, start = job.context, job.rows_taken
+            if (job.done or context.deadline < now) and self._is_done(job, now, late):
                 heapq.heappop(jobs)
                 continue
-            rows = min(job.remaining, capacity)
-            if slices and not fill.allows(order, rows * cost.per_row * cost.scale):
+            rows = min(job.rows - start, capacity)
+            if slices and not (fill.free or fill.allows(order, rows * row_seconds)):
                 break
-            start = job.rows_taken
-            job.rows_taken += rows
+            job.rows_taken = stop = start + rows
             capacity -= rows
-            self.rows -= rows
-            seconds = self._begin(job, rows)
-            estimated, shared = estimated + seconds[0], shared + seconds[1]
-            slices.append(BatchSlice(job, start, start + rows))
-            if not job.remaining:
+            slices.append(BatchSlice(job, start, stop))
+            if stop == job.rows:
                 heapq.heappop(jobs)
+            seconds, shared_seconds = self._begin(context, call, rows)
+            estimated += seconds
+            shared += shared_seconds
+        self.rows -= cost.slice_rows - capacity
         self._running = estimated, shared
         return slices
 
-    def _begin(self, job: Job, rows: int) -> tuple[float, float]:
+    def _begin(self, context: RequestContext, call: str, rows: int) -> tuple[float, float]:
         """Move rows from what a request has planned to the running batch. Return their estimated seconds."""
-        context, call = job.context, job.call
         context.start_by = math.inf
-        price, shared_price = context.prices.get(call, (0.0, 0.0))
-        known = min(rows, context.planned.get(call, 0))
-        if known:
-            context.planned[call] -= known
-            self.pending[call] -= known
-        seconds = min(context.seconds, known * price)
-        shared = min(context.shared_seconds, known * shared_price)
+        planned = min(rows, context.planned.get(call, 0))
+        if not planned:
+            return 0.0, 0.0
+        context.planned[call] -= planned
+        self.pending[call] -= planned
+        price, shared_price = context.prices[call]
+        seconds = min(context.seconds, planned * price)
+        shared = min(context.shared_seconds, planned * shared_price)
         context.seconds -= seconds
         context.shared_seconds -= shared
         return seconds, shared
@@ -218,9 +219,9 @@ class Fill:
     def __init__(self, lane: Lane, now: float, share: float) -> None:
         self._share = share
         self._seconds = 0.0  # that the filling rows take
-        # Most of the time every request can wait for all others.
+        #: True if every request can wait for all others, as most of the time.
         left = lane.time_left(lane.earliest_deadline(now) - now)
-        self._free = left >= MARGIN * lane.seconds / share and (
+        self.free = left >= MARGIN * lane.seconds / share and (
             lane.oldest is None or lane.oldest.admitted_at + lane.max_wait - now >= MARGIN * lane.shared_seconds / share
         )
         self._slacks = lane.slacks(now, share)
@@ -230,7 +231,7 @@ class Fill:
 
     def allows(self, order: int, seconds: float) -> bool:
         """Add the rows of a request, which take this long, unless an older request could be late because of them."""
-        if self._free:
+        if self.free:
             return True
         self._seconds += seconds
         while self._older < MAX_OLDER_REQUESTS:

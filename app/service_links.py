@@ -17,7 +17,7 @@ from collections.abc import Mapping
 NUMBER, PROTOCOL, ADDRESS = r"\d{1,5}", "(tcp|udp|sctp)", r"([\d.]+|[\da-fA-F.]*:[\da-fA-F:.]+)"
 URL = rf"{PROTOCOL}://({ADDRESS}|\[{ADDRESS}\]):{NUMBER}"
 ONE_PORT = r"_PORT_\d{1,5}_(TCP|UDP|SCTP)"
-#: What follows the name of the Service in the name of a variable, and the values that it then has.
+#: Patterns of the end of a variable's name, after the name of the Service, and of the values that it then has.
 FORMS = {
     "_SERVICE_HOST": ADDRESS,
     "_SERVICE_PORT(_[A-Z0-9_]+)?": NUMBER,

@@ -115,7 +115,7 @@ def _decoding_scale(image: Image.Image, data: ImageData) -> int:
 
 
 def _coefficient_bytes_per_pixel(image: Image.Image) -> float:
-    """What libjpeg keeps of the whole of a progressive JPEG, whatever the size that it decodes to: 2 bytes a sample."""
+    """Bytes per pixel that libjpeg keeps of a progressive JPEG, whatever size it decodes to: 2 for each sample."""
     if not isinstance(image, JpegImageFile) or "progressive" not in image.info:
         return 0.0
     samples = [horizontal * vertical for _, horizontal, vertical, _ in image.layer]

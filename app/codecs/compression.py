@@ -56,7 +56,7 @@ class Inflater:
         return False
 
     def content(self) -> bytes:
-        """What has been inflated."""
+        """The inflated bytes so far."""
         return self._inflated.getvalue()
 
 

@@ -20,7 +20,7 @@ def row_bounds(content_type: str, content_encoding: str, length: int | None, spe
     Args:
         length: bytes of the body; None if it is not announced.
     """
-    if content_type.lower() in {*IMAGE_FORMATS, *IMAGE_ALIASES}:
+    if content_type.lower() in IMAGE_FORMATS or content_type.lower() in IMAGE_ALIASES:
         return 1, 1
     if length is None or content_encoding.lower() not in {"", "identity"}:
         return 1, spec.max_rows

@@ -57,9 +57,9 @@ class FastRequest(Request):
         """Answer the request, whose body is complete."""
         self.scope["vae.body"] = body
         protocol = self._protocol
-        self._batcher = protocol.state.model.engine.batcher
-        self._departures = self._batcher.departures
-        refusal = protocol.refusals.find(self._batcher, self)
+        batcher = protocol.state.model.engine.batcher
+        self.own["queue"] = batcher, batcher.departures
+        refusal = protocol.refusals.find(batcher, self)
         if refusal is None or protocol.flow.write_paused:
             self.task: asyncio.Task[None] = protocol.loop.create_task(self._run())
             protocol.tasks.add(self.task)
@@ -81,7 +81,7 @@ class FastRequest(Request):
             response = await self._route.respond(self, self._params)
             status = response.status_code
             if "unread" in self.own:
-                protocol.refusals.add(self._batcher, self._departures, self, response)
+                protocol.refusals.add(*self.own["queue"], self, response)
             if protocol.flow.write_paused:
                 await protocol.flow.drain()
             self._write(response)

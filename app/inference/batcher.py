@@ -38,13 +38,7 @@ import numpy as np
 from app.inference.admission import Admission, QueueLimits, one_call
 from app.inference.context import RequestContext, Span
 from app.inference.costs import Costs, Plan
-from app.inference.errors import (
-    DEADLINE_MESSAGE,
-    BatcherStopped,
-    CallFailed,
-    DeadlinePassed,
-    OutOfMemory,
-)
+from app.inference.errors import DEADLINE_MESSAGE, BatcherStopped, CallFailed, DeadlinePassed, OutOfMemory
 from app.inference.jobs import Array, ArrayJob, Arrays, BatchSlice, Job
 from app.inference.queue import Queue
 
@@ -138,7 +132,7 @@ class Batcher:
 
     @property
     def departures(self) -> int:
-        """Number of finished batches and of requests that are over: until it changes, the work ahead only grows."""
+        """Number of finished batches and of requests that are over: until it changes, no work ahead is done."""
         return self._queue.departures
 
     def seconds_ahead(self, *, large: bool) -> float:

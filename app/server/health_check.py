@@ -29,7 +29,7 @@ def serve_options(words: Sequence[str]) -> dict[str, str | None]:
 
 
 def reachable(host: str) -> list[str]:
-    """Where a process of this machine may reach a service that listens on a host."""
+    """Addresses at which a process of this machine can reach a service that listens on a host."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -11,7 +11,7 @@ UNANSWERED, BROKEN, NO_CONNECTION, TOO_LATE = 0, -1, -2, -3
 
 
 class Outcomes:
-    """What became of each request: parallel lists, because the generator has some microseconds per request."""
+    """Outcomes of requests as parallel lists, because the generator has some microseconds per request."""
 
     def __init__(self) -> None:
         self.kinds: list[str] = []

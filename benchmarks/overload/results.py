@@ -43,7 +43,7 @@ class Results:
     arrangements: dict[str, Measured] = field(default_factory=dict)
 
     def same_service(self, other: "Results") -> bool:
-        """Whether the measurements of both may stand in one table."""
+        """Return True if the measurements of both may stand in one table."""
         return (self.machine, self.version, self.model) == (other.machine, other.version, other.model)
 
     @classmethod

@@ -155,7 +155,7 @@ def test_the_fast_path_takes_requests_below_the_path(
 
 
 def test_a_server_that_knows_the_path_itself(loaded: Callable[[str], Checkpoint]) -> None:
-    """As uvicorn and hypercorn hand it on with --root-path."""
+    """A scope with a root path, as uvicorn and hypercorn make it with --root-path."""
     with client_of(loaded(MODEL), "asgi") as client:
         below = TestClient(client.app, root_path=ROOT)
         assert below.post(f"{ROOT}/encode", **npy(X)).status_code == 200

@@ -25,7 +25,7 @@ def test_unknown_variable_raises_an_error_that_lists_all_settings(monkeypatch: p
         Settings.load()
 
 
-#: As the kubelet sets them for the Services `vae`, `vae-server` (two ports, of IPv6) and `vae-port` of a namespace.
+#: Variables that the kubelet sets for Services `vae`, `vae-server` (two ports, of IPv6) and `vae-port` of a namespace.
 SERVICE_LINKS = {
     "VAE_SERVICE_HOST": "10.0.0.1",
     "VAE_SERVICE_PORT": "8000",

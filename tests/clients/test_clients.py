@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 IMAGE = HERE.parents[1] / "examples/ankle-boot.png"
 MODEL = Path("fashion-mnist")
 TYPES = {"picture.png": "image/png", "body.json": "application/json", "body.npy": "application/x-npy"}
-#: What runs each program, which takes the address and the folder of the bodies, and prints its answers by name.
+#: Commands by program. Each takes the address and the folder of the bodies, and prints its answers by name.
 PROGRAMS = {
     "node": ["node", "client.mjs"],
     "java": ["java", "Client.java"],

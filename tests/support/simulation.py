@@ -28,7 +28,7 @@ class Arrival:
 
 @dataclass(eq=False)
 class Request:
-    """What became of a request."""
+    """A request with its state and, in the end, its outcome."""
 
     arrival: Arrival
     context: RequestContext

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from app import fastpath
 from app.api.routers import ROUTERS
 from app.fastpath.protocol import MAX_BODY_SECONDS, FastProtocol
+from app.fastpath.request import FastRequest
 from app.fastpath.routes import FastRoute, fast_routes
 from tests.support.services import HeldModel, Running, body, head, read, until
 
@@ -275,6 +276,17 @@ def test_an_error_while_a_response_is_written_closes_the_connection(
     until(lambda: not service.server.server_state.tasks)
     gc.collect()
     assert "999" in caplog.text
+
+
+def test_an_idle_connection_holds_no_model(running: Callable[..., Running]) -> None:
+    service = running(http="fast")
+    batcher = service.model.engine.batcher
+    with service.connect() as connection:
+        connection.sendall(head(body()) + body())
+        assert read(connection)[0] == 200
+        requests = [item for item in gc.get_objects() if type(item) is FastRequest]
+        assert requests
+        until(lambda: not any(batcher in list(vars(request).values()) for request in requests))
 
 
 async def _some(request: Request) -> Response:

@@ -51,7 +51,7 @@ def test_small_requests_wait_no_longer_than_the_limit() -> None:
 def test_small_requests_behind_a_large_one_have_three_quarters_of_the_worker() -> None:
     a = admission(QueueLimits(100_000, 0.5))
     admit(a, 10_000)
-    # Of 0.5 s, less one slice, three quarters are theirs, and calls may take a quarter longer.
+    # Small requests have three quarters of 0.5 s less a slice, and calls may take a quarter longer than estimated.
     for _ in range(math.floor((0.5 - 1.25 * 0.038) * 0.75 / 1.25 / 0.038) + 1):
         admit(a, 38)
     with pytest.raises(QueueFull):

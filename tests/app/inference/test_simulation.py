@@ -117,7 +117,7 @@ def check_refusal(simulation: Simulation, request: Request) -> None:
     overdue = MARGIN * queue.overdue(queue.large_share)
     small = MARGIN * (ahead[False] + overheads) / queue.small_share + slices + overdue
     large = MARGIN * ahead[True]
-    # What left clients still have in the running batch takes a slice at most.
+    # Rows of clients that have left are in the running batch only: a slice at most.
     match error.bound:
         case "queue_rows":
             assert queue.small.rows + max(rows for _, rows, _ in request.arrival.plan) > bounds.rows

@@ -123,19 +123,17 @@ class Body:
         """
         headers = self.request.headers
         gzip = "content-encoding" in headers and is_gzip(",".join(headers.getlist("content-encoding")))
-        content = await self._receive()
+        # A server that holds the whole body already hands it over, which spares a task switch.
+        content: bytes | None = self.request.scope.get("vae.body")
+        if content is None:
+            content = await self._receive()
+        else:
+            self._count(len(content))
         return await self._inflate(content) if gzip else content
 
     async def _receive(self) -> bytes:
-        """All bytes as they are sent.
-
-        A server that holds the whole body already hands it over as `scope["vae.body"]`, which spares a task switch.
-        """
+        """All bytes as they are sent."""
         limits = self._limits
-        if (whole := self.request.scope.get("vae.body")) is not None:
-            self._count(len(whole))
-            body: bytes = whole
-            return body
         if (self.announced() or 0) > limits.max_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
@@ -197,7 +195,8 @@ class Body:
         """Hold the received size against the limits. Bytes are budgeted on arrival: announcing a body costs nothing."""
         if size > self._limits.max_bytes:
             raise self._too_large()
-        self._acquire(size)
+        if size > UNBUDGETED_BYTES:
+            self._acquire(size)
 
     def _acquire(self, size: int) -> None:
         if size > max(UNBUDGETED_BYTES, self._acquired):

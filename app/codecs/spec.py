@@ -62,7 +62,8 @@ class InputSpec:
             Invalid: a value is out of range or not finite; the error names its place.
         """
         if integers_are_bytes and self.image is not None:
-            self._check_range(values, np.asarray(0), np.asarray(255))
+            if values.dtype != np.uint8:  # which is in range whatever its values
+                self._check_range(values, np.asarray(0), np.asarray(255))
             floats = values.astype(np.float32) / np.float32(255)
         else:
             self._check_range(values, self.low, self.high)

@@ -37,6 +37,9 @@ class FastHeaders(Headers):
         value = self.by_name.get(RAW_NAME(key))
         return default if value is None else value.decode("latin-1")
 
+    def __contains__(self, key: object) -> bool:
+        return RAW_NAME(key) in self.by_name
+
 
 class FastRequest(Request):
     """A request as endpoints see it; to uvicorn it is what its own `RequestResponseCycle` is."""
@@ -95,15 +98,14 @@ class FastRequest(Request):
             self._end(status)
 
     def _end(self, status: int) -> None:
-        protocol, path = self._protocol, self._route.path
+        protocol, route = self._protocol, self._route
         if not self.response_complete:
             protocol.transport.close()  # nothing else would end a client's wait
         self.response_complete, own = True, self.own
         self.scope, self.own = {}, {}  # an idle connection must hold neither a body nor a model
         run_cleanups(own["cleanups"])
         seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
-        whole = f"{protocol.state.settings.root_path or ''}{path}"
-        record_request(protocol.state.metrics, path, self._route.method, whole, status, seconds, own, parent)
+        record_request(protocol.state.metrics, route.path, route.method, route.whole_path, status, seconds, own, parent)
 
     def _write(self, response: Response) -> None:
         protocol = self._protocol

@@ -30,8 +30,9 @@ Step = tuple[Callable[..., Any] | str, Callable[[list[Any]], Any]]
 class FastRoute:
     """One endpoint with its plan; TypeError where a plan cannot resolve one of its parameters."""
 
-    def __init__(self, route: APIRoute, method: str, shared: list[params.Depends]) -> None:
+    def __init__(self, route: APIRoute, method: str, shared: list[params.Depends], root_path: str) -> None:
         self.path, self.method, self._endpoint = route.path, method, route.endpoint
+        self.whole_path = f"{root_path}{route.path}"
         self._query_model: type[BaseModel] | None = None
         self._steps: list[Step] = []
         self._positions: dict[Any, int] = {}
@@ -92,12 +93,12 @@ class FastRoute:
 
 def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:
     """The endpoints that a plan can call, by method and path as the head of a request writes them."""
-    routes, roots = dict[tuple[bytes, bytes], FastRoute](), {"", app.state.server.settings.root_path or ""}
+    routes, root_path = dict[tuple[bytes, bytes], FastRoute](), app.state.server.settings.root_path or ""
     for router, dependencies in with_dependencies(app.state.server.keys):
         plain = [r for r in router.routes if isinstance(r, APIRoute) and not (r.dependencies or r.status_code)]
         for route in plain:
             for method in route.methods or ():
                 with contextlib.suppress(TypeError):
-                    fast = FastRoute(route, method, dependencies)
-                    routes |= {(method.encode(), f"{root}{route.path}".encode()): fast for root in roots}
+                    fast = FastRoute(route, method, dependencies, root_path)
+                    routes |= {(method.encode(), path.encode()): fast for path in (fast.path, fast.whole_path)}
     return routes

@@ -36,7 +36,7 @@ class Lane:
         self.pending: defaultdict[str, int] = defaultdict(int)  # rows that are queued or still to come, by call
         self._costs = costs
         self._jobs: dict[str, list[tuple[int, int, Job]]] = {}  # by call: heaps of (order of the request, index, job)
-        self._deadlines: list[tuple[float, int]] = []  # heap, with requests that are over
+        self._earliest = math.inf  # no request that is not late has an earlier deadline
         self._running = 0.0, 0.0  # seconds and shared seconds of the running batch
         self._dropped = 0  # jobs dropped since all dropped jobs were removed
         self._index = 0
@@ -53,10 +53,7 @@ class Lane:
         self.shared_seconds += context.shared_seconds
         context.start_by = context.admitted_at + self.max_wait + MARGIN * self._costs.slice_seconds
         self.requests[context.order] = context
-        if len(self._deadlines) > 2 * len(self.requests) + MAX_DROPPED_JOBS:
-            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.requests]
-            heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (context.deadline, context.order))
+        self._earliest = min(self._earliest, context.deadline)
 
     def leave(self, context: RequestContext) -> None:
         """Forget a request; what it has in the running batch counts until that is finished."""
@@ -74,7 +71,7 @@ class Lane:
         self.shared_seconds -= shared
         if not self.requests and not any(self._running):
             self.seconds = self.shared_seconds = 0.0  # without the rounding errors of the sums
-            self._deadlines.clear()
+            self._earliest = math.inf
 
     @property
     def oldest(self) -> RequestContext | None:
@@ -88,10 +85,16 @@ class Lane:
 
     def earliest_deadline(self, now: float) -> float:
         """Earliest deadline of a request that is not late; inf if there is none."""
-        deadlines = self._deadlines
-        while deadlines and (deadlines[0][0] < now or deadlines[0][1] not in self.requests):
-            heapq.heappop(deadlines)
-        return deadlines[0][0] if deadlines else math.inf
+        deadlines = [context.deadline for context in self.requests.values() if context.deadline >= now]
+        self._earliest = min(deadlines, default=math.inf)
+        return self._earliest
+
+    def can_spend(self, seconds: float, now: float) -> bool:
+        """Return True if every request that is not late has this much time left before its deadline."""
+        left = self.time_left(self._earliest - now)
+        if left < seconds:  # the earliest deadline may have been that of a request that is over
+            left = self.time_left(self.earliest_deadline(now) - now)
+        return left >= seconds
 
     def slacks(self, now: float, share: float) -> Iterator[tuple[int, float]]:
         """Order of each request and the seconds that it can still be delayed, from the oldest to the youngest.
@@ -160,14 +163,14 @@ class Lane:
     def _begin(self, context: RequestContext, call: str, rows: int) -> tuple[float, float]:
         """Move rows from what a request has planned to the running batch. Return their estimated seconds."""
         context.start_by = math.inf
-        planned = min(rows, context.planned.get(call, 0))
-        if not planned:
+        left = context.planned.get(call, 0)
+        if not left:
             return 0.0, 0.0
-        context.planned[call] -= planned
+        planned = min(rows, left)
+        context.planned[call] = left - planned
         self.pending[call] -= planned
         price, shared_price = context.prices[call]
-        seconds = min(context.seconds, planned * price)
-        shared = min(context.shared_seconds, planned * shared_price)
+        seconds, shared = planned * price, planned * shared_price
         context.seconds -= seconds
         context.shared_seconds -= shared
         return seconds, shared
@@ -220,8 +223,7 @@ class Fill:
         self._share = share
         self._seconds = 0.0  # that the filling rows take
         #: True if every request can wait for all others, as most of the time.
-        left = lane.time_left(lane.earliest_deadline(now) - now)
-        self.free = left >= MARGIN * lane.seconds / share and (
+        self.free = lane.can_spend(MARGIN * lane.seconds / share, now) and (
             lane.oldest is None or lane.oldest.admitted_at + lane.max_wait - now >= MARGIN * lane.shared_seconds / share
         )
         self._slacks = lane.slacks(now, share)

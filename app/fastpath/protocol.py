@@ -23,12 +23,14 @@ class FastProtocol(LimitedProtocol):
         super().__init__(*args, **kwargs)
         if "fast" not in self.app_state:  # which all connections share
             bodies = SharedTimeout(self.loop, MAX_BODY_SECONDS, FastProtocol.hand_over)
-            self.app_state["fast"] = ResponseWriter(self.loop), Refusals(), bodies, fast_routes(self.app)
+            writer = ResponseWriter(self.loop)
+            self.app_state["fast"] = writer, Refusals(writer), bodies, fast_routes(self.app)
         self._responses, self.refusals, self._bodies, routes = self.app_state["fast"]
         # Tracing, and what uvicorn itself does to requests, need the ASGI path.
         standard = self.state.settings.traces or self.root_path or self.limit_concurrency is not None
         self._routes = {} if standard else routes
         self._max_body_bytes = min(MAX_BODY_BYTES, self.state.settings.max_body_bytes)
+        self._received = b""  # all bytes since the last request, as long as they are parsed
         self._pending: FastRequest | None = None  # whose body is not complete yet
         self._body: list[bytes] = []
 
@@ -44,8 +46,15 @@ class FastProtocol(LimitedProtocol):
         self._responses.flush()  # the responses of earlier requests go first
         super().send_400_response(msg)
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def receive(self, data: bytes) -> None:
+        cycle = self.cycle
+        complete = cycle is None or (cycle.response_complete and not cycle.more_body)
+        between = complete and not self._in_head and self._pending is None
+        if between and self.refusals.answer(self, data):
+            return
+        self._received = data if between else b""
+        super().receive(data)
+        self._received = b""
         if self._pending is not None:
             self._bodies.enter(self)  # the rest of its body is to follow
 
@@ -93,7 +102,7 @@ class FastProtocol(LimitedProtocol):
         self._bodies.leave(self)
         body, self._body = b"".join(self._body), []
         self.cycle = self._running = request  # type: ignore[assignment]
-        request.start(body)
+        request.start(body, self._received)
 
     def hand_over(self) -> None:
         """Leave a request whose body is slow to uvicorn, as far as it has arrived."""

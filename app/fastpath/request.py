@@ -9,22 +9,18 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.api.errors import STOPPED, ClientLeft, Unavailable
 from app.api.problems import STATUS, to_response
 from app.fastpath.routes import FastRoute
 from app.middleware.access_log import record_request
-from app.middleware.request_state import HEADER, choose_request_id, run_cleanups
-from app.middleware.response_headers import DIGEST, NO_SNIFF
+from app.middleware.request_state import choose_request_id, run_cleanups
+from app.middleware.response_headers import DIGEST
+from app.server.refusals import END_OF_HEAD, Refusal
+from app.server.writer import start_of_response
 
 CLIENT_LEFT = STATUS[ClientLeft][0]
 RAW_NAME = functools.cache(lambda name: name.lower().encode("latin-1"))
-
-
-@functools.lru_cache(maxsize=1)
-def _common_headers(default: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return b"".join(b"%b: %b\r\n" % header for header in (*default, NO_SNIFF))
 
 
 class FastHeaders(Headers):
@@ -54,21 +50,18 @@ class FastRequest(Request):
         super().__init__({"type": "http", "app": protocol.app, "state": self.own, **scope})
         self._headers, self._raw_headers = headers, headers.by_name
         self._protocol, self._route, self._params = protocol, route, params
-        self.keep_alive, self.response_complete, self._left = True, False, False
+        self.keep_alive, self.response_complete, self.more_body, self._left = True, False, False, False
 
-    def start(self, body: bytes) -> None:
-        """Answer the request, whose body is complete."""
+    def start(self, body: bytes, received: bytes) -> None:
+        """Answer the request, whose body is complete; `received` are its bytes, if they came at once."""
         self.scope["vae.body"] = body
-        protocol = self._protocol
-        batcher = protocol.state.model.engine.batcher
-        self.own["queue"] = batcher, batcher.departures
-        refusal = protocol.refusals.find(batcher, self)
-        if refusal is None or protocol.flow.write_paused:
-            self.task: asyncio.Task[None] = protocol.loop.create_task(self._run())
-            protocol.tasks.add(self.task)
-        else:
-            self._write(refusal)
-            self._end(refusal.status_code)
+        protocol, batcher = self._protocol, self._protocol.state.model.engine.batcher
+        if batcher.loaded:
+            head, _, rest = received.partition(END_OF_HEAD)
+            if len(rest) == len(body):
+                self.own["refusable"] = batcher, batcher.departures, head
+        self.task: asyncio.Task[None] = protocol.loop.create_task(self._run())
+        protocol.tasks.add(self.task)
 
     def leave(self) -> None:
         """Cancel the work of a client that closed its connection."""
@@ -83,8 +76,6 @@ class FastRequest(Request):
         try:
             response = await self._route.respond(self, self._params)
             status = response.status_code
-            if "unread" in self.own:
-                protocol.refusals.add(*self.own["queue"], self, response)
             if protocol.flow.write_paused:
                 await protocol.flow.drain()
             self._write(response)
@@ -98,24 +89,28 @@ class FastRequest(Request):
             self._end(status)
 
     def _end(self, status: int) -> None:
-        protocol, route = self._protocol, self._route
+        protocol = self._protocol
         if not self.response_complete:
             protocol.transport.close()  # nothing else would end a client's wait
         self.response_complete, own = True, self.own
         self.scope, self.own = {}, {}  # an idle connection must hold neither a body nor a model
         run_cleanups(own["cleanups"])
         seconds, parent = time.perf_counter() - self._started, self._raw_headers.get(b"traceparent")
-        record_request(protocol.state.metrics, route.path, route.method, route.whole_path, status, seconds, own, parent)
+        record_request(protocol.state.metrics, *self._route.labels, status, seconds, own, parent)
 
     def _write(self, response: Response) -> None:
         protocol = self._protocol
         if self._left or protocol.transport.is_closing():
             return
-        parts = [STATUS_LINE[response.status_code], _common_headers(tuple(protocol.server_state.default_headers))]
+        status, end = response.status_code, list[bytes]()
         digest = self.own.get("model", protocol.state.model).digest
-        for name, value in ((HEADER, self.own["request_id"]), (DIGEST, digest), *response.raw_headers):
-            parts += (name, b": ", value, b"\r\n")
+        for name, value in ((DIGEST, digest), *response.raw_headers):
+            end += (name, b": ", value, b"\r\n")
         keep_alive = self.keep_alive and not protocol.state.draining
-        parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
-        self.response_complete, self.own["status"] = True, response.status_code
-        protocol.finish(b"".join(parts), close=not keep_alive)
+        end += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
+        if keep_alive and "unread" in self.own and "refusable" in self.own:
+            refusal = Refusal(b"".join(end), len(self.scope["vae.body"]), self._route.labels)
+            protocol.refusals.add(*self.own["refusable"], refusal)
+        start = start_of_response(status, protocol.server_state, self.own["request_id"])
+        self.response_complete, self.own["status"] = True, status
+        protocol.finish(b"".join((*start, *end)), close=not keep_alive)

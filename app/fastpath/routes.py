@@ -32,7 +32,7 @@ class FastRoute:
 
     def __init__(self, route: APIRoute, method: str, shared: list[params.Depends], root_path: str) -> None:
         self.path, self.method, self._endpoint = route.path, method, route.endpoint
-        self.whole_path = f"{root_path}{route.path}"
+        self.labels = route.path, method, f"{root_path}{route.path}"  # as metrics and the log name its requests
         self._query_model: type[BaseModel] | None = None
         self._steps: list[Step] = []
         self._positions: dict[Any, int] = {}
@@ -100,5 +100,5 @@ def fast_routes(app: FastAPI) -> dict[tuple[bytes, bytes], FastRoute]:
             for method in route.methods or ():
                 with contextlib.suppress(TypeError):
                     fast = FastRoute(route, method, dependencies, root_path)
-                    routes |= {(method.encode(), path.encode()): fast for path in (fast.path, fast.whole_path)}
+                    routes |= {(method.encode(), path.encode()): fast for path in fast.labels[::2]}
     return routes

@@ -143,6 +143,10 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.timers.held.hold(self, data)
                 return
             self.refused_until = 0.0
+        self.receive(data)
+
+    def receive(self, data: bytes) -> None:
+        """Parse what has arrived."""
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -216,3 +220,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.timers.idle.enter(self)
         if self.pipeline:
             self.flow.pause_reading()  # enough has arrived
+
+    def end_refusal(self) -> None:
+        """Free the connection after a request that was refused without being parsed."""
+        self.timers.heads.leave(self)
+        self.timers.idle.leave(self)
+        self.timers.idle.enter(self)
+        self.server_state.total_requests += 1
+        self.refused_until = self.loop.time() + REFUSAL_PAUSE_SECONDS

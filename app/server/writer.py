@@ -1,6 +1,13 @@
 """Writing responses to connections."""
 
 import asyncio
+import functools
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
+
+from app.middleware.request_state import HEADER
+from app.middleware.response_headers import NO_SNIFF
 
 
 class ResponseWriter:
@@ -23,3 +30,14 @@ class ResponseWriter:
         pending, self._pending = self._pending, []
         for transport, response in pending:
             transport.write(response)
+
+
+def start_of_response(status: int, server: ServerState, request_id: bytes) -> tuple[bytes, ...]:
+    """The parts of a response up to its request id."""
+    common = _common_headers(tuple(server.default_headers))
+    return STATUS_LINE[status], common, HEADER, b": ", request_id, b"\r\n"
+
+
+@functools.lru_cache(maxsize=1)
+def _common_headers(default: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in (*default, NO_SNIFF))

@@ -55,6 +55,14 @@ class SharedTimeout:
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._check)
 
+    def restart(self, connection: object) -> float:
+        """Start the time of a connection anew. Return the time on the clock of the loop."""
+        self._since.pop(connection, None)
+        now = self._since[connection] = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._check)
+        return now
+
     def leave(self, connection: object) -> None:
         """Stop the time of a connection."""
         self._since.pop(connection, None)
@@ -224,7 +232,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def end_refusal(self) -> None:
         """Free the connection after a request that was refused without being parsed."""
         self.timers.heads.leave(self)
-        self.timers.idle.leave(self)
-        self.timers.idle.enter(self)
+        now = self.timers.idle.restart(self)
         self.server_state.total_requests += 1
-        self.refused_until = self.loop.time() + REFUSAL_PAUSE_SECONDS
+        self.refused_until = now + REFUSAL_PAUSE_SECONDS

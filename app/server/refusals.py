@@ -63,7 +63,7 @@ class Refusals:
             return False
         request_id = choose_request_id(own.get(HEADER))
         response = b"".join((*start_of_response(OVERLOADED, connection.server_state, request_id), refusal.response))
-        self._responses.write(connection.transport, response, alone=not connection.tasks)
+        self._responses.write(connection.transport, response, alone=True)
         connection.end_refusal()
         seconds, fields, parent = time.perf_counter() - start, {"request_id": request_id}, own.get(b"traceparent")
         record_request(state.metrics, *refusal.labels, OVERLOADED, seconds, fields, parent)

@@ -68,8 +68,9 @@ class Peak:
 
     @property
     def work_rate(self) -> float:
-        """Seconds of work per second, by the costs of the kinds."""
-        return self.figures.work_rate if self.cell == cells.MIX else 1.0
+        """Seconds of work per second, by the costs of the kinds: the mean of before and after the points."""
+        before = self.figures.work_rate if self.cell == cells.MIX else 1.0
+        return before if self.later is None else before * (1 + self.later / self.rate) / 2
 
     def seconds(self, options: Options) -> float:
         """Return the duration of a point."""

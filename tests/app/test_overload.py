@@ -15,7 +15,7 @@ from benchmarks.overload.arrangements import PROXY_CONFIGURATION, proxy_configur
 from benchmarks.overload.client import ClosedLoop, OpenLoop
 from benchmarks.overload.measure import Beside, Options, Peak, Point
 from benchmarks.overload.outcomes import BROKEN, NO_CONNECTION, TOO_LATE, Figures, Outcomes, figures, goodput_ratio
-from benchmarks.overload.results import Measured, Results
+from benchmarks.overload.results import Measured, Results, point_ratio
 
 OPTIONS = Options(seconds=20, max_seconds=120, limit=60, connections=10)
 
@@ -108,6 +108,13 @@ def some_results() -> Results:
     found = Results("a machine", "1.2.3", "fashion-mnist", ["python -m benchmarks.overload"], 20, 60, 4000)
     found.arrangements["single"] = Measured({"1x1": peak}, {"1x1": points}, {"1x1": beside})
     return found
+
+
+def test_goodput_is_compared_with_the_mean_of_both_peaks() -> None:
+    found = some_results().arrangements["single"]
+    peak, point = found.peaks["1x1"], found.points["1x1"][0]
+    drifted = replace(peak, later=peak.rate / 2)
+    assert point_ratio(drifted, point) == pytest.approx(point_ratio(peak, point) / 0.75)
 
 
 def test_report_names_the_factor_that_was_reached() -> None:

@@ -36,11 +36,12 @@ ABOUT = """\
 Each cell is one request, named by rows x draws of `/free-energy`, or a mixture of all of them in which each kind has
 the same share of the work. The peak of a cell is the highest rate of clients that wait for their answers: their number
 is doubled until the rate no longer grows or a request is refused. It is measured before and after the points, and they
-are compared with the mean, because the rate of a machine may drift. Requests arrive at multiples of the peak at times of their own (Poisson), over at most
-{connections:,} connections. A request is timed from when it was due, whether or not it could be sent then; one that is
-due while no connection is free, or that the generator cannot send within 0.1 s, is not sent. If the generator is too
-slow for more than 5 %, the point is measured at a smaller factor, and the wanted one follows in parentheses. Where
-connections run out, the service has {connections:,} unanswered requests at any time, and the point keeps its factor.
+are compared with the mean, because the rate of a machine may drift. Requests arrive at multiples of the peak at times
+of their own (Poisson), over at most {connections:,} connections. A request is timed from when it was due, whether or
+not it could be sent then; one that is due while no connection is free, or that the generator cannot send within 0.1 s,
+is not sent. If the generator is too slow for more than 5 %, the point is measured at a smaller factor, and the wanted
+one follows in parentheses. Where connections run out, the service has {connections:,} unanswered requests at any time,
+and the point keeps its factor.
 
 Goodput is the work that is done within {limit:g} s of when it was due: answers with 200, of a mixture weighted by the
 time that each kind takes at its own peak. Rates include the time until the last admitted request is answered. Goodput

@@ -20,16 +20,17 @@ def row_bounds(content_type: str, content_encoding: str, length: int | None, spe
     Args:
         length: bytes of the body; None if it is not announced.
     """
-    if content_type.lower() in IMAGE_FORMATS or content_type.lower() in IMAGE_ALIASES:
+    media_type = content_type.partition(";")[0].rstrip().lower()
+    if media_type in IMAGE_FORMATS or media_type in IMAGE_ALIASES:
         return 1, 1
     if length is None or content_encoding.lower() not in {"", "identity"}:
         return 1, spec.max_rows
     values = math.prod(spec.shape)
-    if content_type == "application/x-npy":
+    if media_type == "application/x-npy":
         fewest, most = (length - MAX_HEADER_BYTES) // (MAX_NPY_BYTES * values), length // values
     elif spec.image is not None:
         fewest, most = 1, length // MIN_IMAGE_BYTES
-    elif content_type != "application/json":
+    elif media_type != "application/json":
         return 1, spec.max_rows
     else:
         fewest, most = length // (MAX_JSON_BYTES * values), length // (MIN_JSON_BYTES * values)

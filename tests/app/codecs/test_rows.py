@@ -41,3 +41,8 @@ def test_what_the_head_does_not_tell_is_unknown() -> None:
     assert row_bounds("image/png", "", 10_000_000, IMAGES) == (1, 1)
     assert row_bounds("application/x-npy", "", None, IMAGES) == (1, 500)
     assert row_bounds("application/x-npy", "gzip", 100_000, IMAGES) == (1, 500)
+
+
+@pytest.mark.parametrize("spelled", ["Application/JSON", "application/json; charset=utf-8", "application/json ;a=b"])
+def test_case_and_parameters_of_a_type_change_nothing(spelled: str) -> None:
+    assert row_bounds(spelled, "", 5000, VECTORS) == row_bounds("application/json", "", 5000, VECTORS) != (1, 500)

@@ -11,10 +11,11 @@ model calls that it plans: `plan(rows)` gives those of a body of this many rows.
 dependencies do not depend on each other: FastAPI resolves each of them at a cost of some 20 microseconds.
 """
 
+import functools
 import re
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Header, Request
 from pydantic import WithJsonSchema
@@ -36,6 +37,16 @@ from model.images import MAX_DEPTH
 THREAD_BYTES = 1 << 17
 #: The model calls that a request plans, by its number of rows.
 PlanOfRows = Callable[[int], Plan]
+
+
+class HeadRefused(NamedTuple):
+    """Why a request was refused for its head alone: every request with the same head is, as long as `judge` raises."""
+
+    judge: Callable[[], None]  # raises QueueFull
+    retry_after: int  # seconds
+    departures: int  # those of the batcher when it was judged
+
+
 TIMEOUT_SECONDS = re.compile(r"(?=.*[1-9])\d{1,9}(\.\d{1,9})?")
 Timeout = Annotated[
     str | None,
@@ -133,11 +144,13 @@ async def _read(body: Body, spec: InputSpec, model: ServedModel, context: Reques
     headers = body.request.headers
     content_type, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
     if model.engine.batcher.loaded:
-        fewest, most = row_bounds(content_type, coding, body.announced(), spec)
+        batcher, departures = model.engine.batcher, model.engine.batcher.departures
+        fewest, most = map(plan, row_bounds(content_type, coding, body.announced(), spec))
         try:
-            model.engine.batcher.check(plan(fewest), plan(most), context.timeout)
-        except QueueFull:
-            body.request.scope["state"]["unread"] = True  # the refusal holds for every body of a request like this
+            batcher.check(fewest, most, context.timeout)
+        except QueueFull as error:
+            judge = functools.partial(batcher.check, fewest, most, context.timeout)
+            body.request.scope["state"]["refused"] = HeadRefused(judge, error.retry_after, departures)
             raise
     content = await body.receive()
     start = time.monotonic()

@@ -55,11 +55,11 @@ class FastRequest(Request):
     def start(self, body: bytes, received: bytes) -> None:
         """Answer the request, whose body is complete; `received` are its bytes, if they came at once."""
         self.scope["vae.body"] = body
-        protocol, batcher = self._protocol, self._protocol.state.model.engine.batcher
-        if batcher.loaded:
+        protocol = self._protocol
+        if protocol.state.model.engine.batcher.loaded:
             head, _, rest = received.partition(END_OF_HEAD)
             if len(rest) == len(body):
-                self.own["refusable"] = batcher, batcher.departures, head
+                self.own["head"] = head
         self.task: asyncio.Task[None] = protocol.loop.create_task(self._run())
         protocol.tasks.add(self.task)
 
@@ -108,9 +108,9 @@ class FastRequest(Request):
             end += (name, b": ", value, b"\r\n")
         keep_alive = self.keep_alive and not protocol.state.draining
         end += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
-        if keep_alive and "unread" in self.own and "refusable" in self.own:
-            refusal = Refusal(b"".join(end), len(self.scope["vae.body"]), self._route.labels)
-            protocol.refusals.add(*self.own["refusable"], refusal)
+        if keep_alive and "refused" in self.own and "head" in self.own:
+            refusal = Refusal(b"".join(end), len(self.scope["vae.body"]), self._route.labels, *self.own["refused"])
+            protocol.refusals.add(self.own["model"].engine.batcher, self.own["head"], refusal)
         start = start_of_response(status, protocol.server_state, self.own["request_id"])
         self.response_complete, self.own["status"] = True, status
         protocol.finish(b"".join((*start, *end)), close=not keep_alive)

@@ -27,6 +27,8 @@ OVERLOADED = STATUS[QueueFull][0]
 #: Seconds for up to which a connection is not read if its client sends more that soon after a response of 429: clients
 #: that retry at once wait, instead of being refused thousands of times a second.
 REFUSAL_PAUSE_SECONDS = 0.1
+#: Bytes that are kept of such a connection before it is no longer read.
+MAX_HELD_BYTES = 1 << 16
 log = logging.getLogger("vae")
 
 
@@ -90,11 +92,12 @@ class HeldConnections:
         self._held: dict[LimitedProtocol, bytes] = {}
 
     def hold(self, connection: "LimitedProtocol", data: bytes) -> None:
-        """Keep what has arrived, and do not read more, for REFUSAL_PAUSE_SECONDS at most."""
+        """Keep what has arrived for REFUSAL_PAUSE_SECONDS at most, and do not read much more."""
         if not self._held:
             self._loop.call_later(REFUSAL_PAUSE_SECONDS, self._release)
-        self._held[connection] = self._held.get(connection, b"") + data
-        connection.flow.pause_reading()
+        held = self._held[connection] = self._held.get(connection, b"") + data
+        if len(held) > MAX_HELD_BYTES:  # to stop reading takes longer than a refusal
+            connection.flow.pause_reading()
 
     def _release(self) -> None:
         held, self._held = self._held, {}

@@ -2,9 +2,11 @@
 
 import re
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from app.inference.batcher import Batcher
+from app.inference.errors import QueueFull, TooLong
 from app.middleware.access_log import record_request
 from app.middleware.request_state import HEADER, choose_request_id
 from app.server.limits import OVERLOADED, LimitedProtocol
@@ -12,33 +14,56 @@ from app.server.writer import ResponseWriter, start_of_response
 
 #: Number of different heads, and bytes of one of them.
 MAX_HEADS, MAX_HEAD_BYTES = 256, 1 << 12
+#: Seconds for which a refusal is sent: it names the work that was ahead when it was made.
+MAX_SECONDS = 1.0
 END_OF_HEAD = b"\r\n\r\n"
 #: Headers that each request has of its own.
 OWN_HEADERS = re.compile(rb"(?i)\r\n(x-request-id|traceparent|tracestate):[ \t]*([^\r\n]*)(?=\r\n|$)")
 
 
-class Refusal(NamedTuple):
+@dataclass(slots=True)
+class Refusal:
     """A response of 429 to every request with the same head."""
 
     response: bytes  # from after its request id to its end
     body_size: int  # bytes of the body of such a request
     labels: tuple[str, str, str]  # route, method and path of the request, for the metrics and the log
+    judge: Callable[[], None]  # raises QueueFull if such a request would be refused now
+    retry_after: int  # seconds that the response names
+    departures: int  # those of the batcher when such a request was judged last
+    made: float = field(default_factory=time.monotonic)
+
+    def holds(self, departures: int) -> bool:
+        """Return True if such a request still gets this response. It is judged again if the queue has moved."""
+        if time.monotonic() > self.made + MAX_SECONDS:
+            return False
+        if departures != self.departures:
+            try:
+                self.judge()
+            except (QueueFull, TooLong) as error:
+                if not isinstance(error, QueueFull) or error.retry_after != self.retry_after:
+                    return False
+                self.departures = departures
+            else:
+                return False
+        return True
 
 
 class Refusals:
     """Refusals by the bytes of the head of a request, without the headers that each request has of its own.
 
     Until a batch is finished or a request is over, the work ahead does not shrink, and a request like a refused one
-    would be refused too. To parse and judge each of thousands of them would cost the time in which others are computed.
+    would be refused too. To parse and judge each of thousands of them would cost the time in which others are computed;
+    so they are judged once each time that the queue moves, and not parsed.
     """
 
     def __init__(self, responses: ResponseWriter) -> None:
         self._responses = responses
-        self._valid: tuple[Batcher, int] | None = None  # for the queue in this state
+        self._batcher: Batcher | None = None
         self._refusals: dict[bytes, Refusal] = {}
 
     def answer(self, connection: LimitedProtocol, data: bytes) -> bool:
-        """Refuse a request without parsing it, if one with the same head was refused and nothing has changed since.
+        """Refuse a request without parsing it, if one with the same head was refused and would be now.
 
         Args:
             connection: has no unfinished request.
@@ -48,18 +73,20 @@ class Refusals:
             False if the data must be parsed. They must unless they are exactly one request, with its body.
         """
         state = connection.state
-        if self._valid is None or state.draining or connection.flow.write_paused:
+        if not self._refusals or state.draining or connection.flow.write_paused:
             return False
         batcher = state.model.engine.batcher
-        if self._valid != (batcher, batcher.departures):
+        if self._batcher is not batcher or not batcher.loaded:
             self._forget()  # a replaced model must not stay in memory
             return False
         start, end = time.perf_counter(), data.find(END_OF_HEAD)
-        refusal, own = self._refusals.get(data[:end]), dict[bytes, bytes]()
-        if refusal is None and 0 < end <= MAX_HEAD_BYTES:
-            key, own = _split(data[:end])
-            refusal = self._refusals.get(key) if own else None
+        key, own = data[:end], dict[bytes, bytes]()
+        if key not in self._refusals and 0 < end <= MAX_HEAD_BYTES:
+            key, own = _split(key)
+        refusal = self._refusals.get(key)
         if refusal is None or end + len(END_OF_HEAD) + refusal.body_size != len(data):
+            return False
+        if not refusal.holds(batcher.departures):
             return False
         request_id = choose_request_id(own.get(HEADER))
         response = b"".join((*start_of_response(OVERLOADED, connection.server_state, request_id), refusal.response))
@@ -69,21 +96,20 @@ class Refusals:
         record_request(state.metrics, *refusal.labels, OVERLOADED, seconds, fields, parent)
         return True
 
-    def add(self, batcher: Batcher, departures: int, head: bytes, refusal: Refusal) -> None:
-        """Keep the refusal of a request, whatever its body.
+    def add(self, batcher: Batcher, head: bytes, refusal: Refusal) -> None:
+        """Keep the refusal of a request by this batcher, whatever its body.
 
         Args:
-            departures: those of the batcher before the request was judged.
             head: as it arrived, without the empty line that ends it.
         """
-        if self._valid != (batcher, departures) or len(self._refusals) >= MAX_HEADS:
+        if self._batcher is not batcher or len(self._refusals) >= MAX_HEADS:
             self._forget()
-            self._valid = batcher, departures
+            self._batcher = batcher
         if len(head) <= MAX_HEAD_BYTES:
             self._refusals[_split(head)[0]] = refusal
 
     def _forget(self) -> None:
-        self._valid = None
+        self._batcher = None
         self._refusals.clear()
 
 

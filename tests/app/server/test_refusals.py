@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from app.fastpath.request import FastRequest
 from app.inference.admission import Admission
+from app.inference.errors import QueueFull
 from app.server import refusals
-from tests.support.services import HeldModel, Running, body, head, read
+from tests.support.services import HeldModel, Running, body, head, read, until
 
 CONTENT = body()
 REQUEST = head(CONTENT) + CONTENT
@@ -29,6 +31,7 @@ class Full:
     model: HeldModel
     admitted: list[socket.socket] = field(default_factory=list)
     judged: int = 0  # requests that were refused by their heads since it is full
+    parsed: int = 0  # requests since it is full
 
     def send(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
         with self.service.connect() as connection:
@@ -47,7 +50,14 @@ def full(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> It
         found.judged += 1
         check(*arguments)  # type: ignore[arg-type]
 
+    start = FastRequest.start
+
+    def counting_start(*arguments: object) -> None:
+        found.parsed += 1
+        start(*arguments)  # type: ignore[arg-type]
+
     monkeypatch.setattr(Admission, "check", counting_check)
+    monkeypatch.setattr(FastRequest, "start", counting_start)
     with ExitStack() as stack:
         while found.service.counted(429) == 0:
             connection = stack.enter_context(service.connect())
@@ -59,7 +69,7 @@ def full(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> It
                 connection.settimeout(10)
                 found.admitted.append(connection)
         assert len(found.admitted) >= 2
-        found.judged = 0
+        found.judged = found.parsed = 0
         yield found
         found.model.release.set()
 
@@ -70,7 +80,7 @@ def test_doctests(running: object) -> None:
 
 def test_an_equal_head_is_judged_once(full: Full) -> None:
     first, second = full.send(REQUEST), full.send(REQUEST)
-    assert full.judged == 1
+    assert (full.judged, full.parsed) == (1, 1)
     assert first[0] == second[0] == 429
     ids = {answer[1].pop("x-request-id") for answer in (first, second)}
     assert len(ids) == 2
@@ -78,7 +88,24 @@ def test_an_equal_head_is_judged_once(full: Full) -> None:
         headers.pop("date")
     assert first == second
     assert {"retry-after", "x-model-digest", "x-content-type-options", "server"} <= first[1].keys()
-    assert full.service.counted(429) == 3
+    until(lambda: full.service.counted(429) == 3)
+
+
+def test_a_refusal_is_judged_again_when_the_queue_has_moved(full: Full) -> None:
+    full.send(REQUEST)
+    full.service.model.engine.batcher._queue.departures += 1
+    assert [full.send(REQUEST)[0] for _ in range(2)] == [429, 429]
+    assert (full.judged, full.parsed) == (2, 1)
+
+
+def test_a_refusal_names_work_ahead_that_is_not_old(full: Full, monkeypatch: pytest.MonkeyPatch) -> None:
+    full.send(REQUEST)
+    monkeypatch.setattr(refusals, "MAX_SECONDS", 0.0)
+    assert full.send(REQUEST)[0] == 429
+    monkeypatch.undo()
+    monkeypatch.setattr(QueueFull, "__init__", lambda error, *_: setattr(error, "retry_after", 7))
+    full.service.model.engine.batcher._queue.departures += 1
+    assert full.send(REQUEST)[1]["retry-after"] == "7"
 
 
 def test_another_body_of_the_same_size_is_refused_as_well(full: Full) -> None:
@@ -93,6 +120,7 @@ def test_a_request_keeps_its_own_headers(full: Full, caplog: pytest.LogCaptureFi
     trace = f"00-{7:032x}-{7:016x}-01"
     status, headers, _ = full.send(head(CONTENT, "x-request-id: two ", f"Traceparent: {trace}") + CONTENT)
     assert (status, headers["x-request-id"], full.judged) == (429, "two", 1)
+    until(lambda: bool(caplog.records))  # the response is sent first
     assert [record.getMessage() for record in caplog.records][-1].endswith(f"id=two trace={7:032x}")
     assert full.send(REQUEST)[1]["x-request-id"] not in {"one", "two"}
     assert full.judged == 1

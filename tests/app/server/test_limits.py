@@ -5,6 +5,7 @@ import contextlib
 import gc
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,11 @@ import pytest
 from app.fastpath.protocol import FastProtocol
 from app.fastpath.request import FastRequest
 from app.inference.jobs import Job
-from app.server.limits import MAX_HEAD_BYTES, MAX_PIPELINED, LimitedProtocol, SharedTimeout
+from app.server.limits import MAX_HEAD_BYTES, MAX_HELD_BYTES, MAX_PIPELINED, LimitedProtocol, SharedTimeout
 from tests.support.services import HeldModel, Running, body, head, read, until
+
+#: Bytes that the event loop reads at once, at most.
+READ_BYTES = 1 << 18
 
 
 def test_a_too_large_content_length_is_refused_before_the_body_arrives(running: Callable[..., Running]) -> None:
@@ -139,6 +143,23 @@ def test_a_refused_client_that_asks_again_at_once_is_not_read_for_a_while(runnin
         held_model.release.set()
         third.sendall((head(body()) + body())[30:])
         assert read(third)[0] == read(first)[0] == read(second)[0] == 200
+
+
+def test_little_is_kept_of_what_a_refused_client_sends_at_once(running: Callable[..., Running]) -> None:
+    service = running(queue_rows=3)
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        held_model = full_queue(service, first, second)
+        third.sendall(head(body()) + body())
+        assert read(third)[0] == 429
+        (connection,) = [each for each in service.server.server_state.connections if each.refused_until]
+        many = head(bytes(4 << 20)) + bytes(4 << 20)
+        sender = threading.Thread(target=third.sendall, args=[many])
+        sender.start()
+        until(lambda: connection.flow.read_paused)
+        assert sum(map(len, connection.timers.held._held.values())) <= MAX_HELD_BYTES + READ_BYTES
+        held_model.release.set()
+        assert read(third)[0] == 400, "zeros are no npy file"
+        sender.join(20)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])

@@ -151,7 +151,8 @@ def test_little_is_kept_of_what_a_refused_client_sends_at_once(running: Callable
         held_model = full_queue(service, first, second)
         third.sendall(head(body()) + body())
         assert read(third)[0] == 429
-        (connection,) = [each for each in service.server.server_state.connections if each.refused_until]
+        connections: Any = service.server.server_state.connections
+        (connection,) = [each for each in connections if each.refused_until]
         many = head(bytes(4 << 20)) + bytes(4 << 20)
         sender = threading.Thread(target=third.sendall, args=[many])
         sender.start()

@@ -91,6 +91,11 @@ class HeldConnections:
         self._loop = loop
         self._held: dict[LimitedProtocol, bytes] = {}
 
+    @property
+    def size(self) -> int:
+        """Number of bytes that are kept."""
+        return sum(map(len, self._held.values()))
+
     def hold(self, connection: "LimitedProtocol", data: bytes) -> None:
         """Keep what has arrived for REFUSAL_PAUSE_SECONDS at most, and do not read much more."""
         if not self._held:

@@ -54,6 +54,7 @@ class _Supervisor(Multiprocess):
     def _add(self) -> None:
         process = Process(self.config, self.sockets)
         process.start()
+        process.child_conn.close()
         self.processes.append(process)
 
     def _wait(self, process: Process) -> bool:
@@ -82,6 +83,9 @@ class _Supervisor(Multiprocess):
         """Remove workers that end in this context from the metrics. Yield the list that receives their ids."""
         before, gone = {process.pid for process in self.processes}, list[int]()
         yield gone
+        for process in self.processes:
+            # As long as this process holds the worker's end too, it waits for the answer of a worker that has died.
+            process.child_conn.close()
         for pid in before - {process.pid for process in self.processes}:
             assert pid is not None
             multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -63,6 +64,20 @@ def test_a_worker_whose_model_hangs_is_replaced(saved: Callable[[str], Path], tm
         until(lambda: len(set(workers_of(parent)) - before) >= 1 and len(workers_of(parent)) == 2)
         until(lambda: ready(address))
         assert httpx2.post(f"{address}/encode", json=BODY).status_code == 200
+
+
+def test_a_worker_that_dies_while_its_supervisor_waits_for_it_is_replaced(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with faulty(saved("table-mlp-gaussian"), tmp_path / "fault") as (address, parent):
+        for _ in range(2):  # a first worker, and its replacement
+            before = set(workers_of(parent))
+            stopped = max(before)
+            os.kill(stopped, signal.SIGSTOP)
+            time.sleep(1.5)  # by now the supervisor has asked it
+            os.kill(stopped, signal.SIGKILL)
+            until(lambda known=before: len(set(workers_of(parent)) - known) == 1 and len(workers_of(parent)) == 2)
+            until(lambda: ready(address))
 
 
 def test_a_failing_call_fails_its_own_requests_only(saved: Callable[[str], Path], tmp_path: Path) -> None:

@@ -71,12 +71,11 @@ def test_a_worker_that_dies_while_its_supervisor_waits_for_it_is_replaced(
 ) -> None:
     with faulty(saved("table-mlp-gaussian"), tmp_path / "fault") as (address, parent):
         for _ in range(2):  # a first worker, and its replacement
-            before = set(workers_of(parent))
-            stopped = max(before)
+            stopped = max(workers_of(parent))
             os.kill(stopped, signal.SIGSTOP)
             time.sleep(1.5)  # by now the supervisor has asked it
             os.kill(stopped, signal.SIGKILL)
-            until(lambda known=before: len(set(workers_of(parent)) - known) == 1 and len(workers_of(parent)) == 2)
+            until(lambda: stopped not in (now := workers_of(parent)) and len(now) == 2)  # noqa: B023 - it is called here
             until(lambda: ready(address))
 
 

@@ -24,7 +24,7 @@ MAX_PIPELINED, MAX_PIPELINED_BYTES = 32, 1 << 18
 #: are still answered.
 CLOSE_DELAY_SECONDS = 0.5
 OVERLOADED = STATUS[QueueFull][0]
-#: Seconds for up to which a connection is not read if its client sends more that soon after a response of 429: clients
+#: Seconds for up to which a request waits if its client sends it that soon after a response of 429: clients
 #: that retry at once wait, instead of being refused thousands of times a second.
 REFUSAL_PAUSE_SECONDS = 0.1
 #: Bytes that are kept of such a connection before it is no longer read.

@@ -54,7 +54,7 @@ class _Supervisor(Multiprocess):
     def _add(self) -> None:
         process = Process(self.config, self.sockets)
         process.start()
-        process.child_conn.close()
+        _close_end_of_worker(process)
         self.processes.append(process)
 
     def _wait(self, process: Process) -> bool:
@@ -84,9 +84,13 @@ class _Supervisor(Multiprocess):
         before, gone = {process.pid for process in self.processes}, list[int]()
         yield gone
         for process in self.processes:
-            # As long as this process holds the worker's end too, it waits for the answer of a worker that has died.
-            process.child_conn.close()
+            _close_end_of_worker(process)
         for pid in before - {process.pid for process in self.processes}:
             assert pid is not None
             multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
             gone.append(pid)
+
+
+def _close_end_of_worker(process: Process) -> None:
+    """Close the supervisor's copy of the worker's end of their pipe; else the supervisor waits for a dead worker."""
+    process.child_conn.close()

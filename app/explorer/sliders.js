@@ -33,6 +33,10 @@ export function sliders(tab, model) {
     decode();
   }
 
+  const sample = () => attempt("sample", async () => {
+    const { latents } = await json(`sample?n=1&seed=${Math.floor(Math.random() * 2 ** 32)}`);
+    setLatent(latents[0]);
+  });
   const copyButton = (text, content) => {
     const button = h("button", { onclick: () => attempt("copy", () => copy(content(), button)) }, text);
     return button;
@@ -42,7 +46,7 @@ export function sliders(tab, model) {
       + `${model.gallery ? "; the most informative dimensions come first" : ""}.`),
     h("div", { class: "row" },
       h("button", { onclick: () => setLatent(latent.map(() => 0)) }, "Set all to 0"),
-      h("button", { onclick: () => setLatent(latent.map(standardNormal)) }, "Sample the prior"),
+      h("button", { onclick: sample }, "Sample the prior"),
       copyButton("Copy as JSON", () => JSON.stringify({ latents: [latent] })),
       copyButton("Copy as curl", () => curl(model, latent))),
     h("div", { class: "sliders" },
@@ -59,11 +63,11 @@ function slider(model, dimension, rank, set) {
     type: "range", min: -RANGE, max: RANGE, step: 0.01, value: 0, "data-dimension": dimension,
     oninput: () => set(dimension, Number(input.value)),
   });
-  const title = `Dimension ${dimension}${model.gallery ? `, rank ${rank + 1} by rate` : ""}`;
+  const title = `Dimension ${dimension}${model.gallery ? `, rank ${rank + 1} by KL(Q, N(0, 1))` : ""}`;
   return { input, value, element: h("label", { title }, `z ${dimension}`, input, value) };
 }
 
-/** Sliders in the order of their rates: the first ones, and two folded groups. */
+/** Sliders in the order of their divergence from N(0, 1): the first ones, and two folded groups. */
 function groups(model, elements) {
   const count = model.informative;
   const shown = elements.slice(0, Math.min(count, SHOWN_SLIDERS));
@@ -74,7 +78,7 @@ function groups(model, elements) {
   return [
     dials(shown),
     folded(`${rest.length} less informative dimensions`, rest),
-    folded(`${idle.length} uninformative dimensions (rate below 0.01 nats)`, idle),
+    folded(`${idle.length} uninformative dimensions (KL(Q, N(0, 1)) below 0.01 nats)`, idle),
   ].filter(Boolean);
 }
 
@@ -113,9 +117,6 @@ function decoder(model, view, rate, latent) {
     busy = false;
   };
 }
-
-/** One draw from N(0, 1), by the Box-Muller transform. */
-const standardNormal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 
 /** The decode request as a command line. */
 function curl(model, latent) {

@@ -17,7 +17,7 @@ from tests.app.explorer.seen import Look, pixels, scored
 
 def test_sliders_show_the_decoded_latent(look: Look) -> None:
     seen = look(at="#sliders")
-    rates = seen.ask("model/gallery").json()["rate_per_dimension"]
+    rates = seen.ask("model/gallery").json()["kl_to_normal"]
     first = int(np.argmax(rates))
     dials = seen.page.locator("#sliders input[type=range]")
     assert int(dials.first.get_attribute("data-dimension") or -1) == first
@@ -37,6 +37,13 @@ def test_sliders_show_the_decoded_latent(look: Look) -> None:
     expect(seen.page.locator("text=Copied")).to_have_count(2)
     command = seen.page.evaluate("navigator.clipboard.readText()")
     assert f"{seen.address}/decode?format=png" in command
+    with seen.page.expect_response("**/sample?n=1&seed=*") as drawn:
+        seen.page.click("text=Sample the prior")
+    sampled = drawn.value.json()["latents"][0]
+    seen.page.wait_for_function(
+        "z => Math.abs(document.querySelector('#sliders input[type=range]').value - z) < 0.006",
+        arg=min(4.0, max(-4.0, sampled[first])),
+    )
     seen.page.click("text=Set all to 0")
     assert dials.first.input_value() == "0"
 

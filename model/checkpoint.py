@@ -58,6 +58,24 @@ class Provenance(Frozen):
     held_out_scores: dict[str, float | None]
 
 
+class PriorReport(Frozen):
+    """How the prior was fitted. Cross-entropies are means of nlog P(z) at one draw of Q each, in nats.
+
+    `held_out` and `fitted` are those under the flow, of held-out samples and of those that fitted it; `standard` is
+    that of the held-out samples under N(0, I).
+    """
+
+    dataset: str
+    dataset_sha256: str
+    command: str
+    settings: dict[str, Any]
+    epoch: int
+    seconds: float
+    held_out: float
+    fitted: float
+    standard: float
+
+
 class Card(Frozen):
     """Description of a model. `evaluation` is the report of `vae evaluate`, None until that has run."""
 
@@ -66,6 +84,7 @@ class Card(Frozen):
     #: The score to detect outliers by: typicality if it is calibrated.
     anomaly_score: Literal["free_energy", "typicality"] = "free_energy"
     training: Provenance | None = None
+    prior: PriorReport | None = None
     evaluation: dict[str, Any] | None = None
 
 
@@ -81,13 +100,21 @@ class Checkpoint:
     gallery: Gallery | None = None
 
 
-def save(folder: Path, vae: VAE, card: Card) -> None:
-    """Write a model to `folder`, replacing the old one in one step. The new model has no calibration and no gallery.
+def save(
+    folder: Path, vae: VAE, card: Card, *, calibrated: Calibration | None = None, shown: Gallery | None = None
+) -> None:
+    """Write a model to `folder`, replacing the old one in one step, with its calibration and gallery if it has any.
 
     If it cannot be written, raise `CheckpointError` and leave the old model untouched.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
-    _replace(folder, {CONFIG: _json(vae.config), WEIGHTS: safetensors.torch.save(weights), CARD: _json(card)})
+    contents = {CONFIG: _json(vae.config), WEIGHTS: safetensors.torch.save(weights)}
+    if calibrated is not None:
+        contents[CALIBRATION] = calibration.to_bytes(calibrated)
+        card = card.model_copy(update={"anomaly_score": _anomaly_score(calibrated)})
+    if shown is not None:
+        contents[GALLERY] = gallery.to_bytes(shown)
+    _replace(folder, {**contents, CARD: _json(card)})
 
 
 def save_card(folder: Path, card: Card) -> None:
@@ -102,10 +129,13 @@ def save_calibration(folder: Path, new: Calibration) -> None:
     """
     checkpoint, data = load(folder, calibrated=False, shown=False), calibration.to_bytes(new)
     _parse_calibration(checkpoint.folder / CALIBRATION, data, checkpoint.vae.config)
-    typical = all(reference.typicality is not None for reference in new.references.values())
-    score = "typicality" if typical and new.references else "free_energy"
-    card = checkpoint.card.model_copy(update={"anomaly_score": score})
+    card = checkpoint.card.model_copy(update={"anomaly_score": _anomaly_score(new)})
     _update(folder, {CALIBRATION: data, CARD: _json(card)})
+
+
+def _anomaly_score(calibrated: Calibration) -> str:
+    typical = all(reference.typicality is not None for reference in calibrated.references.values())
+    return "typicality" if typical and calibrated.references else "free_energy"
 
 
 def save_gallery(folder: Path, new: Gallery | None) -> None:

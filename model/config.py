@@ -1,5 +1,6 @@
-"""Configuration of a model: data, networks, latent size, likelihood. It alone decides the shapes of the weights."""
+"""Configuration of a model: data, networks, latent, prior, likelihood. It alone decides the shapes of the weights."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -7,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from model.data import Data, Frozen, ImageData, Positive, VectorData
 from model.errors import ConfigError, explain
 from model.likelihoods import Likelihood
+from model.prior import PriorConfig, StandardPriorConfig
 
 __all__ = ["ConvNetwork", "Frozen", "ImageData", "Likelihood", "MLPNetwork", "ModelConfig", "Network", "VectorData"]
 
@@ -39,18 +41,31 @@ Network = Annotated[MLPNetwork | ConvNetwork, Field(discriminator="name")]
 
 
 class ModelConfig(Frozen):
-    """Everything that decides the architecture of a VAE and the shapes of its weights."""
+    """Everything that decides the architecture of a VAE and the shapes of its weights.
 
-    format: Literal[1] = 1
+    Format 1, which has no prior, is read as format 2 with the standard prior.
+    """
+
+    format: Literal[2] = 2
     data: Data
     network: Network
     latent: Positive = 32
+    prior: PriorConfig = StandardPriorConfig()
     likelihood: Likelihood
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("format") == 1 and "prior" not in values:
+            return {**values, "format": 2}
+        return values
 
     @model_validator(mode="after")
     def _require_compatible(self) -> "ModelConfig":
         if self.network.name == "conv" and self.data.kind != "image":
             raise ValueError("network: 'conv' is for images; use 'mlp' for vectors")
+        if self.prior.name == "flow" and self.latent == 1:
+            raise ValueError("prior: 'flow' is for latents of two dimensions and more; use 'standard'")
         self.likelihood.require_data(self.data)
         return self
 

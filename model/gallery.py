@@ -56,7 +56,7 @@ class Gallery:
     scores: dict[str, Singles]  # n each; nats except for the last two of `SCORES`
     labels: NDArray[np.int64] | None
     label_names: tuple[str, ...] | None  # indexed by label
-    rate_per_dimension: Singles  # mean over all, nats
+    kl_to_normal: Singles  # KL(Q, N(0, 1)) by dimension, mean over all, nats
     active_units: int
     edges: NDArray[np.float64]  # bin edges of the histogram of all free energies
     counts: NDArray[np.int64]  # of that histogram
@@ -86,7 +86,7 @@ def make(
     parts = []
     for part in score(vae, in_batches(samples), GALLERY_SCORING, calibration):
         parts.append(part)
-        on_sample(part.first + len(part.rate_per_dimension))
+        on_sample(part.first + len(part))
     means = np.concatenate([part.means for part in parts])
     scores = _scores(parts)
     if not all(np.isfinite(numbers).all() for numbers in (means, *scores.values())):
@@ -109,7 +109,7 @@ def make(
         scores={name: numbers[picks].astype(np.float32) for name, numbers in scores.items()},
         labels=None if labels is None else labels[picks],
         label_names=label_names if labels is not None and _named(labels, label_names) else None,
-        rate_per_dimension=np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0).astype(np.float32),
+        kl_to_normal=np.concatenate([part.kl_to_normal for part in parts]).mean(axis=0).astype(np.float32),
         active_units=active_units(means),
         edges=edges,
         counts=counts,
@@ -161,7 +161,9 @@ def to_bytes(gallery: Gallery) -> bytes:
     return safetensors.numpy.save(plain, {"gallery": metadata.model_dump_json()})
 
 
-ARRAYS = ("inputs", "mean", "variance", "coordinates", "rate_per_dimension", "edges", "counts")
+ARRAYS = ("inputs", "mean", "variance", "coordinates", "kl_to_normal", "edges", "counts")
+#: The name that earlier versions gave `kl_to_normal`.
+FORMER_KL_NAME = "rate_per_dimension"
 
 
 def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
@@ -188,7 +190,7 @@ def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
         scores={name: read(f"scores.{name}", (count,)) for name in names},
         labels=read("labels", (count,), np.int64) if "labels" in arrays else None,
         label_names=metadata.label_names,
-        rate_per_dimension=read("rate_per_dimension", (latent,)),
+        kl_to_normal=read(FORMER_KL_NAME if FORMER_KL_NAME in arrays else "kl_to_normal", (latent,)),
         active_units=metadata.active_units,
         edges=read("edges", (bins + 1,), np.float64),
         counts=read("counts", (bins,), np.int64),

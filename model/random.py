@@ -14,6 +14,7 @@ REFINE = 3  # standard normal draws of z that a refinement descends on
 VALIDATE = 4  # standard normal draws of z that validate a refinement
 CALIBRATE = 5  # order of the samples that calibrate scores
 OUTLIERS = 6  # synthetic outliers for testing scores
+COUPLINGS = 7  # halves of the dimensions in a flow
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.likelihoods import Distribution, Gaussian
 from model.networks import NETWORKS, Standardize
+from model.prior import build_prior
 
 #: Bounds of the log standard deviations of Q, so that no input gives a variance of 0 or infinity.
 LOG_SCALE_BOUNDS = (-9.0, 5.0)
@@ -29,7 +30,7 @@ def to_gaussian(params: Float[Tensor, "batch two_latent"]) -> Gaussian:
 
 
 class VAE(nn.Module):
-    """z ~ N(0, I), x ~ P(x|z), and Q(z|x) = N(mean, diag(variance)) (Doersch 2016, arXiv 1606.05908).
+    """z ~ P(z), x ~ P(x|z), and Q(z|x) = N(mean, diag(variance)) (Doersch 2016, arXiv 1606.05908).
 
     x holds floats: images, batch x channels x height x width in [0, 1], or vectors, batch x columns in their own units.
     """
@@ -40,11 +41,12 @@ class VAE(nn.Module):
         encoder, decoder = NETWORKS[config.network.name]
         head = config.likelihood.head(config.data)
         self.standardize = Standardize(config.data)
+        self.prior = build_prior(config.latent, config.prior)
         self.encoder = encoder(config)
         self.decoder = decoder(config, head.params)
         self.head = head
-        self.register_buffer("_zero", torch.zeros(config.latent), persistent=False)
-        self._zero: Tensor
+        self.register_buffer("_on_device", torch.zeros(()), persistent=False)
+        self._on_device: Tensor
 
     @property
     def levels(self) -> int | None:
@@ -54,11 +56,7 @@ class VAE(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device that holds the weights."""
-        return self._zero.device
-
-    def prior(self) -> Gaussian:
-        """P(z) = N(0, I)."""
-        return Gaussian(self._zero, torch.ones_like(self._zero))
+        return self._on_device.device
 
     def encode(self, x: Float[Tensor, "batch *data"]) -> Gaussian:
         """Q(z|x), with mean and scale of batch x latent."""

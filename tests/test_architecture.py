@@ -59,6 +59,7 @@ LAYERS = {
         {"package", "errors", "files", "machine", "projection", "random"},
         {"data"},
         {"images", "likelihoods", "record"},
+        {"prior"},
         {"config"},
         {"networks", "datasets"},
         {"vae"},

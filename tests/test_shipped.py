@@ -70,7 +70,7 @@ def test_its_gallery_is_of_images_that_training_set_aside(name: str) -> None:
     assert gallery.label_names == GARMENTS
     assert gallery.labels is not None and set(gallery.labels.tolist()) == set(range(10))
     assert gallery.active_units == report["active_units"]
-    assert gallery.rate_per_dimension.sum() == pytest.approx(sum(report["rate_per_dimension"]), rel=0.02)
+    assert gallery.kl_to_normal.sum() == pytest.approx(sum(report["kl_to_normal"]), rel=0.02)
     assert "typicality" in gallery.scores
     try:
         dataset = open_dataset("fashion-mnist")
@@ -123,7 +123,7 @@ def test_the_held_out_report_equals_an_evaluation(name: str, test_set: Dataset) 
     report = evaluate(checkpoint.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
     assert report["active_units"] == expected["active_units"]
     # Rates have a closed form; the rest differs by the chance of its draw.
-    assert report["rate_per_dimension"] == pytest.approx(expected["rate_per_dimension"], rel=1e-3, abs=1e-3)
+    assert report["kl_to_normal"] == pytest.approx(expected["kl_to_normal"], rel=1e-3, abs=1e-3)
     for key in ("free_energy", "distortion", "rate"):
         assert report[key] == pytest.approx(expected[key], rel=0.01)
     samples = test_set.load()[[int(worst["sample"]) for worst in expected["worst"]]]

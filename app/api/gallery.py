@@ -111,7 +111,7 @@ def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
         "labels": gallery.labels,
         "label_names": gallery.label_names,
         "scores": gallery.scores,
-        "rate_per_dimension": gallery.rate_per_dimension,
+        "kl_to_normal": gallery.kl_to_normal,
         "active_units": gallery.active_units,
         "histogram": {"edges": gallery.edges, "counts": gallery.counts},
         "learning": [epoch.model_dump() for epoch in gallery.learning],

@@ -57,8 +57,8 @@ async def sample(
 ) -> Response:
     """Samples from the prior.
 
-    z ~ N(0, temperature^2 I), decoded. Row i takes the i-th draw of the seed's stream: the first n samples of a larger
-    request are the same.
+    epsilon ~ N(0, temperature^2 I), mapped to z by the prior and decoded. Row i takes the i-th draw of the seed's
+    stream: the first n samples of a larger request are the same.
     """
     format = choose_format(request, params.format, model, images=True)
     ensure_within("query.n", params.n, model.settings.max_rows)

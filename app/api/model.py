@@ -52,6 +52,7 @@ def _card(model: ServedModel) -> ModelCard:
         conversion=CONVERSION if isinstance(config.data, ImageData) else None,
         latent=config.latent,
         network=config.network.model_dump(mode="json"),
+        prior=config.prior.model_dump(mode="json"),
         likelihood=config.likelihood.model_dump(mode="json"),
         weights=sum(weight.numel() for weight in checkpoint.vae.parameters()),
         discrete=checkpoint.vae.levels is not None,

@@ -67,7 +67,7 @@ class DecodeParams(Params):
 class SampleParams(Params):
     n: int = Field(default=16, ge=1, description="Number of samples.")
     seed: Seed = 0
-    temperature: float = Field(default=1.0, ge=0, le=10, description="Standard deviation of the latents drawn.")
+    temperature: float = Field(default=1.0, ge=0, le=10, description="Standard deviation of the draws of epsilon.")
     noise: Noise = False
     format: Format = None
 
@@ -139,7 +139,7 @@ class Sampled(Decoded):
 
     model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
 
-    latents: Matrix = Field(description="n x latent.")
+    latents: Matrix = Field(description="n x latent, as /decode takes them.")
 
 
 class FreeEnergies(Answer):
@@ -177,7 +177,9 @@ class FreeEnergies(Answer):
     cross_entropy: list[float] = Field(description="E_Q[nlog P(z)].")
     entropy: list[float] = Field(description="H(Q), estimated from the same draws.")
     rate: list[float] = Field(description="cross_entropy - entropy: KL(Q(z|x), P(z)) from the same draws.")
-    rate_analytic: list[float] = Field(description="KL(Q(z|x), P(z)) in closed form.")
+    rate_analytic: list[float] | None = Field(
+        description="KL(Q(z|x), P(z)) in closed form; null where the prior has none."
+    )
     bits_per_dim: list[float] | None = Field(
         description="free_energy / (D ln 2); null where x is real and free_energy a density's."
     )
@@ -285,6 +287,7 @@ class ModelCard(Answer):
         conversion="resized",
         latent=2,
         network={"name": "mlp", "hidden": [8]},
+        prior={"name": "standard"},
         likelihood={"name": "discretized", "components": 3, "min_scale": 0.1, "uniform": 0.00390625},
         weights=422,
         discrete=True,
@@ -307,6 +310,7 @@ class ModelCard(Answer):
     conversion: str | None = Field(description="How an image of another size or mode is converted.")
     latent: int
     network: dict[str, Any]
+    prior: dict[str, Any] = Field(description="standard: N(0, I); flow: a distribution that was fitted to the latents.")
     likelihood: dict[str, Any]
     weights: int = Field(description="Number of learned parameters.")
     discrete: bool = Field(description="True if free energy is a code length, with bits per dimension.")
@@ -371,7 +375,7 @@ class Gallery(Answer):
         labels=[1],
         label_names=["cat", "dog"],
         scores={"free_energy": [11.75], "distortion": [7.5], "rate": [4.25]},
-        rate_per_dimension=[4.0, 0.25],
+        kl_to_normal=[4.0, 0.25],
         active_units=2,
         histogram={"edges": [10.0, 12.0, 14.0], "counts": [40, 60]},
         learning=[],
@@ -383,8 +387,8 @@ class Gallery(Answer):
     labels: list[int] | None = Field(description="Class of each input; null if the data has no labels.")
     label_names: list[str] | None = Field(description="Name of each class, by label.")
     scores: GalleryScores
-    rate_per_dimension: list[float] = Field(
-        description="Mean rate of each latent dimension over the calibration set, nats."
+    kl_to_normal: list[float] = Field(
+        description="Mean KL(Q, N(0, 1)) of each latent dimension over the calibration set, nats."
     )
     active_units: int = Field(description="Number of latent dimensions whose mean has a variance above 0.01.")
     histogram: Histogram

@@ -1,4 +1,4 @@
-"""The command line: `vae serve | train | calibrate | gallery | evaluate | score`."""
+"""The command line: `vae serve | train | prior | calibrate | gallery | evaluate | score`."""
 
 import sys
 
@@ -7,6 +7,7 @@ import typer
 from app.cli.calibrate import calibrate_command
 from app.cli.evaluate import evaluate_command
 from app.cli.gallery import gallery_command
+from app.cli.prior import prior_command
 from app.cli.progress import plain_console
 from app.cli.score import score_command
 from app.cli.serve import serve
@@ -21,6 +22,7 @@ cli = typer.Typer(
 )
 cli.command()(serve)
 cli.command()(train)
+cli.command("prior")(prior_command)
 cli.command("calibrate")(calibrate_command)
 cli.command("gallery")(gallery_command)
 cli.command("evaluate")(evaluate_command)

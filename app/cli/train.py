@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from app.cli import completion
 from app.cli.progress import plain_console, progress
 from model.errors import TrainingError
 
@@ -26,6 +27,7 @@ ScaleName = Literal["shared", "per_dimension"]
 OptimizerName = Literal["adamw", "muon"]
 PrecisionName = Literal["float32", "bfloat16"]
 GalleryName = Literal["auto", "none"]
+PriorName = Literal["standard", "flow"]
 
 _data, _model, _training = (partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Model", "Training"))
 #: Seconds between two drawings of the plots. An epoch of a small table takes less time than its plots.
@@ -102,6 +104,14 @@ def train(
     min_scale: Annotated[
         float | None, _model(help="Minimum of the noise scale.  (default: 0.01, discretized 0.1 bytes)")
     ] = None,
+    prior: Annotated[
+        PriorName | None,
+        _model(
+            help="Distribution of the latent that samples are drawn from. standard: N(0, I). flow: one that is fitted "
+            "to the latents after the training, and kept if it lowers the free energy of held-out samples.  (default: "
+            "flow from 1,000 training samples on)"
+        ),
+    ] = None,
     epochs: Annotated[int | None, _training(help="(default: about 8,000 steps, at least 20 epochs)")] = None,
     batch_size: Annotated[int | None, _training(help="Samples per step.  (default: 128, fewer for small data)")] = None,
     optimizer: Annotated[OptimizerName | None, _training(help="(default: muon for conv, adamw for mlp)")] = None,
@@ -169,17 +179,27 @@ def train(
             ),
             latent=latent,
             settings=settings,
+            prior=prior,
         )
     run = Run.open(out, config)
     _introduce(console, run, torch.get_num_threads())
     _Loop(console, run, split, name or out.name).run_epochs()
+    _fit_prior(console, run, split)
     _calibrate(console, run, split)
     _save_gallery(console, run, split, dataset.label_names(), wanted=gallery == "auto")
-    best = run.best
-    assert best is not None
-    bits = f", {best.bits_per_dim:.4f} bits per dimension" if best.bits_per_dim is not None else ""
-    console.print(f"Best on held-out samples: epoch {best.epoch}, {best.free_energy:.2f} nats{bits}")
+    _conclude(console, run)
     console.print(f"Serve it: vae serve {run.folder}    Evaluate it: vae evaluate {run.folder} DATA")
+
+
+def _conclude(console: Console, run: "Run") -> None:
+    """Print the held-out scores of the model as it is saved, with its prior."""
+    from model import checkpoint
+
+    training = checkpoint.load(run.folder, calibrated=False, shown=False).card.training
+    assert training is not None
+    scores = training.held_out_scores
+    bits = "" if scores["bits_per_dim"] is None else f", {scores['bits_per_dim']:.4f} bits per dimension"
+    console.print(f"Best on held-out samples: epoch {training.epoch}, {scores['free_energy']:.2f} nats{bits}")
 
 
 def _overrides(**options: Any) -> dict[str, Any]:
@@ -284,49 +304,57 @@ class _Loop:
         )
 
 
+def _fit_prior(console: Console, run: "Run", split: "Split") -> None:
+    """Fit a prior to the best model, unless it has one or is to keep the standard one."""
+    from model import checkpoint
+    from model.training.prior import PriorFit
+
+    saved = checkpoint.load(run.folder, run.config.settings.device, calibrated=False, shown=False)
+    if run.config.prior is None or saved.vae.config.prior.name != "standard":
+        return
+    journal = run.open_prior(run.config.prior)
+    assert isinstance(journal.fit, PriorFit)
+    changed = completion.fit_prior(
+        console,
+        saved,
+        split,
+        journal.fit,
+        source=run.config.dataset,
+        records=tuple(journal.records),
+        on_epoch=journal.add,
+    )
+    if changed is not None:
+        checkpoint.save(run.folder / "checkpoint", *changed)
+
+
 def _calibrate(console: Console, run: "Run", split: "Split") -> None:
     """Calibrate the best model if it is not; a run that was killed before is calibrated when it resumes."""
     from model import checkpoint
-    from model.scoring import batches
-    from model.scoring.calibration import MIN_TYPICALITY_INPUTS, Calibration
 
-    saved, count = checkpoint.load(run.folder, run.config.settings.device), len(split.calibration)
-    if saved.calibration is not None or not count:
-        return
-    density = batches.latent_density(saved.vae, split.train) if count >= MIN_TYPICALITY_INPUTS else None
-    with progress(console, "Calibrating", count * len(batches.DEFAULT_SCORINGS)) as advance:
-        calibration = batches.calibrate(
-            saved.vae, split.calibration, calibration=Calibration(density, {}), on_sample=advance
-        )
-    checkpoint.save_calibration(run.folder, calibration)
-    console.print(f"Calibrated on {count:,} samples that were set aside")
+    saved = checkpoint.load(run.folder, run.config.settings.device)
+    if saved.calibration is None:
+        calibration = completion.calibrate(console, saved.vae, split)
+        if calibration is not None:
+            checkpoint.save_calibration(run.folder, calibration)
 
 
 def _save_gallery(
     console: Console, run: "Run", split: "Split", label_names: tuple[str, ...] | None, *, wanted: bool
 ) -> None:
     """Add a gallery to the best model if it has none; remove its gallery if none is wanted."""
-    from model import checkpoint, gallery
+    from model import checkpoint
 
     saved = checkpoint.load(run.folder, run.config.settings.device, shown=wanted)
     if not wanted:
         if (saved.folder / checkpoint.GALLERY).exists():
             checkpoint.save_gallery(run.folder, None)
         return
-    if saved.gallery is not None or not len(split.calibration):
-        return
-    with progress(console, "Making the gallery", len(split.calibration)) as advance:
-        stored = gallery.make(
-            saved.vae,
-            split.calibration,
-            labels=split.calibration_labels,
-            label_names=label_names,
-            calibration=saved.calibration,
-            learning=run.records,
-            on_sample=advance,
+    if saved.gallery is None:
+        stored = completion.make_gallery(
+            console, saved.vae, split, saved.calibration, label_names=label_names, learning=run.records
         )
-    checkpoint.save_gallery(run.folder, stored)
-    console.print(f"Gallery of {len(stored):,} of them: --gallery none would leave it out")
+        if stored is not None:
+            checkpoint.save_gallery(run.folder, stored)
 
 
 _HEADER = (

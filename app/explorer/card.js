@@ -1,6 +1,6 @@
 // The model card: the model, its training, its evaluation, warnings, and the load of the service.
 
-import { curves, histogram, rates } from "./charts.js";
+import { curves, divergences, histogram } from "./charts.js";
 import { explain, facts, h, number } from "./dom.js";
 import { serviceStatus } from "./status.js";
 
@@ -99,12 +99,12 @@ function freeEnergies(gallery) {
 }
 
 function dimensions({ gallery, card: c, active }) {
-  const values = gallery?.rate_per_dimension ?? c.evaluation?.rate_per_dimension;
+  const values = gallery?.kl_to_normal ?? c.evaluation?.kl_to_normal;
   if (!values) return [];
   const data = gallery ? " on the held-out inputs" : "";
   return [
-    heading("Rate of each latent dimension"), rates(values, active),
-    small(`Rate in nats, sorted; ${active} of ${values.length} dimensions are active${data}.`),
+    heading("KL(Q, N(0, 1)) of each latent dimension"), divergences(values, active),
+    small(`In nats, sorted; ${active} of ${values.length} dimensions are active${data}.`),
     explain("When is a dimension active?",
       "If the variance of its mean over the data is above 0.01 (Burda et al. 2016). An inactive dimension is the "
       + "same for every input and has no cost."),

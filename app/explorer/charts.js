@@ -160,8 +160,8 @@ export function curves(lines, label, best = null) {
     ...horizontalAxis(x, 172, left, right));
 }
 
-/** Rate of each dimension in nats, sorted; the active ones are highlighted. */
-export function rates(values, active) {
+/** KL(Q, N(0, 1)) of each dimension in nats, sorted; the active ones are highlighted. */
+export function divergences(values, active) {
   const sorted = [...values].sort((a, b) => b - a);
   const levels = ticks(0, sorted[0] || 1, 3);
   const start = labelWidth(levels.map((level) => number(level)));
@@ -171,7 +171,7 @@ export function rates(values, active) {
     class: i < active ? "rate" : "bar", x: start + i * step, width: Math.max(0.4, step * 0.85), y: y(value),
     height: 100 - y(value),
   }, s("title", {}, `${number(value)} nats`));
-  const label = `Rate of each latent dimension: ${active} of ${values.length} are active; the highest rate is `
+  const label = `KL(Q, N(0, 1)) of each latent dimension: ${active} of ${values.length} are active; the highest is `
     + `${number(sorted[0])} nats.`;
   return chart(106, label, ...grid(y, levels, start, WIDTH - 6), ...sorted.map(bar));
 }

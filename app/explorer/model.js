@@ -60,16 +60,16 @@ export class Model {
     return axes.map((axis) => axis.reduce((sum, part, i) => sum + part * (mean[i] - origin[i]), 0));
   }
 
-  /** Latent dimensions by descending rate; in their own order if the rates are unknown. */
+  /** Latent dimensions by descending KL(Q, N(0, 1)); in their own order if that is unknown. */
   get order() {
-    const rates = this.gallery?.rate_per_dimension; // the card has them too, but sorted
+    const divergence = this.gallery?.kl_to_normal; // the card has it too, but sorted
     const all = Array.from({ length: this.latent }, (_, i) => i);
-    return rates ? all.sort((a, b) => rates[b] - rates[a]) : all;
+    return divergence ? all.sort((a, b) => divergence[b] - divergence[a]) : all;
   }
 
-  /** Number of dimensions with a rate of at least 0.01 nats; all if the rates are unknown. */
+  /** Number of dimensions whose KL(Q, N(0, 1)) is at least 0.01 nats; all if that is unknown. */
   get informative() {
-    return this.gallery ? this.gallery.rate_per_dimension.filter((rate) => rate >= 0.01).length : this.latent;
+    return this.gallery ? this.gallery.kl_to_normal.filter((nats) => nats >= 0.01).length : this.latent;
   }
 
   /** Number of dimensions whose means differ between inputs. */

@@ -77,8 +77,13 @@ class Engine:
         return one_call("encode", rows)
 
     def decode_plan(self, rows: int, *, noisy: bool) -> Plan:
-        """The calls of `decode` and `sample`."""
+        """The calls of `decode`."""
         return one_call("draw" if noisy else "decode", rows)
+
+    def sample_plan(self, rows: int, *, noisy: bool) -> Plan:
+        """The calls of `sample`."""
+        prior = one_call("to_latent", rows) if self.functions.learned_prior else ()
+        return (*prior, *self.decode_plan(rows, noisy=noisy))
 
     def reconstruct_plan(self, rows: int) -> Plan:
         """The calls of `reconstruct`."""
@@ -121,9 +126,12 @@ class Engine:
     async def sample(
         self, count: int, seed: int, temperature: float, context: RequestContext, *, noisy: bool
     ) -> tuple[Floats, Floats]:
-        """z ~ N(0, temperature^2 I) and its decoding: (latents, x)."""
+        """epsilon ~ N(0, temperature^2 I) as z, by the prior, and its decoding: (latents, x)."""
         z = (temperature * random.normal(seed, (count, self.vae.config.latent))).astype(np.float32)
-        return z, await self.decode(z, context, noise_seed=seed if noisy else None)
+        with self.batcher.admitted(context, self.sample_plan(count, noisy=noisy)):
+            if self.functions.learned_prior:
+                (z,) = await self.batcher.run("to_latent", z, context=context)
+            return z, await self.decode(z, context, noise_seed=seed if noisy else None)
 
     async def reconstruct(self, x: Floats, context: RequestContext) -> Floats:
         """The mean of P(x|z) at the mean of Q(z|x)."""

@@ -38,6 +38,7 @@ class FunctionSpec(NamedTuple):
 
 FUNCTIONS = {
     "encode": FunctionSpec(functions.encode, ("x",), "fast", compiled=True),
+    "to_latent": FunctionSpec(functions.to_latent, ("z",), "float32", compiled=True),
     "decode": FunctionSpec(functions.decode, ("z",), "fast", compiled=True),
     "draw": FunctionSpec(functions.draw, ("z", "x"), "fast"),
     "posterior": FunctionSpec(functions.encode, ("x",), "precise", compiled=True, alias="encode"),
@@ -59,21 +60,27 @@ class ModelFunctions:
         self.vae = checkpoint.vae
         self.runtime = runtime
         self.calibration = checkpoint.calibration
-        self.arguments = {name: spec.arguments for name, spec in FUNCTIONS.items()}
+        self.specs = {name: spec for name, spec in FUNCTIONS.items() if name != "to_latent" or self.learned_prior}
+        self.arguments = {name: spec.arguments for name, spec in self.specs.items()}
         self._models = {"fast": runtime.fast, "precise": runtime.precise, "float32": self.vae}
         self.aliases = {  # functions that others stand in for
             name: spec.alias
-            for name, spec in FUNCTIONS.items()
-            if spec.alias and self._models[spec.model] is self._models[FUNCTIONS[spec.alias].model]
+            for name, spec in self.specs.items()
+            if spec.alias and self._models[spec.model] is self._models[self.specs[spec.alias].model]
         }
         self._probes = [probe_inputs(self.vae, rows) for rows in PROBE_ROWS]
+
+    @property
+    def learned_prior(self) -> bool:
+        """True if `to_latent` maps epsilon to z; under the standard prior they are the same, and it is no function."""
+        return self.vae.config.prior.name != "standard"
 
     def build(self) -> dict[str, Call]:
         """Compile every function. Raises as `Runtime.compile` does.
 
         The calls raise ArithmeticError if an output is not finite, and MemoryError if memory is exhausted.
         """
-        calls = {name: self._compile(name, spec) for name, spec in FUNCTIONS.items() if name not in self.aliases}
+        calls = {name: self._compile(name, spec) for name, spec in self.specs.items() if name not in self.aliases}
         encode, decode = calls["encode"], calls["decode"]
         calls["reconstruct"] = lambda x: decode(encode(x)[0])
         self.arguments["reconstruct"] = ("x",)

@@ -67,9 +67,13 @@ class Gaussian(Distribution):
     def sample(self, uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self.draw(torch.special.ndtri(uniform.clamp(UNIFORM_STEP, 1 - UNIFORM_STEP)))
 
-    def rate(self) -> Float[Tensor, "*shape"]:
+    def kl_to_normal(self) -> Float[Tensor, "*shape"]:
         """KL(this, N(0, 1)) = (mean^2 + scale^2 - 1) / 2 - log scale, in nats per dimension."""
         return 0.5 * (self.mean.square() + self.scale.square() - 1) - self.scale.log()
+
+    def entropy(self) -> Float[Tensor, "*#shape"]:
+        """log scale + log(2 pi e) / 2, in nats per dimension."""
+        return self.scale.log() + 0.5 * (LOG_2PI + 1)
 
 
 class GaussianHead(Head):

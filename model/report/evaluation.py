@@ -36,8 +36,9 @@ MAX_WORST = 10
 class Report:
     """The result of `vae evaluate`.
 
-    `samples` is the number of samples, `draws` that of draws of z for each. `rate` is analytic; `distortion` is
-    `free_energy - rate`. `portion` is the part of the training data that was evaluated; None for other data.
+    `samples` is the number of samples, `draws` that of draws of z for each. `rate` is analytic where the prior has a
+    closed form of it; `distortion` is `free_energy - rate`. `kl_to_normal` is KL(Q, N(0, 1)) of each latent dimension,
+    in falling order. `portion` is the part of the training data that was evaluated; None for other data.
     """
 
     dataset: str
@@ -56,7 +57,7 @@ class Report:
     worst: list[dict[str, Any]]
     active_units: int
     latent: int
-    rate_per_dimension: list[float]
+    kl_to_normal: list[float]
     scales_at_floor: float | None
     codecs_bits_per_dim: dict[str, float] = field(default_factory=dict)
     detection: list[Detection] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Evaluation:
     report: Report
     free_energy: Floats  # n, nats
     means: Floats  # of Q, n x latent
-    rates: Floats  # latent, nats
+    kl_to_normal: Floats  # KL(Q, N(0, 1)) by latent dimension, nats
 
 
 def evaluate(
@@ -92,16 +93,18 @@ def evaluate(
     parts = []
     for part in score(vae, dataset.batches(BATCH_ROWS), ScoringConfig(draws, 0, seed)):
         parts.append(part)
-        on_batch(part.first + len(part.rate_per_dimension))
+        on_batch(part.first + len(part))
     if not parts:
         raise DataError(f"{dataset.source}: the dataset is empty; name one with samples")
     free_energy = np.concatenate([part.scores.estimates.free_energy for part in parts])
     means = np.concatenate([part.means for part in parts])
-    rates = np.concatenate([part.rate_per_dimension for part in parts]).mean(axis=0)
+    kl_to_normal = np.concatenate([part.kl_to_normal for part in parts]).mean(axis=0)
     cost = float(free_energy.mean())
-    # All samples share their draws, so that the error of a rate estimated from them would not average out. The rate of
-    # these Gaussians is analytic; the free energy minus it varies less than an estimated distortion.
-    rate = float(rates.sum())
+    # All samples share their draws, so that the error of a rate estimated from them would not average out. Where it is
+    # analytic, the free energy minus it varies less than an estimated distortion.
+    estimates = [part.scores.estimates for part in parts]
+    rates = [each.rate if each.rate_analytic is None else each.rate_analytic for each in estimates]
+    rate = float(np.concatenate(rates).mean())
     error = float(free_energy.std(ddof=1) / math.sqrt(len(free_energy))) if len(free_energy) > 1 else None
     nlog_p_x = float(np.concatenate([part.scores.estimates.nlog_p_x for part in parts]).mean())
     unit = vae.config.data.dims * math.log(2) if vae.levels else None
@@ -122,11 +125,11 @@ def evaluate(
         worst=worst_samples(free_energy, unit, dataset),
         active_units=active_units(means),
         latent=vae.config.latent,
-        rate_per_dimension=sorted(rates.tolist(), reverse=True),
+        kl_to_normal=sorted(kl_to_normal.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),
         codecs_bits_per_dim=codecs(dataset) if vae.config.likelihood.is_bytes else {},
     )
-    return Evaluation(report, free_energy, means, rates)
+    return Evaluation(report, free_energy, means, kl_to_normal)
 
 
 def worst_samples(free_energy: Floats, unit: float | None, dataset: Dataset) -> list[dict[str, Any]]:

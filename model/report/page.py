@@ -57,8 +57,8 @@ class ReportInput:
 
     @property
     def active(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """True for each active latent dimension, by falling rate."""
-        order = np.argsort(-self.evaluation.rates, kind="stable")
+        """True for each active latent dimension, by falling KL(Q, N(0, 1))."""
+        order = np.argsort(-self.evaluation.kl_to_normal, kind="stable")
         active: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
             self.evaluation.means.var(axis=0)[order] > MIN_ACTIVE_VARIANCE
         )
@@ -212,8 +212,11 @@ def _latent(source: ReportInput) -> Markup:
     figures.append(
         pictures.plot("costs", caption, lambda axes: plots.draw_map(axes, means, None, free_energy=free_energy), size)
     )
-    caption = f"Rate of each latent dimension, in falling order. {active.sum()} of {len(active)} are active."
-    figures.append(pictures.plot("rates", caption, lambda axes: plots.draw_rates(axes, report, active)))
+    caption = (
+        "KL(Q, N(0, 1)) of each latent dimension, averaged over the samples, in falling order. "
+        f"{active.sum()} of {len(active)} are active."
+    )
+    figures.append(pictures.plot("kl_to_normal", caption, lambda axes: plots.draw_kl_to_normal(axes, report, active)))
     return block("plots", figures)
 
 
@@ -296,7 +299,7 @@ def files(source: ReportInput) -> dict[str, bytes]:
             "reconstructions.png": plots.reconstructions(vae, shown),
             "samples.png": plots.samples(vae),
             "latents.png": plots.latent_map(means, labels, source.dataset.label_names(), free_energy),
-            "rate_per_dimension.png": plots.rates(source.report, source.active),
+            "kl_to_normal.png": plots.kl_to_normal(source.report, source.active),
             "free_energy.png": plots.free_energies(source.report, evaluation.free_energy),
             "most_surprising.png": plots.reconstructions(vae, most, "Most surprising samples (above)"),
             "least_surprising.png": plots.reconstructions(vae, least, "Least surprising samples (above)"),

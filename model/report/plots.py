@@ -61,10 +61,10 @@ def draw_run(run: Run, split: Split) -> None:
 
 
 def draw_report(report: Report, free_energy: NDArray[np.float64], folder: Path) -> None:
-    """Write the histogram of free energies and the rate of each latent dimension as PNG files into a folder."""
+    """Write the histogram of free energies and the divergence of each latent dimension as PNG files into a folder."""
     with mpl.rc_context(STYLE):
         _save(free_energies(report, free_energy), folder / "free_energy.png")
-        _save(rates(report), folder / "rate_per_dimension.png")
+        _save(kl_to_normal(report), folder / "kl_to_normal.png")
 
 
 def free_energies(report: Report, free_energy: NDArray[np.float64]) -> Figure:
@@ -98,21 +98,21 @@ def draw_tail(axes: Axes, free_energy: NDArray[np.float64]) -> None:
     axes.set(xlabel="free energy (nats per sample)", ylabel="share with at least this free energy", title="The tail")
 
 
-def rates(report: Report, active: NDArray[np.bool_] | None = None) -> Figure:
-    """The rate of each latent dimension, in falling order."""
+def kl_to_normal(report: Report, active: NDArray[np.bool_] | None = None) -> Figure:
+    """KL(Q, N(0, 1)) of each latent dimension, in falling order."""
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
-    draw_rates(figure.subplots(), report, active)
+    draw_kl_to_normal(figure.subplots(), report, active)
     return figure
 
 
-def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = None) -> None:
-    """Draw the rate of each latent dimension, in falling order.
+def draw_kl_to_normal(axes: Axes, report: Report, active: NDArray[np.bool_] | None = None) -> None:
+    """Draw KL(Q, N(0, 1)) of each latent dimension, in falling order.
 
     Args:
         active: True for each active dimension, in that order; inactive ones get a colour of their own.
     """
     mask = np.ones(report.latent, bool) if active is None else active
-    places, heights = np.arange(1, report.latent + 1), np.array(report.rate_per_dimension)
+    places, heights = np.arange(1, report.latent + 1), np.array(report.kl_to_normal)
     axes.bar(places, heights, width=1.0, color=np.where(mask, "tab:green", "tab:red"), label="active")
     if not mask.all():
         # Bars of inactive dimensions are mostly too low to see.
@@ -121,9 +121,9 @@ def draw_rates(axes: Axes, report: Report, active: NDArray[np.bool_] | None = No
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], frameon=False)
     axes.set(
-        xlabel="latent dimension, by rate",
-        ylabel="rate (nats)",
-        title=f"{report.active_units} of {report.latent} dimensions active; {sum(report.rate_per_dimension):.1f} nats",
+        xlabel="latent dimension, by divergence",
+        ylabel="KL(Q, N(0, 1)) (nats)",
+        title=f"{report.active_units} of {report.latent} dimensions active; {sum(report.kl_to_normal):.1f} nats",
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -46,10 +46,10 @@ class ScoredBatch:
         return self.scores.posterior.mean.astype(np.float64)
 
     @property
-    def rate_per_dimension(self) -> Floats:
-        """Analytic rate of the encoder's Q by latent dimension, n x latent, nats."""
-        rates: Floats = self.scores.posterior.gaussian.rate().double().numpy()
-        return rates
+    def kl_to_normal(self) -> Floats:
+        """KL(Q, N(0, 1)) of the encoder's Q by latent dimension, n x latent, nats: under a standard prior, the rate."""
+        divergence: Floats = self.scores.posterior.gaussian.kl_to_normal().double().numpy()
+        return divergence
 
 
 def score(
@@ -70,7 +70,7 @@ def score_batch(vae: VAE, x: Tensor, scoring: ScoringConfig, calibration: Calibr
 
 def estimate(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor, rows: int = MAX_CALL_ROWS) -> FreeEnergy:
     """Estimate scores of each x under its q, from the same draws x latent of noise, at most `rows` pairs at a time."""
-    arrays = x.cpu().numpy(), Posterior.of(q), noise.cpu().numpy()
+    arrays = x.cpu().numpy(), Posterior.of(q, analytic_rate=vae.prior.analytic_rate), noise.cpu().numpy()
     return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows)[0]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,10 +40,19 @@ def log_weight_terms(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor) -> LogWeig
     # Weights are exponentials of these sums: rounding the sums to float32 would distort every effective sample size.
     return LogWeightTerms(
         distortion=per_dimension.flatten(1).sum(1, dtype=torch.float64),
-        cross_entropy=vae.prior().nlog_prob(z).sum(1, dtype=torch.float64),
+        cross_entropy=vae.prior.nlog_prob(z),
         nlog_q=q.nlog_prob(z).sum(1, dtype=torch.float64),
         per_dimension=per_dimension,
     )
+
+
+def free_energy_at(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor) -> Float[Tensor, "batch"]:
+    """Free energy at z = q.mean + q.scale * noise, in nats, float64: differentiable, less noisy than a log-weight.
+
+    The entropy of q is in closed form, and so is the whole rate where the prior has one.
+    """
+    z = q.draw(noise)
+    return vae.decode(z).nlog_prob(x).flatten(1).sum(1, dtype=torch.float64) + vae.prior.rate(q, z)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class FreeEnergy:
 
     `free_energy` = distortion + rate and `rate` = cross_entropy - entropy hold exactly. `standard_error` is that of
     `free_energy` over the draws, None at K = 1. `effective_sample_size` is in draws, from 1 to K. `bits_per_dim` is
-    free_energy / (D ln 2), None where x is real.
+    free_energy / (D ln 2), None where x is real. `rate_analytic` is None where the prior has no closed form of it.
     """
 
     free_energy: Floats
@@ -60,7 +70,7 @@ class FreeEnergy:
     cross_entropy: Floats
     entropy: Floats
     rate: Floats
-    rate_analytic: Floats
+    rate_analytic: Floats | None
     bits_per_dim: Floats | None
     nlog_p_x: Floats
     inference_gap: Floats
@@ -107,10 +117,11 @@ class LogWeightAccumulator:
         self.relative[:, present] *= np.array((shrunk, shrunk * shrunk))
         self.relative[:, present] += np.add.reduceat(np.array((relative, relative * relative)), starts, axis=1)
 
-    def scores(self, rate_analytic: Floats, discrete_dims: int | None) -> FreeEnergy:
+    def scores(self, rate_analytic: Floats | None, discrete_dims: int | None) -> FreeEnergy:
         """Scores from the draws so far. Every sample must have equally many draws, at least one.
 
-        `rate_analytic` is KL(Q(z|x), P(z)) in closed form, nats; `discrete_dims` the dimensions of x if it is discrete.
+        `rate_analytic` is KL(Q(z|x), P(z)) in closed form, nats, if it has one; `discrete_dims` the dimensions of x if
+        it is discrete.
         """
         draws = self.draws
         distortion, cross_entropy, entropy = self.terms / draws

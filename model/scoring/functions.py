@@ -26,9 +26,15 @@ Mode = Callable[[], AbstractContextManager[Any]]
 
 
 def encode(vae: VAE, x: Float[Tensor, "batch *data"]) -> tuple[Tensor, ...]:
-    """Mean, variance and scale of Q(z|x), batch x latent, and its analytic rate in nats, one per row."""
+    """Mean, variance and scale of Q(z|x), batch x latent; its rate in nats, one per row, if there is a closed form."""
     q = vae.encode(x)
-    return q.mean, q.scale.square(), q.scale, q.rate().sum(1)
+    columns = (q.mean, q.scale.square(), q.scale)
+    return (*columns, vae.prior.rate(q, q.mean)) if vae.prior.analytic_rate else columns
+
+
+def to_latent(vae: VAE, epsilon: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
+    """z of epsilon ~ N(0, I), by the prior."""
+    return (vae.prior.to_latent(epsilon),)
 
 
 def decode(vae: VAE, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
@@ -58,8 +64,8 @@ def compare(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, params: Tensor, no
 
 def typicality_features(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, decoded: Tensor) -> tuple[Tensor, ...]:
     """The columns of `TypicalityFeatures` that are no scores, given the decoding of each mean."""
-    rate = Gaussian(mean, scale).rate().sum(1)
-    return mean, scale.norm(dim=1), rate, residual(vae, x, decoded), complexity(x, vae.config.data)
+    kl_to_normal = Gaussian(mean, scale).kl_to_normal().sum(1)
+    return mean, scale.norm(dim=1), kl_to_normal, residual(vae, x, decoded), complexity(x, vae.config.data)
 
 
 def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:

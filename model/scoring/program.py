@@ -82,13 +82,13 @@ class Posterior(NamedTuple):
 
     mean: Array  # n x latent
     scale: Array  # n x latent, standard deviations
-    rate: Floats  # n, KL(Q(z|x), P(z)) in closed form, nats
+    rate: Floats | None  # n, KL(Q(z|x), P(z)) in closed form, nats; None if the prior has none
 
     @classmethod
-    def of(cls, q: Gaussian) -> "Posterior":
-        """Q as arrays."""
-        mean, scale, rate = (tensor.detach().cpu().numpy() for tensor in (q.mean, q.scale, q.rate().sum(1)))
-        return cls(mean, scale, rate.astype(np.float64))
+    def of(cls, q: Gaussian, *, analytic_rate: bool) -> "Posterior":
+        """Q as arrays. `analytic_rate` is that of the prior, which is then standard."""
+        mean, scale, rate = (tensor.detach().cpu().numpy() for tensor in (q.mean, q.scale, q.kl_to_normal().sum(1)))
+        return cls(mean, scale, rate.astype(np.float64) if analytic_rate else None)
 
     @property
     def gaussian(self) -> Gaussian:
@@ -120,8 +120,8 @@ def score(
     With refinement the scores are those of the refined Q, and `regret` is the encoder's free energy minus the refined
     one, on the same draws. `discrete_dims` is that of `model.scoring.functions`.
     """
-    mean, _, scale, rate = yield from call("posterior", x)
-    q = Posterior(mean, scale, rate.astype(np.float64))
+    mean, _, scale, *rate = yield from call("posterior", x)
+    q = Posterior(mean, scale, rate[0].astype(np.float64) if rate else None)
     draws = _draws(scoring.seed, scoring.samples, mean.shape[1])
     estimates, terms = yield from estimate(x, q, draws, discrete_dims, per_dimension and not scoring.refine)
     regret = None
@@ -215,7 +215,8 @@ def refine(x: Array, q: Posterior, steps: int, seed: int) -> Program[Posterior]:
     gain = np.zeros(rows)
     for draw in random.normal(seed, (VALIDATION_DRAWS, latent), random.VALIDATE):
         gain += (yield from call("judge", x, q.mean, q.scale, state[0], shared(draw)))[0]
-    return Posterior.of(select_q(q.gaussian, to_gaussian(torch.from_numpy(state[0])), torch.from_numpy(gain)))
+    selected = select_q(q.gaussian, to_gaussian(torch.from_numpy(state[0])), torch.from_numpy(gain))
+    return Posterior.of(selected, analytic_rate=q.rate is not None)
 
 
 def _calibrate(

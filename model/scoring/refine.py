@@ -2,6 +2,8 @@
 
     minimize over (mean, log scale):  F(x; Q) = E_Q[nlog P(x|z)] + KL(Q(z|x), P(z))
 
+The rate is in closed form where the prior has one, else nlog P(z) at the draw minus the entropy of Q.
+
 A few steps of Adam from the encoder's Q fit Q to one input (Kim et al. 2018, arXiv 1802.02550; Cremer et al. 2018,
 arXiv 1801.03558). `regret`, the encoder's free energy minus the refined one, measures how badly the encoder's guess
 fits (Xiao et al. 2020, arXiv 2003.02977).
@@ -15,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.likelihoods import Gaussian
-from model.scoring.free_energy import log_weight_terms
+from model.scoring.free_energy import free_energy_at
 from model.vae import VAE, to_gaussian
 
 #: Learning rate of Adam at the first step, in units of z and of its log scale; falls linearly to zero after the last.
@@ -31,16 +33,14 @@ VALIDATION_DRAWS = 8
 def refine_step(
     vae: VAE, x: Tensor, params: Tensor, first: Tensor, second: Tensor, noise: Tensor, step: Tensor, steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`params`, `first` and `second` after a step of Adam per row, from one reparameterized draw and the analytic rate.
+    """`params`, `first` and `second` after a step of Adam per row, from one reparameterized draw.
 
     `params` holds mean and log scale of Q, `first` and `second` Adam's moments, zero before step 1: batch x 2 latent.
     `step` is the number of this step, `steps` of the last: batch x 1.
     """
     with torch.enable_grad():
         variable = params.detach().requires_grad_()
-        q = to_gaussian(variable)
-        distortion = vae.decode(q.draw(noise)).nlog_prob(x).flatten(1).sum(1)
-        (gradient,) = torch.autograd.grad((distortion + q.rate().sum(1)).sum(), variable)
+        (gradient,) = torch.autograd.grad(free_energy_at(vae, x, to_gaussian(variable), noise).sum(), variable)
     first = first.lerp(gradient, 1 - BETAS[0])
     second = second.lerp(gradient.square(), 1 - BETAS[1])
     unbiased = first / (1 - BETAS[0] ** step)
@@ -51,9 +51,8 @@ def refine_step(
 
 @torch.no_grad()
 def compare_q(vae: VAE, x: Tensor, q: Gaussian, refined: Gaussian, noise: Tensor) -> Float[Tensor, "batch"]:
-    """Free energy of q minus that of the refined Q, at one draw each and with analytic rates: nats, one per row."""
-    costs = [log_weight_terms(vae, x, each, noise).distortion + each.rate().sum(1) for each in (q, refined)]
-    return costs[0] - costs[1]
+    """Free energy of q minus that of the refined Q, at the same draw of noise: nats, one per row."""
+    return free_energy_at(vae, x, q, noise) - free_energy_at(vae, x, refined, noise)
 
 
 def select_q(q: Gaussian, refined: Gaussian, gain: Float[Tensor, "batch"]) -> Gaussian:

@@ -41,7 +41,7 @@ class TypicalityFeatures:
 
     mean: Floats  # of the encoder's Q, n x latent
     scale_norm: Floats  # Euclidean norm of the standard deviations of the encoder's Q
-    rate: Floats  # of the encoder's Q, analytic, nats
+    kl_to_normal: Floats  # KL(Q, N(0, I)) of the encoder's Q, nats
     residual: Floats  # root mean square of x - E[x | z = mean], in standardized units
     complexity: Floats  # n x measures
     distortion: Floats  # nats
@@ -53,8 +53,8 @@ class TypicalityFeatures:
         cls, columns: Sequence[NDArray[Any]], distortion: Floats, free_energy: Floats, regret: Floats | None = None
     ) -> "TypicalityFeatures":
         """From the outputs of `model.scoring.functions.typicality_features`, and scores."""
-        mean, scale_norm, rate, residual, complexity = (np.asarray(column, np.float64) for column in columns)
-        return cls(mean, scale_norm, rate, residual, complexity, distortion, free_energy, regret)
+        mean, scale_norm, kl_to_normal, residual, complexity = (np.asarray(column, np.float64) for column in columns)
+        return cls(mean, scale_norm, kl_to_normal, residual, complexity, distortion, free_energy, regret)
 
     @classmethod
     def concatenate(cls, parts: "Sequence[TypicalityFeatures]") -> "TypicalityFeatures":
@@ -71,7 +71,7 @@ class TypicalityFeatures:
 
     def table(self) -> Floats:
         """n x features. Positive ones as logarithms, since ratios matter there."""
-        positive = (self.rate, np.linalg.norm(self.mean, axis=1), self.scale_norm, self.residual)
+        positive = (self.kl_to_normal, np.linalg.norm(self.mean, axis=1), self.scale_norm, self.residual)
         columns = [self.distortion, *(np.log(column + 1e-6) for column in positive), *self.complexity.T]
         return np.stack(columns if self.regret is None else [*columns, self.regret], axis=1)
 

@@ -85,6 +85,28 @@ def split_indices(samples: int, validation: int, calibration: int, seed: int) ->
     return train, held_out, aside
 
 
+def training_split(dataset: Dataset, training: Provenance | None) -> Split:
+    """The split of the data that a model was trained on.
+
+    Raises:
+        DataError: the model was not trained on this data, or a sample cannot be read.
+    """
+    split = _recorded_split(dataset, training)
+    if split is None:
+        raise DataError(f"{dataset.source}: is not the data that the model was trained on; give that data, unchanged")
+    return split
+
+
+def _recorded_split(dataset: Dataset, training: Provenance | None) -> Split | None:
+    """The split of a training, or None if it was not on this dataset."""
+    # A dataset of another length is not the training data, and need not be read.
+    if training is None or training.samples != len(dataset):
+        return None
+    settings = training.settings
+    split = Split.from_dataset(dataset, training.held_out, settings.get("set_aside", 0), settings.get("seed", 0))
+    return split if split.sha256() == training.dataset_sha256 else None
+
+
 def evaluation_subset(dataset: Dataset, training: Provenance | None) -> tuple[Dataset, SplitName | None]:
     """The samples of a dataset that a model can be evaluated on, and the name of their split.
 
@@ -94,14 +116,11 @@ def evaluation_subset(dataset: Dataset, training: Provenance | None) -> tuple[Da
     Raises:
         DataError: a sample cannot be read.
     """
-    # A dataset of another length is not the training data, and need not be read.
-    if training is None or training.samples != len(dataset):
+    split = _recorded_split(dataset, training)
+    if split is None or training is None:
         return dataset, None
-    arguments = training.held_out, training.settings.get("set_aside", 0), training.settings.get("seed", 0)
-    split = Split.from_dataset(dataset, *arguments)
-    if split.sha256() != training.dataset_sha256:
-        return dataset, None
-    _, validation, calibration = split_indices(len(dataset), *arguments)
+    sizes = len(split.validation), len(split.calibration)
+    _, validation, calibration = split_indices(len(dataset), *sizes, training.settings.get("seed", 0))
     if len(calibration):
         return Subset(dataset, calibration, split.calibration, "set aside"), "set_aside"
     return Subset(dataset, validation, split.validation, "held out"), "held_out"

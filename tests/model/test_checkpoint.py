@@ -169,7 +169,7 @@ class TestStrangers:
             ({"latent": 5}, "not of one model"),
             ({"latent": -1}, "latent"),
             ({"colour": "red"}, "colour"),
-            ({"format": 2}, "format"),
+            ({"format": 3}, "format"),
             ({"latent": 1 << 16, "network": {"name": "mlp", "hidden": [1 << 16] * 16}}, "lacks"),
             ({"data": {"kind": "image", "height": 1024, "width": 1024, "channels": 3}}, "not of one model"),
             ({"network": {"name": "conv", "channels": [1 << 16] * 8, "blocks": [64] * 8}}, "lacks"),

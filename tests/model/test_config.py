@@ -32,7 +32,7 @@ def test_a_config_cannot_be_changed() -> None:
     [
         ({"latnet": 4}, ["latnet", "4"]),
         ({"latent": 0}, ["latent", "0"]),
-        ({"format": 2}, ["format", "2"]),
+        ({"format": 3}, ["format", "3"]),
         ({"data": IMAGE | {"height": 2}}, ["height", "2"]),
         ({"data": IMAGE | {"width": 4096}}, ["width", "4096"]),
         ({"data": IMAGE | {"channels": 2}}, ["channels", "2"]),

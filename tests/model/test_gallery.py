@@ -77,8 +77,8 @@ class TestMaking:
     def test_figures_are_those_of_the_held_out_report(self, name: str, shown: Load) -> None:
         result, report = gallery_of(shown(name)), evaluate(build(name), Memory(reference(name)), draws=1).report
         assert result.active_units == report.active_units
-        by_rate = sorted(result.rate_per_dimension.tolist(), reverse=True)
-        np.testing.assert_allclose(by_rate, report.rate_per_dimension, rtol=1e-4)
+        by_rate = sorted(result.kl_to_normal.tolist(), reverse=True)
+        np.testing.assert_allclose(by_rate, report.kl_to_normal, rtol=1e-4)
         assert result.counts.sum() == report.samples
         assert (len(result.edges), len(result.counts)) == (61, 60)
         ends = [report.free_energy_percentiles[p] for p in ("0", "100")]
@@ -168,6 +168,11 @@ SPOILED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class TestSaving:
+    def test_the_divergences_may_have_their_former_name(self, shown: Load) -> None:
+        result = gallery_of(shown(NAME))
+        former = altered(to_bytes(result), kl_to_normal=None, rate_per_dimension=result.kl_to_normal)
+        assert to_bytes(from_bytes(former, CONFIGS[NAME])) == to_bytes(result)
+
     @every
     def test_a_saved_gallery_loads_unchanged(self, name: str, shown: Load) -> None:
         result = gallery_of(shown(name))

@@ -291,7 +291,7 @@ class TestGaussian:
         prior = torch.distributions.Normal(torch.zeros(4).double(), torch.ones(4).double())
         x = torch.linspace(-50, 150, 401, dtype=torch.float64)[:, None].expand(401, 4)
         assert torch.allclose(ours.nlog_prob(x), -log_prob(theirs, x), rtol=1e-12)
-        assert torch.allclose(ours.rate(), torch.distributions.kl_divergence(theirs, prior), rtol=1e-12)
+        assert torch.allclose(ours.kl_to_normal(), torch.distributions.kl_divergence(theirs, prior), rtol=1e-12)
         assert torch.allclose(ours.variance, theirs.variance)
 
     def test_the_analytic_rate_equals_the_mean_over_draws(self) -> None:
@@ -300,11 +300,11 @@ class TestGaussian:
         z = q.draw(torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)))
         drawn = prior.nlog_prob(z) - q.nlog_prob(z)
         error = drawn.std(0) / math.sqrt(len(z))
-        assert ((drawn.mean(0) - q.rate()).abs() < 4 * error).all()
+        assert ((drawn.mean(0) - q.kl_to_normal()).abs() < 4 * error).all()
 
     def test_rate_is_zero_at_the_prior_alone(self) -> None:
-        assert Gaussian(torch.zeros(2), torch.ones(2)).rate().sum() == 0
-        assert (Gaussian(torch.tensor([0.1, 0.0]), torch.tensor([1.0, 0.9])).rate() > 0).all()
+        assert Gaussian(torch.zeros(2), torch.ones(2)).kl_to_normal().sum() == 0
+        assert (Gaussian(torch.tensor([0.1, 0.0]), torch.tensor([1.0, 0.9])).kl_to_normal() > 0).all()
 
     def test_a_shared_scale_counts_for_every_dimension(self) -> None:
         shared = Gaussian(self.mean, torch.tensor([2.0]).double())

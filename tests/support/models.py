@@ -12,6 +12,7 @@ from model.likelihoods import Gaussian
 from model.likelihoods.bernoulli import BernoulliLikelihood
 from model.likelihoods.discretized import DiscretizedLikelihood
 from model.likelihoods.gaussian import GaussianLikelihood
+from model.prior import FlowPriorConfig
 from model.record import EpochRecord
 from model.scoring.calibration import ScoringConfig
 from model.vae import VAE
@@ -22,6 +23,7 @@ RGB = ImageData(height=9, width=10, channels=3)
 TABLE = VectorData(columns=("age", "height", "weight"), mean=(40.0, 1.7, 70.0), std=(10.0, 0.1, 12.0))
 MLP = MLPNetwork(hidden=(16, 8))
 CONV = ConvNetwork(channels=(4, 8), blocks=(1, 1))
+FLOW = FlowPriorConfig(couplings=2, hidden=(8, 8))
 
 CONFIGS = {
     "grey-mlp-discretized": ModelConfig(data=GREY, network=MLP, latent=4, likelihood=DiscretizedLikelihood()),
@@ -34,6 +36,10 @@ CONFIGS = {
     ),
     "grey-mlp-bernoulli": ModelConfig(data=GREY, network=MLP, latent=3, likelihood=BernoulliLikelihood()),
     "table-mlp-gaussian": ModelConfig(data=TABLE, network=MLP, latent=2, likelihood=GaussianLikelihood()),
+    "grey-conv-flow": ModelConfig(
+        data=GREY, network=CONV, latent=4, prior=FLOW, likelihood=DiscretizedLikelihood(autoregressive=True)
+    ),
+    "table-mlp-flow": ModelConfig(data=TABLE, network=MLP, latent=2, prior=FLOW, likelihood=GaussianLikelihood()),
 }
 
 #: Scorings of the calibrated models.

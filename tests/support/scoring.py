@@ -19,7 +19,7 @@ def chance(count: int, seed: int = 0, latent: int = 2, refined: bool = False, me
     return TypicalityFeatures(
         mean=draw.normal(size=(count, latent)),
         scale_norm=draw.gamma(5, size=count),
-        rate=rate,
+        kl_to_normal=rate,
         residual=draw.gamma(3, size=count),
         complexity=draw.normal(50, 5, size=(count, measured)),
         distortion=distortion,
@@ -38,4 +38,6 @@ def ranked(calibration: Calibration, scoring: ScoringConfig, features: Typicalit
 
 def refine(vae: VAE, x: Tensor, q: Gaussian, *, steps: int, seed: int = 0) -> Gaussian:
     """Run the refinement program by torch."""
-    return program.run(program.refine(x.numpy(), Posterior.of(q), steps, seed), torch_calls(vae)).gaussian
+    return program.run(
+        program.refine(x.numpy(), Posterior.of(q, analytic_rate=vae.prior.analytic_rate), steps, seed), torch_calls(vae)
+    ).gaussian

@@ -50,7 +50,7 @@ def test_the_json_holds_all_fields_but_inputs_and_latents(serving_shown: Serving
     assert answer.label_names == list(CLASSES)
     assert [epoch.model_dump() for epoch in answer.learning] == [epoch.model_dump() for epoch in LEARNING]
     assert sum(answer.histogram.counts) == 120
-    assert len(answer.rate_per_dimension) == CONFIGS[name].latent
+    assert len(answer.kl_to_normal) == CONFIGS[name].latent
     assert {len(numbers) for numbers in answer.scores.values()} == {120}
     assert ("bits_per_dim" in answer.scores) == (CONFIGS[name].likelihood.name != "gaussian")
     assert (answer.thumbnails is None) == (name not in IMAGES)

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from model import random
 from model.vae import VAE
 from tests.support.models import CONFIGS, build
 from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside, over_asgi
@@ -50,6 +52,14 @@ def test_the_first_n_samples_are_a_prefix(serving: Serving, name: str) -> None:
         close(few["outputs"], many["outputs"][:3])
         other = client.get(f"/sample?n=3&seed=6&noise={noise}").json()
         assert not np.allclose(few["latents"], other["latents"])
+
+
+@every
+def test_samples_are_drawn_through_the_prior(serving: Serving, name: str) -> None:
+    drawn = serving(name).get("/sample?n=5&seed=4&temperature=0.7").json()["latents"]
+    prior, epsilon = build(name).prior, 0.7 * random.normal(4, (5, CONFIGS[name].latent))
+    close(drawn, prior.to_latent(torch.from_numpy(epsilon)).numpy())
+    assert np.allclose(drawn, epsilon, atol=1e-5) == (CONFIGS[name].prior.name == "standard")
 
 
 @every

@@ -135,7 +135,7 @@ def test_plots_are_written_into_a_new_folder(vae: Invoke, loaded: Load, data: st
     command = ("evaluate", str(loaded(GREY).folder), data, "--samples", "2", "--detection", "0")
     assert "Wrote plots into some/where" in vae(*command, "--plots", "some/where")
     drawn = sorted(path.name for path in Path("some/where").iterdir())
-    assert drawn == ["free_energy.png", "rate_per_dimension.png"]
+    assert drawn == ["free_energy.png", "kl_to_normal.png"]
     for name in drawn:
         with Image.open(Path("some/where", name)) as picture:
             assert min(picture.size) > 100

@@ -9,6 +9,7 @@ import pytest
 
 from app.inference.admission import QueueLimits
 from app.inference.context import RequestContext
+from app.inference.costs import Plan
 from app.inference.engine import BATCH_ROWS, Engine, choose_batch_rows
 from app.inference.functions import ModelFunctions
 from model.checkpoint import Checkpoint
@@ -82,6 +83,7 @@ def test_a_refinement_larger_than_a_batch_is_split_and_merged(loaded: Load) -> N
     expected = score_batch(checkpoint.vae, to_tensor(x), ScoringConfig(3, 6, 2)).estimates
     assert max(rows for _, rows in calls) == 5
     np.testing.assert_allclose(result.estimates.free_energy, expected.free_energy, rtol=1e-4)
+    assert result.estimates.rate_analytic is not None and expected.rate_analytic is not None
     np.testing.assert_allclose(result.estimates.rate_analytic, expected.rate_analytic, rtol=1e-4)
     assert result.per_dimension is not None
     np.testing.assert_allclose(result.per_dimension.reshape(23, -1).sum(1), result.estimates.distortion, rtol=1e-5)
@@ -133,3 +135,18 @@ def test_a_model_that_fails_while_it_is_timed_gets_the_smallest_batches(
     x = floats("table-mlp-gaussian", 100)
     _, calls = serve(loaded("table-mlp-gaussian"), lambda engine: engine.encode(x, RequestContext()), batch_rows=None)
     assert max(size for _, size in calls) == BATCH_ROWS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), [("table-mlp-flow", ["to_latent", "draw"]), ("table-mlp-gaussian", ["draw"])]
+)
+def test_a_sample_is_admitted_with_all_of_its_calls(name: str, calls: list[str], loaded: Load) -> None:
+    plans: list[Plan] = []
+
+    async def sample(engine: Engine) -> None:
+        plans.append(engine.sample_plan(30, noisy=True))
+        await engine.sample(30, 0, 1.0, RequestContext(), noisy=True)
+
+    _, made = serve(loaded(name), sample, batch_rows=30)
+    assert [(call, rows) for call, rows, _ in plans[0]] == [(call, 30) for call in calls]
+    assert made == [(call, 30) for call in calls]

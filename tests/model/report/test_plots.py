@@ -148,7 +148,7 @@ class TestReport:
     def test_has_two_plots_with_content(self, kind: str, tmp_path: Path) -> None:
         evaluation = evaluation_of(kind)
         plots.draw_report(evaluation.report, evaluation.free_energy, tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["free_energy.png", "rate_per_dimension.png"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["free_energy.png", "kl_to_normal.png"]
         for path in tmp_path.iterdir():
             with Image.open(path) as picture:
                 shades = np.asarray(picture.convert("L"))
@@ -183,8 +183,8 @@ class TestReport:
         evaluation = with_free_energies(free_energy)
         assert image(plots.free_energies(evaluation.report, evaluation.free_energy), tmp_path / "x.png").std() > 5
 
-    def test_rates_are_bars_in_falling_order(self) -> None:
-        report = replace(evaluation_of("grey").report, rate_per_dimension=[2.5, 1.25, 0.0, 0.0], active_units=2)
-        axes = plots.rates(report).axes[0]
+    def test_divergences_are_bars_in_falling_order(self) -> None:
+        report = replace(evaluation_of("grey").report, kl_to_normal=[2.5, 1.25, 0.0, 0.0], active_units=2)
+        axes = plots.kl_to_normal(report).axes[0]
         assert [patch.get_height() for patch in axes.patches] == [2.5, 1.25, 0, 0]  # type: ignore[attr-defined]
         assert axes.get_title() == "2 of 4 dimensions active; 3.8 nats"

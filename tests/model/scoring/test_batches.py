@@ -83,7 +83,7 @@ class TestScores:
         assert batch.scores.regret is None
         assert refined.regret is not None
         np.testing.assert_allclose(refined.regret, plain.free_energy - better.free_energy, atol=1e-6)
-        np.testing.assert_allclose(batch.rate_per_dimension, q.rate().double().numpy(), rtol=1e-6)
+        np.testing.assert_allclose(batch.kl_to_normal, q.kl_to_normal().double().numpy(), rtol=1e-6)
         np.testing.assert_allclose(batch.means, q.mean.double().numpy(), rtol=1e-6)
 
     @pytest.mark.parametrize("scoring", [PLAIN, REFINED], ids=str)

@@ -129,6 +129,8 @@ class TestEveryModel:
 
     def test_the_rate_of_draws_is_the_analytic_one(self, scorer: Scorer) -> None:
         many = scorer(2000)
+        if many.rate_analytic is None:
+            return  # test_prior compares the rate under a flow with that of other draws
         # The spread of the rate alone is not reported; 1 nat a draw is above it for these models.
         assert np.allclose(many.rate, many.rate_analytic, atol=4 * 2 / math.sqrt(2000))
 
@@ -143,7 +145,7 @@ class TestEveryModel:
         whole = scorer(5)
         for i in range(6):
             alone = scorer(5, pick=slice(i, i + 1))
-            for name in ("free_energy", "nlog_p_x", "distortion", "rate_analytic"):
+            for name in ("free_energy", "nlog_p_x", "distortion", "rate"):
                 expected = getattr(whole, name)
                 np.testing.assert_allclose(
                     getattr(alone, name)[0], expected[i], rtol=0, atol=1e-5 * np.abs(expected).max()

@@ -50,7 +50,7 @@ class TestFeatures:
         assert np.allclose(features.scale_norm, np.sqrt(q.variance.numpy().sum(axis=1)))
         normal = torch.distributions.Normal
         rate = torch.distributions.kl_divergence(normal(q.mean, q.scale), normal(torch.tensor(0.0), torch.tensor(1.0)))
-        assert np.allclose(features.rate, rate.sum(1).numpy(), rtol=1e-4, atol=1e-5)
+        assert np.allclose(features.kl_to_normal, rate.sum(1).numpy(), rtol=1e-4, atol=1e-5)
         assert all(value.dtype == np.float64 and len(value) == 7 for value in vars(features).values())
 
     def test_include_the_scores(self, name: str) -> None:
@@ -66,7 +66,7 @@ class TestFeatures:
         whole = score_features(vae, batch, scoring)
         for i in range(7):
             alone = score_features(vae, batch[i : i + 1], scoring)
-            for key in ("mean", "scale_norm", "rate", "residual", "complexity"):
+            for key in ("mean", "scale_norm", "kl_to_normal", "residual", "complexity"):
                 np.testing.assert_allclose(getattr(alone, key)[0], getattr(whole, key)[i], rtol=1e-4, atol=1e-5)
 
     def test_the_residual_is_that_of_the_decoding(self, name: str) -> None:
@@ -119,7 +119,7 @@ class TestTypicalityModel:
         alone = [model.score(scored[i : i + 1])[0] for i in range(20)]
         assert np.allclose(alone, whole)
 
-    @pytest.mark.parametrize("what", ["mean", "scale_norm", "rate", "residual", "distortion"])
+    @pytest.mark.parametrize("what", ["mean", "scale_norm", "kl_to_normal", "residual", "distortion"])
     def test_an_extreme_value_of_one_feature_is_less_typical(self, what: str, refined: bool) -> None:
         model, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
         before = model.score(scored)
@@ -176,5 +176,5 @@ def test_a_model_without_active_latents_has_finite_features() -> None:
         if key.startswith("layers.4"):
             weight.zero_()
     scored = score_features(vae, stripes(150), ScoringConfig(2, 0, 0))
-    assert (scored.rate == 0).all()
+    assert (scored.kl_to_normal == 0).all()
     assert np.isfinite(typical(scored).score(scored)).all()

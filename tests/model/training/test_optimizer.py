@@ -242,7 +242,7 @@ def test_muon_lowers_the_loss_of_a_model() -> None:
     losses = []
     for _ in range(30):
         q = vae.encode(x)
-        loss = (vae.decode(q.mean).nlog_prob(x).flatten(1).sum(1) + q.rate().sum(1)).mean()
+        loss = (vae.decode(q.mean).nlog_prob(x).flatten(1).sum(1) + q.kl_to_normal().sum(1)).mean()
         loss.backward()
         losses.append(float(loss.detach()))
         steps.step(0.01)

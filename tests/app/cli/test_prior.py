@@ -1,0 +1,124 @@
+"""`vae prior`, and the prior at the end of `vae train`."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import main as cli
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from model.datasets import open_dataset
+from model.scoring import batches
+from model.scoring.calibration import ScoringConfig
+from model.training import prior
+from model.training.splits import Split
+from tests.support.commands import SMALL, Invoke, invoke, table
+from tests.support.data import squares
+
+KEPT, REFUSED = "The flow is the prior", "The standard prior is kept"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 squares in a file."""
+    path = tmp_path_factory.mktemp("data") / "squares.npy"
+    np.save(path, squares(600))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(data: Path) -> Path:
+    """A run with the standard prior, trained so long that the latents have a shape of their own."""
+    folder = data.parent / "plain"
+    invoke("train", str(data), "--out", str(folder), "--prior", "standard", *SMALL, "--epochs", "30")
+    return folder
+
+
+@pytest.fixture
+def run(plain: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may change."""
+    return Path(shutil.copytree(plain, tmp_path / "run"))
+
+
+def held_out_scores(saved: Checkpoint, data: Path) -> float:
+    """Mean free energy of the held-out samples, from one draw for all of them."""
+    split = Split.from_dataset(open_dataset(str(data)), None, None, 0)
+    parts = batches.score(saved.vae, batches.in_batches(split.validation), ScoringConfig(16, 0, 0))
+    return float(np.concatenate([part.scores.estimates.free_energy for part in parts]).mean())
+
+
+def test_a_model_gets_a_flow_with_all_that_belongs_to_it(vae: Invoke, run: Path, data: Path) -> None:
+    before = checkpoint.load(run)
+    output = vae("prior", str(run), str(data), "--epochs", "60", "--threads", "1")
+    after = checkpoint.load(run)
+    assert KEPT in output
+    assert after.vae.config.prior.name == "flow" and after.digest != before.digest
+    for name, weight in before.vae.state_dict().items():
+        assert (after.vae.state_dict()[name] == weight).all()
+    assert after.calibration is not None and before.calibration is not None
+    assert after.calibration.references.keys() == before.calibration.references.keys()
+    assert after.gallery is not None and before.gallery is not None
+    assert (after.gallery.scores["free_energy"] != before.gallery.scores["free_energy"]).any()
+    assert after.gallery.learning == before.gallery.learning
+    report = after.card.prior
+    assert report is not None and report.held_out < report.standard
+    assert before.card.training is not None and after.card.training is not None
+    changed, scores = after.card.training.held_out_scores, before.card.training.held_out_scores
+    for name in ("free_energy", "rate"):
+        gain = (scores[name] or 0) - (changed[name] or 0)
+        assert gain == pytest.approx(report.standard - report.held_out)
+    assert changed["distortion"] == scores["distortion"]
+    gained = held_out_scores(before, data) - held_out_scores(after, data)
+    assert gained == pytest.approx(report.standard - report.held_out, abs=0.5)
+    # The references are scores under the new prior.
+    aside = Split.from_dataset(open_dataset(str(data)), None, None, 0).calibration
+    (batch,) = batches.score(after.vae, [aside], ScoringConfig(1, 0, 0))
+    reference = after.calibration.references[ScoringConfig(1, 0, 0)]
+    np.testing.assert_allclose(np.sort(batch.scores.estimates.free_energy), reference.free_energy, rtol=1e-5)
+
+
+def test_an_evaluation_under_the_old_prior_is_removed(vae: Invoke, run: Path, data: Path) -> None:
+    vae("evaluate", str(run), str(data), "--samples", "2", "--detection", "0", "--save")
+    assert checkpoint.load(run).card.evaluation is not None
+    vae("prior", str(run), str(data), "--epochs", "30", "--threads", "1", "--gallery", "none")
+    assert checkpoint.load(run).card.evaluation is None
+    assert checkpoint.load(run).gallery is None
+
+
+def test_a_flow_that_does_not_pay_changes_nothing(
+    vae: Invoke, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = checkpoint.load(run).digest
+    monkeypatch.setattr(prior, "MIN_GAIN_ERRORS", 1e9)
+    output = vae("prior", str(run), str(data), "--epochs", "2", "--threads", "1")
+    assert REFUSED in output and KEPT not in output
+    assert checkpoint.load(run).digest == digest
+
+
+def test_other_data_is_refused(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.npy"
+    np.save(other, squares(600)[::-1])
+    digest = checkpoint.load(run).digest
+    result = CliRunner().invoke(cli.cli, ["prior", str(run), str(other)])
+    assert "is not the data that the model was trained on" in str(result.exception)
+    assert checkpoint.load(run).digest == digest
+
+
+def test_training_fits_a_prior_and_resumes(vae: Invoke, data: Path) -> None:
+    command = ("train", str(data), "--out", "run", "--prior", "flow", *SMALL, "--epochs", "30")
+    output = vae(*command)
+    assert output.index("30/30") < output.index(KEPT) < output.index("Calibrated")
+    saved = checkpoint.load(Path("run"))
+    assert saved.card.prior is not None and saved.vae.config.prior.name == "flow"
+    assert f"{saved.card.training.held_out_scores['free_energy']:.2f} nats" in output  # type: ignore[union-attr]
+    epochs = table("run/prior.csv")
+    assert len(epochs) == saved.card.prior.settings["epochs"]
+    best = min(epochs, key=lambda row: float(row["cross_entropy"]))
+    assert int(best["epoch"]) == saved.card.prior.epoch
+    assert float(best["cross_entropy"]) == pytest.approx(saved.card.prior.held_out)
+    # A complete run does not change.
+    assert KEPT not in vae(*command)
+    assert checkpoint.load(Path("run")).digest == saved.digest

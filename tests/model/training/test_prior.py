@@ -1,0 +1,144 @@
+"""The fit of a prior: it finds structure, keeps the best epoch, resumes exactly, and pays only where it pays."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import ModelConfig
+from model.errors import TrainingError
+from model.prior import FlowPrior, FlowPriorConfig, StandardPrior
+from model.record import PriorRecord
+from model.scoring.batches import score_batch
+from model.scoring.calibration import ScoringConfig
+from model.training.journal import Journal
+from model.training.prior import Gain, Posteriors, PriorFit, PriorSettings, cross_entropies, posteriors, with_flow
+from model.vae import to_tensor
+from tests.support.models import build, reference
+
+FLOW = FlowPriorConfig(couplings=4, hidden=(32, 32))
+
+
+def settings(**changes: Any) -> PriorSettings:
+    return PriorSettings(flow=FLOW, **{"epochs": 4, "batch_size": 50, "average": 0.9} | changes)
+
+
+def crescent(count: int, seed: int = 0) -> Posteriors:
+    """Narrow Q whose means lie on a crescent, which no Gaussian resembles."""
+    draw = np.random.default_rng(seed)
+    first = draw.normal(size=count)
+    mean = np.stack([first, np.square(first) - 1 + 0.1 * draw.normal(size=count)], axis=1)
+    return np.concatenate([mean, np.full((count, 2), 0.1)], axis=1).astype(np.float32)
+
+
+def fitted(train: Posteriors, held_out: Posteriors, **changes: Any) -> tuple[PriorFit, list[PriorRecord]]:
+    fit = PriorFit(2, settings(**changes))
+    fit.start_from(train)
+    return fit, list(fit.epochs(train, held_out))
+
+
+def test_a_flow_finds_what_no_gaussian_has() -> None:
+    train, held_out = crescent(1000), crescent(500, seed=1)
+    start = PriorFit(2, settings())
+    start.start_from(train)
+    fit, records = fitted(train, held_out, epochs=25, learning_rate=5e-3)
+    gaussian = cross_entropies(start.average, held_out, 0).mean()
+    assert records[-1].cross_entropy < gaussian - 0.5
+    gain = Gain.of(fit.fitted(), held_out, 0)
+    assert gain.clear
+    assert gain.standard - gain.nats == pytest.approx(fit.best_cost, abs=1e-6)
+    assert gain.standard == pytest.approx(cross_entropies(StandardPrior(), held_out, 0).mean())
+
+
+def test_samples_of_a_fitted_flow_look_like_the_latents() -> None:
+    train = crescent(1000)
+    flow = fitted(train, crescent(300, seed=1), epochs=25, learning_rate=5e-3)[0].fitted()
+    z = flow.to_latent(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)))
+    residual = z[:, 1] - (z[:, 0].square() - 1)
+    assert float(residual.abs().median()) < 0.3
+    assert float((torch.randn(4000) - (torch.randn(4000).square() - 1)).abs().median()) > 0.9
+
+
+def test_latents_of_the_standard_prior_gain_nothing() -> None:
+    draw = np.random.default_rng(0)
+    mean = draw.normal(size=(1500, 2)) * math.sqrt(1 - 0.25)
+    normal = np.concatenate([mean, np.full((1500, 2), 0.5)], axis=1).astype(np.float32)
+    fit, _ = fitted(normal[:1000], normal[1000:], epochs=10)
+    assert not Gain.of(fit.fitted(), normal[1000:], 0).clear
+
+
+def test_the_best_epoch_is_kept() -> None:
+    # So few samples that later epochs overfit.
+    fit, records = fitted(crescent(20), crescent(300, seed=1), epochs=60, batch_size=20, learning_rate=2e-2)
+    best = min(records, key=lambda record: record.cross_entropy)
+    assert best.epoch < 60
+    assert fit.best_cost == best.cross_entropy < records[-1].cross_entropy
+    assert cross_entropies(fit.fitted(), crescent(300, seed=1), 0).mean() == pytest.approx(best.cross_entropy)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_fit_restored_after_any_epoch_ends_like_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
+    train, held_out = crescent(100), crescent(50, seed=1)
+    whole, records = fitted(train, held_out)
+
+    def journal() -> Journal[PriorRecord]:
+        fit = PriorFit(2, settings())
+        opened = Journal(tmp_path, "prior", "prior.csv", fit=fit, recipe=settings(), epoch=PriorRecord)
+        opened.resume()
+        return opened
+
+    first = journal()
+    assert isinstance(first.fit, PriorFit)
+    first.fit.start_from(train)
+    for record in first.fit.epochs(train, held_out):
+        first.add(record)
+        if record.epoch == stop:
+            break
+    second = journal()
+    assert len(second.records) == stop
+    for record in second.fit.epochs(train, held_out):
+        second.add(record)
+    assert [record.cross_entropy for record in second.records] == [record.cross_entropy for record in records]
+    ours, theirs = second.fit.state(), whole.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (tmp_path / "prior.csv").read_text().count("\n") == 5
+
+
+def test_a_cost_that_is_not_finite_names_the_remedy() -> None:
+    broken = crescent(50)
+    broken[3, 0] = np.inf
+    with pytest.raises(TrainingError, match="--prior standard"):
+        fitted(crescent(100), broken)
+
+
+@pytest.mark.parametrize("name", ["grey-conv-gaussian", "table-mlp-gaussian", "grey-conv-flow"])
+def test_only_the_cross_entropy_of_a_model_changes(name: str) -> None:
+    """A model with a fitted flow scores and decodes as before, but for the terms of the prior."""
+    vae, samples = build(name), reference(name, 60)
+    latent = vae.config.latent
+    fit = PriorFit(latent, settings(epochs=2))
+    train = posteriors(vae, samples)
+    fit.start_from(train)
+    list(fit.epochs(train, train))
+    changed, x = with_flow(vae, FLOW, fit.fitted()), to_tensor(samples[:5])
+    assert isinstance(changed.prior, FlowPrior)
+    assert isinstance(changed.config, ModelConfig) and changed.config.prior == FLOW
+    before, after = (score_batch(model, x, ScoringConfig(3, 0, 0)).estimates for model in (vae, changed))
+    np.testing.assert_allclose(after.distortion, before.distortion)
+    np.testing.assert_allclose(after.entropy, before.entropy)
+    assert after.rate_analytic is None
+    assert not np.allclose(after.cross_entropy, before.cross_entropy)
+    q = vae.encode(x)
+    expected = cross_entropies(changed.prior, torch.cat([q.mean, q.scale], dim=1).numpy(), 0)
+    one = score_batch(changed, x[:1], ScoringConfig(1, 0, 0)).estimates
+    assert one.cross_entropy[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+def test_defaults_follow_the_latent_and_the_samples() -> None:
+    large, small = PriorSettings.default_for(128, 50_000), PriorSettings.default_for(4, 1000)
+    assert large.flow.hidden == (384, 384, 384) and small.flow.hidden == (64, 64, 64)
+    assert large.epochs == 15 and small.epochs == 200

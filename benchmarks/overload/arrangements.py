@@ -39,6 +39,7 @@ class Deployment:
     port: int
     sessions: tuple[int, ...]  # of the processes of the service, without the proxy
     metrics_port: int | None  # None where no one service has all metrics
+    models: int  # processes that compute
 
     def pids(self) -> list[int]:
         """Return all processes of the service."""
@@ -130,11 +131,11 @@ def deployed(arrangement: str, model: str, cores: Sequence[int]) -> Iterator[Dep
     with ExitStack() as stack:
         if arrangement == "single":
             port, pid = stack.enter_context(service(model, both[:1]))
-            yield Deployment(port, (pid,), port)
+            yield Deployment(port, (pid,), port, models=1)
         elif arrangement == "workers":
             port, pid = stack.enter_context(service(model, both, workers=2))
-            yield Deployment(port, (pid,), port)
+            yield Deployment(port, (pid,), port, models=2)
         else:
             started = [stack.enter_context(service(model, both)) for _ in range(2)]
             port = stack.enter_context(proxy([port for port, _ in started], both))
-            yield Deployment(port, tuple(pid for _, pid in started), None)
+            yield Deployment(port, tuple(pid for _, pid in started), None, models=2)

@@ -144,6 +144,8 @@ class Bench:
             brief: do with the longest trial, where only the cost is needed.
         """
         clients = cells.first_clients(cell)
+        if self._deployment.models > 1:
+            clients = max(clients, 2 * self._deployment.models)  # one each would leave some processes idle by chance
         seconds = MIX_TRIAL_S if cell == cells.MIX else TRIAL_S
         self._closed(cell, costs, 1 if clients < 8 else clients, TRIAL_S)  # warms up
         best, chosen = self._closed(cell, costs, clients, seconds), clients

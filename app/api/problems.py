@@ -89,23 +89,28 @@ def to_response(method: str, path: str, error: Exception, *, root_path: str = ""
         return problem(500, "Internal error", "the service failed on this request; its log has the cause")
     status, title = known
     locations: tuple[ErrorLocation, ...] = ()
-    headers: dict[str, str] = {}
     detail = str(error)
-    if isinstance(error, codecs.UnsupportedEncoding):
-        headers = {"Accept-Encoding": "gzip"}
     if isinstance(error, codecs.CodecError):
         locations = error.locations
     elif isinstance(error, InputError):
         locations = (ErrorLocation(error.place, error.detail),)
-    elif isinstance(error, QueueFull | errors.Overloaded):
-        headers = {"Retry-After": str(error.retry_after)}
-    elif isinstance(error, errors.Unauthorized):
-        headers = {"WWW-Authenticate": "Bearer"}
     elif isinstance(error, MemoryError):
         detail = "not enough memory for this request; send fewer rows at once"
     if status == 500 or isinstance(error, OutOfMemory):
         log.error("%s %s: %s", method, path, detail, exc_info=error.__cause__ or error)
-    return problem(status, title, detail, locations, headers)
+    return problem(status, title, detail, locations, _headers_of(error))
+
+
+def _headers_of(error: Exception) -> dict[str, str]:
+    if isinstance(error, codecs.UnsupportedEncoding):
+        return {"Accept-Encoding": "gzip"}
+    if isinstance(error, errors.Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, QueueFull | errors.Overloaded):
+        wait = {"Retry-After": str(error.retry_after)}
+        # A connection stays with its worker; over a new one the client may reach a worker that has time.
+        return {**wait, "Connection": "close"} if isinstance(error, QueueFull) and error.elsewhere else wait
+    return {}
 
 
 def install(app: FastAPI) -> None:

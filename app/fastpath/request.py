@@ -103,11 +103,11 @@ class FastRequest(Request):
         if self._left or protocol.transport.is_closing():
             return
         status, end = response.status_code, list[bytes]()
-        digest = self.own.get("model", protocol.state.model).digest
-        for name, value in ((DIGEST, digest), *response.raw_headers):
+        for name, value in ((DIGEST, self.own.get("model", protocol.state.model).digest), *response.raw_headers):
             end += (name, b": ", value, b"\r\n")
-        keep_alive = self.keep_alive and not protocol.state.draining
-        end += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
+        closing = "connection" in response.headers
+        keep_alive = self.keep_alive and not (closing or protocol.state.draining)
+        end += (b"\r\n" if keep_alive or closing else b"connection: close\r\n\r\n", bytes(response.body))
         if keep_alive and "refused" in self.own and "head" in self.own:
             refusal = Refusal(b"".join(end), len(self.scope["vae.body"]), self._route.labels, *self.own["refused"])
             protocol.refusals.add(self.own["model"].engine.batcher, self.own["head"], refusal)

@@ -28,6 +28,7 @@ class QueueLimits:
     rows: int  # of small requests that are queued
     seconds: float = math.inf  # that a small request may wait for others
     large_seconds: float = math.inf  # that a large request may wait for others
+    others: bool = False  # True if other workers take requests too
 
 
 class Admission:
@@ -162,13 +163,20 @@ class Admission:
         ahead = MARGIN * lane.seconds / available
         if ahead > limits.large_seconds:
             wait = ahead - limits.large_seconds
-            raise QueueFull("large_queue_seconds", f"the large requests ahead take {ahead:.2g} s", wait)
+            raise QueueFull(
+                "large_queue_seconds", f"the large requests ahead take {ahead:.2g} s", wait, elsewhere=limits.others
+            )
         before = MARGIN * small.seconds  # what was promised to small requests
         left = lane.time_left(left) - before
         work = MARGIN * (lane.seconds + seconds)
         if work > available * left:
             needed = work / available
-            raise QueueFull("deadline", f"with the work ahead this request takes {needed:.2g} s", needed - left)
+            raise QueueFull(
+                "deadline",
+                f"with the work ahead this request takes {needed:.2g} s",
+                needed - left,
+                elsewhere=limits.others,
+            )
         share = work / left
         if queue.large_active and share > queue.large_share:
             self._ensure_small(share, now)
@@ -183,7 +191,9 @@ class Admission:
         works = MARGIN * (small.seconds / (1 - share) + self.queue.overdue(share))
         spare = min(spare, small.time_left(small.earliest_deadline(now) - now) - works)
         if spare < 0:
-            raise QueueFull("share", "small requests need the time that this request would take", -spare)
+            raise QueueFull(
+                "share", "small requests need the time that this request would take", -spare, elsewhere=limits.others
+            )
 
     def finish(self, seconds: float, now: float, *, large: bool) -> None:
         """Count the seconds of a batch that has been computed."""

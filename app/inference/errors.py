@@ -27,10 +27,14 @@ Bound = Literal["queue_rows", "queue_seconds", "large_queue_seconds", "deadline"
 
 
 class QueueFull(InferenceError):
-    """The request cannot be done in time, or not within the limits of the queue, for an estimated number of seconds."""
+    """The request cannot be done in time, or not within the limits of the queue, for an estimated number of seconds.
 
-    def __init__(self, bound: Bound, reason: str, seconds: float) -> None:
+    `elsewhere` is True if another worker may have time for it sooner.
+    """
+
+    def __init__(self, bound: Bound, reason: str, seconds: float, *, elsewhere: bool = False) -> None:
         self.bound = bound
+        self.elsewhere = elsewhere
         self.retry_after = whole_wait(seconds)
         super().__init__(f"queue full: {reason}; retry after {self.retry_after} s")
 

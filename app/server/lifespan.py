@@ -84,6 +84,7 @@ def build_model(state: AppState, loaded: Checkpoint) -> ServedModel:
             rows=settings.queue_rows,
             seconds=settings.queue_seconds,
             large_seconds=settings.max_large_wait,
+            others=settings.workers > 1,
         ),
         observe=state.metrics.call,
     )

@@ -1,12 +1,15 @@
 """Errors over HTTP: problem documents that name the place and the remedy."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from app.inference.admission import one_call
+from app.inference.context import RequestContext
 from model.checkpoint import Checkpoint
 from tests.support.refusals import CASES, GOOD, JSON
 from tests.support.services import Client, Transport, client_of, state_of
@@ -121,6 +124,22 @@ def test_a_full_queue_is_a_429_with_retry_after(service: Service, monkeypatch: p
     response = client.post("/encode", json=GOOD)
     check(response, 429, "retry after 7 s")
     assert response.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_large_request_that_another_worker_may_take_closes_the_connection(service: Service, workers: int) -> None:
+    """Else all connections of a few clients could stay with one worker, and the other would be idle."""
+    client = service(workers=workers, large_queue_seconds=1.0)
+    batcher = model_of(client).engine.batcher
+    for call in ("encode", "score"):
+        batcher.costs.measured(call, 0.0, 0.1)
+    with batcher.admitted(RequestContext(timeout=60.0, deadline=time.monotonic() + 60), one_call("score", 100)):
+        refused = client.post("/free-energy?samples=100", json=GOOD)
+        check(refused, 429, "large requests ahead")
+        assert refused.headers.get("connection", "").lower() == ("close" if workers > 1 else "")
+        small = client.get("/health/live")
+        assert small.status_code == 200
+    assert client.post("/encode", json=GOOD).status_code == 200
 
 
 def test_a_deadline_that_has_passed_is_a_504(service: Service) -> None:

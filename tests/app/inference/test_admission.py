@@ -88,6 +88,27 @@ def test_large_requests_wait_no_longer_than_the_limit() -> None:
     assert not admit(a, 1).large
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_only_a_large_request_may_be_done_sooner_by_another_worker(others: bool) -> None:
+    a = admission(QueueLimits(100_000, 1.0, 30.0, others))
+    admit(a, 20_000)
+    with pytest.raises(QueueFull) as refused:
+        admit(a, 4_000, timeout=20.0)
+    assert (refused.value.bound, refused.value.elsewhere) == ("deadline", others)
+    admit(a, 8_000)
+    with pytest.raises(QueueFull) as refused:
+        admit(a, 1_000)
+    assert (refused.value.bound, refused.value.elsewhere) == ("large_queue_seconds", others)
+
+    def fill() -> None:
+        for _ in range(1000):
+            admit(a, 10)
+
+    with pytest.raises(QueueFull) as refused:
+        fill()
+    assert not refused.value.elsewhere
+
+
 def test_the_queued_rows_of_small_requests_are_limited() -> None:
     async def go() -> None:
         gate = GatedCall()

@@ -111,9 +111,9 @@ def save(
     contents = {CONFIG: _json(vae.config), WEIGHTS: safetensors.torch.save(weights)}
     if calibrated is not None:
         contents[CALIBRATION] = calibration.to_bytes(calibrated)
-        card = card.model_copy(update={"anomaly_score": _anomaly_score(calibrated)})
     if shown is not None:
         contents[GALLERY] = gallery.to_bytes(shown)
+    card = card.model_copy(update={"anomaly_score": _anomaly_score(calibrated)})
     _replace(folder, {**contents, CARD: _json(card)})
 
 
@@ -133,9 +133,10 @@ def save_calibration(folder: Path, new: Calibration) -> None:
     _update(folder, {CALIBRATION: data, CARD: _json(card)})
 
 
-def _anomaly_score(calibrated: Calibration) -> str:
-    typical = all(reference.typicality is not None for reference in calibrated.references.values())
-    return "typicality" if typical and calibrated.references else "free_energy"
+def _anomaly_score(calibrated: Calibration | None) -> str:
+    references = calibrated.references.values() if calibrated else ()
+    typical = bool(references) and all(reference.typicality is not None for reference in references)
+    return "typicality" if typical else "free_energy"
 
 
 def save_gallery(folder: Path, new: Gallery | None) -> None:

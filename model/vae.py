@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model import random
 from model.config import ModelConfig
 from model.likelihoods import Distribution, Gaussian
 from model.networks import NETWORKS, Standardize
@@ -57,6 +58,11 @@ class VAE(nn.Module):
     def device(self) -> torch.device:
         """The device that holds the weights."""
         return self._on_device.device
+
+    def sample_prior(self, count: int, seed: int = 0) -> Float[Tensor, "count latent"]:
+        """Draws of z from the prior; the first of a larger number are the same."""
+        epsilon = random.normal(seed, (count, self.config.latent))
+        return self.prior.to_latent(to_tensor(epsilon, str(self.device)))
 
     def encode(self, x: Float[Tensor, "batch *data"]) -> Gaussian:
         """Q(z|x), with mean and scale of batch x latent."""

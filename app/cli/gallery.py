@@ -1,16 +1,12 @@
 """`vae gallery`: add, replace or remove the gallery of a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from app.cli import completion
 from app.cli.progress import plain_console, progress
-from model.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from model.checkpoint import Checkpoint
-    from model.record import EpochRecord
 
 
 def gallery_command(
@@ -47,23 +43,8 @@ def gallery_command(
             labels=dataset.labels(),
             label_names=dataset.label_names(),
             calibration=loaded.calibration,
-            learning=_learning(run, loaded),
+            learning=completion.learning_records(run, loaded.folder),
             on_sample=advance,
         )
     checkpoint.save_gallery(run, stored)
     console.print(f"Gallery of {loaded.folder}: {len(stored):,} of {len(samples):,} samples of {dataset.source}")
-
-
-def _learning(run: Path, loaded: "Checkpoint") -> "tuple[EpochRecord, ...]":
-    """Records of the training: from the run's metrics.csv, or else from the gallery that will be replaced."""
-    from model import checkpoint
-    from model.training.run import read_records
-
-    records = read_records(loaded.folder)
-    if records:
-        return tuple(records)
-    try:
-        old = checkpoint.load(run).gallery
-    except CheckpointError:  # the gallery cannot be read, and will be replaced
-        return ()
-    return old.learning if old else ()

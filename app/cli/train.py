@@ -19,8 +19,10 @@ from model.errors import TrainingError
 if TYPE_CHECKING:
     from model.checkpoint import Card
     from model.record import EpochRecord
+    from model.training.prior import PriorSettings
     from model.training.run import Run
     from model.training.splits import Split
+    from model.vae import VAE
 
 NetworkName = Literal["mlp", "conv"]
 ScaleName = Literal["shared", "per_dimension"]
@@ -148,6 +150,7 @@ def train(
     from app.inference.devices import choose_device, set_threads
     from model.datasets import open_dataset
     from model.training.config import TrainingConfig
+    from model.training.prior import choose_prior
     from model.training.run import Run
 
     console = plain_console()
@@ -179,12 +182,12 @@ def train(
             ),
             latent=latent,
             settings=settings,
-            prior=prior,
         )
+    flow = choose_prior(prior, config.config.latent, split, config.settings)
     run = Run.open(out, config)
     _introduce(console, run, torch.get_num_threads())
     _Loop(console, run, split, name or out.name).run_epochs()
-    _fit_prior(console, run, split)
+    _fit_prior(console, run, split, flow)
     _calibrate(console, run, split)
     _save_gallery(console, run, split, dataset.label_names(), wanted=gallery == "auto")
     _conclude(console, run)
@@ -257,19 +260,7 @@ class _Loop:
         self._draw()
 
     def _draw(self) -> None:
-        try:
-            from model.report import plots
-
-            plots.draw_run(self.run, self.split)
-        except ImportError:
-            self.console.print(
-                "No plots: matplotlib is not installed (pip install 'vae-server[train]')", style="yellow"
-            )
-        except OSError as error:
-            raise TrainingError(
-                f"{self.run.folder / 'plots'}: cannot be written ({error.strerror}); make room and run the command "
-                "again, it resumes from the last epoch"
-            ) from error
+        _draw(self.console, self.run, self.split, self.run.training.average)
         self.drawn_at = time.monotonic()
 
     def _line(self, record: "EpochRecord") -> str:
@@ -304,15 +295,29 @@ class _Loop:
         )
 
 
-def _fit_prior(console: Console, run: "Run", split: "Split") -> None:
+def _draw(console: Console, run: "Run", split: "Split", vae: "VAE") -> None:
+    try:
+        from model.report import plots
+
+        plots.draw_run(run, split, vae)
+    except ImportError:
+        console.print("No plots: matplotlib is not installed (pip install 'vae-server[train]')", style="yellow")
+    except OSError as error:
+        raise TrainingError(
+            f"{run.folder / 'plots'}: cannot be written ({error.strerror}); make room and run the command again, it "
+            "resumes from the last epoch"
+        ) from error
+
+
+def _fit_prior(console: Console, run: "Run", split: "Split", settings: "PriorSettings | None") -> None:
     """Fit a prior to the best model, unless it has one or is to keep the standard one."""
     from model import checkpoint
     from model.training.prior import PriorFit
 
     saved = checkpoint.load(run.folder, run.config.settings.device, calibrated=False, shown=False)
-    if run.config.prior is None or saved.vae.config.prior.name != "standard":
+    if settings is None or saved.vae.config.prior.name != "standard":
         return
-    journal = run.open_prior(run.config.prior)
+    journal = run.open_prior(settings)
     assert isinstance(journal.fit, PriorFit)
     changed = completion.fit_prior(
         console,
@@ -325,6 +330,7 @@ def _fit_prior(console: Console, run: "Run", split: "Split") -> None:
     )
     if changed is not None:
         checkpoint.save(run.folder / "checkpoint", *changed)
+        _draw(console, run, split, changed[0])
 
 
 def _calibrate(console: Console, run: "Run", split: "Split") -> None:

@@ -38,18 +38,18 @@ class FunctionSpec(NamedTuple):
 
 FUNCTIONS = {
     "encode": FunctionSpec(functions.encode, ("x",), "fast", compiled=True),
-    "to_latent": FunctionSpec(functions.to_latent, ("z",), "float32", compiled=True),
+    "to_latent": FunctionSpec(functions.to_latent, ("epsilon",), "float32", compiled=True),
     "decode": FunctionSpec(functions.decode, ("z",), "fast", compiled=True),
     "draw": FunctionSpec(functions.draw, ("z", "x"), "fast"),
     "posterior": FunctionSpec(functions.encode, ("x",), "precise", compiled=True, alias="encode"),
     "precise decode": FunctionSpec(functions.decode, ("z",), "precise", alias="decode"),
-    "score": FunctionSpec(functions.score, ("x", "mean", "scale", "z"), "precise", compiled=True),
-    "map": FunctionSpec(functions.score_per_dimension, ("x", "mean", "scale", "z"), "precise"),
+    "score": FunctionSpec(functions.score, ("x", "mean", "scale", "epsilon"), "precise", compiled=True),
+    "map": FunctionSpec(functions.score_per_dimension, ("x", "mean", "scale", "epsilon"), "precise"),
     # Inference mode allows no gradients.
     "descend": FunctionSpec(
-        refine_step, ("x", "params", "moment", "moment", "z", "step", "step"), "float32", mode=torch.no_grad
+        refine_step, ("x", "params", "moment", "moment", "epsilon", "step", "step"), "float32", mode=torch.no_grad
     ),
-    "judge": FunctionSpec(functions.compare, ("x", "mean", "scale", "params", "z"), "precise"),
+    "judge": FunctionSpec(functions.compare, ("x", "mean", "scale", "params", "epsilon"), "precise"),
 }
 
 
@@ -142,12 +142,14 @@ class ModelFunctions:
 
 def probe_inputs(vae: VAE, rows: int) -> dict[str, NDArray[Any]]:
     """Arguments of model functions, such as requests for the model's own samples have."""
-    z = to_tensor(random.normal(0, (rows, vae.config.latent)), str(vae.device))
+    epsilon = to_tensor(random.normal(0, (rows, vae.config.latent)), str(vae.device))
     with torch.inference_mode():
+        z = vae.prior.to_latent(epsilon)
         x = vae.decode(z).mean
         q = vae.encode(x)
         params = torch.cat([q.mean, q.scale.log()], dim=1)
-    tensors = {"x": x, "mean": q.mean, "scale": q.scale, "z": z, "params": params, "moment": torch.zeros_like(params)}
+    tensors = {"x": x, "mean": q.mean, "scale": q.scale, "z": z, "epsilon": epsilon}
+    tensors |= {"params": params, "moment": torch.zeros_like(params)}
     arrays: dict[str, NDArray[Any]] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     return {**arrays, "step": np.ones((rows, 1), np.float32), "nats": np.ones(rows)}
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import files, random
+from model import files
 from model.config import VectorData
 from model.projection import PCAProjection
 from model.record import EpochRecord
@@ -40,15 +40,14 @@ STYLE: Any = {
 }
 
 
-def draw_run(run: Run, split: Split) -> None:
-    """Write the plots of a run, with its averaged weights, as PNG files into its folder `plots`.
+def draw_run(run: Run, split: Split, vae: VAE) -> None:
+    """Write the plots of a run and of this model of it, as PNG files into its folder `plots`.
 
     Raises:
         OSError: a file cannot be written; the error names it.
     """
     folder = run.folder / "plots"
     folder.mkdir(exist_ok=True)
-    vae = run.training.average
     with mpl.rc_context(STYLE), torch.inference_mode():
         _save(learning_curves(run.records), folder / "learning_curves.png")
         shown = to_tensor(split.validation[:MAX_SHOWN], run.config.settings.device)
@@ -182,8 +181,7 @@ def reconstructions(
 
 def samples(vae: VAE, rows: int = 6, columns: int = 12) -> Figure:
     """The mean of P(x|z) for z from the prior, seed 0."""
-    z = torch.from_numpy(random.normal(0, (rows * columns, vae.config.latent))).to(vae.device)
-    mean = vae.decode(z).mean
+    mean = vae.decode(vae.sample_prior(rows * columns)).mean
     if isinstance(vae.config.data, VectorData):
         return _columns(vae.config.data, {"sample": mean}, "Samples: the mean of P(x|z), z from the prior")
     figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.3), layout="constrained")

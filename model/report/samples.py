@@ -137,7 +137,7 @@ def prior_samples(vae: VAE) -> Markup:
     """Decoded draws from the prior, seed 0: 24 images, or 6 rows of a table."""
     data = vae.config.data
     count = 24 if isinstance(data, ImageData) else 6
-    p = vae.decode(torch.from_numpy(random.normal(0, (count, vae.config.latent))).to(vae.device))
+    p = vae.decode(vae.sample_prior(count))
     if isinstance(data, ImageData):
         images = enumerate(p.mean.cpu().numpy(), 1)
         return block("samples", [pictures.image(x, f"Sample {index} from the prior") for index, x in images])

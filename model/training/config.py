@@ -1,7 +1,7 @@
 """The configuration of a training: defaults that follow from the data, and overrides by the user."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,10 @@ from model.datasets import Dataset
 from model.errors import ConfigError, DataError, explain
 from model.likelihoods import LIKELIHOODS
 from model.training.loop import TrainingSettings
-from model.training.prior import MIN_SAMPLES, PriorSettings
 from model.training.splits import Split
 
 Array = NDArray[Any]
 Overrides = dict[str, Any]
-PriorName = Literal["standard", "flow"]
 #: Optimizer steps that the default number of epochs aims at, and its upper limit.
 DEFAULT_STEPS, MAX_DEFAULT_EPOCHS = 8000, 1000
 #: Fewer training vectors than this get a linear network and a small latent by default. On two splits of a table of 30
@@ -33,18 +31,10 @@ class TrainingConfig(Frozen):
     samples: int
     config: ModelConfig
     settings: TrainingSettings
-    prior: PriorSettings | None = None  # None: the standard prior is kept
 
     @classmethod
     def resolve(
-        cls,
-        dataset: Dataset,
-        *,
-        network: Overrides,
-        likelihood: Overrides,
-        latent: int | None,
-        settings: Overrides,
-        prior: PriorName | None = None,
+        cls, dataset: Dataset, *, network: Overrides, likelihood: Overrides, latent: int | None, settings: Overrides
     ) -> "tuple[TrainingConfig, Split]":
         """Split the samples and complete the overrides by defaults for this data.
 
@@ -53,7 +43,6 @@ class TrainingConfig(Frozen):
             network, likelihood: keys of their configurations, with or without `name`.
             latent: size of the latent, or None for the default.
             settings: keys of `TrainingSettings`.
-            prior: None for a flow where there are samples enough.
 
         Raises:
             ConfigError: an override is invalid, or does not fit the data or another override.
@@ -83,26 +72,14 @@ class TrainingConfig(Frozen):
             **({} if config.likelihood.has_auxiliary_loss else {"auxiliary": 0.0}),
         }
         sizes = {"held_out": len(split.validation), "set_aside": len(split.calibration)}
-        checked = _validate({**defaults, **settings, **sizes})
         resolved = cls(
             dataset=dataset.source,
             dataset_sha256=split.sha256(),
             samples=count + sum(sizes.values()),
             config=config,
-            settings=checked,
-            prior=_prior_settings(prior, config.latent, count, checked),
+            settings=_validate({**defaults, **settings, **sizes}),
         )
         return resolved, split
-
-
-def _prior_settings(
-    name: PriorName | None, latent: int, samples: int, training: TrainingSettings
-) -> PriorSettings | None:
-    if name == "flow" and latent < 2:
-        raise ConfigError("prior: 'flow' is for latents of two dimensions and more; use 'standard'")
-    if name == "flow" or (name is None and latent >= 2 and samples >= MIN_SAMPLES):
-        return PriorSettings.default_for(latent, samples, seed=training.seed, device=training.device)
-    return None
 
 
 def _validate(settings: Overrides) -> TrainingSettings:

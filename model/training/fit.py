@@ -46,7 +46,7 @@ class FitSettings(Frozen):
 
 
 class FittedEpoch(NamedTuple):
-    """What every epoch of a fit tells."""
+    """Results of one epoch that every kind of fit has."""
 
     epoch: int
     cost: float  # mean over the batches, each at the weights of its step
@@ -64,7 +64,7 @@ class Fit(ABC, Generic[Module, Record]):
         dims: number of dimensions by which costs are divided, so that `clip` does not depend on the size of the data.
     """
 
-    #: What to do where the cost is no longer finite.
+    #: Advice to the user in the error about a cost that is not finite.
     remedy: str
 
     def __init__(self, module: Module, average: Module, settings: FitSettings, dims: int) -> None:
@@ -167,12 +167,15 @@ class Fit(ABC, Generic[Module, Record]):
             TrainingError: a tensor is missing, unknown, or of another shape.
         """
         try:
-            self.module.load_state_dict(_without_prefix("weights.", state))
-            self.average.load_state_dict(_without_prefix("average.", state))
-            self.optimizer.restore(_without_prefix("optimizer.", state))
-            self.epoch, self.step = (int(n) for n in state["progress"])
+            self._restore(state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"the state is of another training ({error!s:.200}); use a new --out") from error
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(_without_prefix("weights.", state))
+        self.average.load_state_dict(_without_prefix("average.", state))
+        self.optimizer.restore(_without_prefix("optimizer.", state))
+        self.epoch, self.step = (int(n) for n in state["progress"])
 
 
 def _without_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

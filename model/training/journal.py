@@ -31,13 +31,23 @@ class Journal(Generic[Epoch]):
     Args:
         recipe: everything that decides the outcome of the fit. It resumes only under an equal one.
         epoch: the type of its records.
+        remedy: advice to the user in the error about a state that cannot be resumed from.
     """
 
     def __init__(
-        self, folder: Path, name: str, table: str, *, fit: Fit[Any, Epoch], recipe: Frozen, epoch: type[Epoch]
+        self,
+        folder: Path,
+        name: str,
+        table: str,
+        *,
+        fit: Fit[Any, Epoch],
+        recipe: Frozen,
+        epoch: type[Epoch],
+        remedy: str,
     ) -> None:
         self.path, self.table = folder / f"{name}.safetensors", folder / table
         self.fit, self.recipe, self.epoch = fit, recipe, epoch
+        self.remedy = remedy
         self.records: list[Epoch] = []
 
     def resume(self) -> None:
@@ -58,7 +68,7 @@ class Journal(Generic[Epoch]):
                 raise ValueError("its SHA-256 is not the one in its header")
         except Exception as error:  # damaged bytes can raise any error of their reader
             raise TrainingError(
-                f"{self.path}: is damaged and cannot be resumed from ({error}); use a new --out"
+                f"{self.path}: is damaged and cannot be resumed from ({error}); {self.remedy}"
             ) from error
         # A user repeats settings; other differences follow from them or from the data.
         changes = sorted(
@@ -68,8 +78,8 @@ class Journal(Generic[Epoch]):
         if changes:
             more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise TrainingError(
-                f"{self.path.parent}: holds a run of other data or settings; repeat those to resume it, or give a new "
-                f"folder to --out ({'; '.join(changes[:3])}{more})"
+                f"{self.path.parent}: holds a run of other data or settings; repeat those to resume it, or "
+                f"{self.remedy} ({'; '.join(changes[:3])}{more})"
             )
         self.fit.restore(state)
         self.records = records

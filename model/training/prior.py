@@ -6,7 +6,7 @@ The mean over draws of Q is the cross-entropy E_Q[nlog P(z)], the only term of f
 """
 
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from model import random
 from model.data import Floats, Positive
-from model.errors import TrainingError
-from model.prior import FlowPrior, FlowPriorConfig, Prior, StandardPrior
+from model.errors import ConfigError, TrainingError
+from model.prior import FlowPrior, FlowPriorConfig, Prior
 from model.record import PriorRecord
 from model.scoring.batches import in_batches
 from model.training.fit import Array, Fit, FitSettings, FittedEpoch
+from model.training.loop import TrainingSettings
+from model.training.splits import Split
 from model.vae import VAE, to_tensor
 
 #: Means and scales of Q of many samples, side by side: n x 2 latent.
@@ -29,8 +31,11 @@ Posteriors = NDArray[np.float32]
 MIN_SAMPLES = 1000
 #: Steps that the default number of epochs aims at, and its upper limit: a flow soon overfits few samples.
 DEFAULT_STEPS, MAX_DEFAULT_EPOCHS = 3000, 200
+#: Fewest held-out samples: one half chooses the epoch, the other half judges the flow.
+MIN_HELD_OUT = 4
 #: A flow is kept if its gain on held-out samples is more than this many standard errors.
 MIN_GAIN_ERRORS = 2.0
+PriorName = Literal["standard", "flow"]
 
 
 class PriorSettings(FitSettings):
@@ -53,10 +58,34 @@ class PriorSettings(FitSettings):
         )
 
 
+def choose_prior(name: PriorName | None, latent: int, split: Split, training: TrainingSettings) -> PriorSettings | None:
+    """The settings of the flow that a training is to fit; None if it keeps the standard prior.
+
+    Args:
+        name: None for a flow where there are samples enough.
+
+    Raises:
+        ConfigError: there are not two latent dimensions, or too few held-out samples, for the flow that was asked for.
+    """
+    if name == "flow":
+        require_flow(latent, split)
+    elif name == "standard" or latent < 2 or len(split.train) < MIN_SAMPLES or len(split.validation) < MIN_HELD_OUT:
+        return None
+    return PriorSettings.default_for(latent, len(split.train), seed=training.seed, device=training.device)
+
+
+def require_flow(latent: int, split: Split) -> None:
+    """Raise `ConfigError` if no flow can be fitted to such latents and judged on these samples."""
+    if latent < 2:
+        raise ConfigError("prior: 'flow' is for latents of two dimensions and more; use 'standard'")
+    if len(split.validation) < MIN_HELD_OUT:
+        raise ConfigError(f"prior: 'flow' needs at least {MIN_HELD_OUT} held-out samples; use 'standard'")
+
+
 class PriorFit(Fit[FlowPrior, PriorRecord]):
     """One fit of a flow to draws of Q. `best` are the averaged weights of the epoch with the lowest held-out cost."""
 
-    remedy = "give the model a standard prior (--prior standard)"
+    remedy = "keep the prior that the model has (vae train --prior standard)"
 
     def __init__(self, latent: int, settings: PriorSettings) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -99,8 +128,8 @@ class PriorFit(Fit[FlowPrior, PriorRecord]):
         best = {f"best.{name}": weight.detach().cpu().clone() for name, weight in self.best.items()}
         return {**super().state(), **best, "best_cost": torch.tensor(self.best_cost, dtype=torch.float64)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        super().restore(state)
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        super()._restore(state)
         self.best = {name: state[f"best.{name}"].clone() for name in self.average.state_dict()}
         self.best_cost = float(state["best_cost"])
 
@@ -132,19 +161,16 @@ def cross_entropies(prior: Prior, posteriors: Posteriors, seed: int) -> Floats:
 
 
 class Gain(NamedTuple):
-    """Mean cross-entropy that a flow saves, against N(0, I), on samples that did not fit it."""
+    """Mean cross-entropy that one prior saves against another, in nats, and its standard error."""
 
     nats: float
-    error: float  # standard error of the mean
-    standard: float  # mean cross-entropy under N(0, I)
+    error: float
 
     @classmethod
-    def of(cls, flow: FlowPrior, held_out: Posteriors, seed: int) -> "Gain":
-        """From one draw of each Q."""
-        standard = cross_entropies(StandardPrior(), held_out, seed)
-        saved = standard - cross_entropies(flow, held_out, seed)
-        error = float(saved.std(ddof=1) / math.sqrt(len(saved))) if len(saved) > 1 else math.inf
-        return cls(float(saved.mean()), error, float(standard.mean()))
+    def of(cls, prior: Prior, other: Prior, posteriors: Posteriors, seed: int) -> "Gain":
+        """Compare from one draw of each Q. These samples must neither have fitted a prior nor chosen its epoch."""
+        saved = cross_entropies(other, posteriors, seed) - cross_entropies(prior, posteriors, seed)
+        return cls(float(saved.mean()), float(saved.std(ddof=1) / math.sqrt(len(saved))))
 
     @property
     def clear(self) -> bool:
@@ -153,7 +179,7 @@ class Gain(NamedTuple):
 
 
 def with_flow(vae: VAE, config: FlowPriorConfig, flow: FlowPrior) -> VAE:
-    """The same model with this prior."""
+    """Return a copy of a model with this flow as its prior."""
     with torch.random.fork_rng(devices=[]):
         changed = VAE(vae.config.model_copy(update={"prior": config})).to(vae.device)
     weights = {name: weight for name, weight in vae.state_dict().items() if not name.startswith("prior.")}

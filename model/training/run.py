@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model import checkpoint
+from model.config import Frozen
 from model.errors import TrainingError
 from model.record import EpochRecord, PriorRecord
 from model.training.config import TrainingConfig
@@ -46,7 +47,9 @@ class Run:
                 run's; or it cannot be made.
         """
         training = Training(config.config, config.settings)
-        journal = Journal(folder, "state", METRICS, fit=training, recipe=config, epoch=EpochRecord)
+        journal = Journal(
+            folder, "state", METRICS, fit=training, recipe=config, epoch=EpochRecord, remedy="use a new --out"
+        )
         if not journal.path.exists():
             if folder.exists() and not folder.is_dir():
                 raise TrainingError(f"{folder}: is a file; give a folder to --out")
@@ -82,10 +85,25 @@ class Run:
 
     def open_prior(self, settings: PriorSettings) -> Journal[PriorRecord]:
         """Start the fit of a prior to the best model, or resume it. Raise `TrainingError` as `open` does."""
-        fit = PriorFit(self.config.config.latent, settings)
-        journal = Journal(self.folder, "prior", PRIOR_METRICS, fit=fit, recipe=self.config, epoch=PriorRecord)
+        path = self.folder / "prior.safetensors"
+        journal = Journal(
+            self.folder,
+            path.stem,
+            PRIOR_METRICS,
+            fit=PriorFit(self.config.config.latent, settings),
+            recipe=PriorRecipe(training=self.config, settings=settings),
+            epoch=PriorRecord,
+            remedy=f"delete {path}, and the prior is fitted again",
+        )
         journal.resume()
         return journal
+
+
+class PriorRecipe(Frozen):
+    """Everything that decides the outcome of the fit of a prior in a run."""
+
+    training: TrainingConfig
+    settings: PriorSettings
 
 
 def read_records(folder: Path) -> list[EpochRecord]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model import files
+from model import files, random
 from model.checkpoint import Card, Checkpoint
 from model.config import VectorData
 from model.datasets import Subset, open_dataset
@@ -22,7 +22,16 @@ from model.errors import DataError
 from model.report import page, pictures
 from model.report.evaluation import evaluate
 from model.report.page import OPTIONAL_PICTURES, ReportInput
-from model.report.samples import Reconstructions, pairs, read_samples, reconstruct, sample_names, surprises, unlearned
+from model.report.samples import (
+    Reconstructions,
+    pairs,
+    prior_samples,
+    read_samples,
+    reconstruct,
+    sample_names,
+    surprises,
+    unlearned,
+)
 from model.scoring.batches import MIN_ACTIVE_VARIANCE
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
@@ -235,6 +244,15 @@ class TestSamples:
         assert first is not None
         shown = Image.open(io.BytesIO(base64.b64decode(first.partition(",")[2])))
         np.testing.assert_array_equal(np.asarray(shown), stripes(40)[7, 0])
+
+    def test_samples_are_drawn_through_the_prior(self) -> None:
+        vae = build("grey-conv-flow")
+        first = ParsedPage(prior_samples(vae)).all("img")[0]["src"]
+        assert first is not None
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.partition(",")[2])))) / 255
+        np.testing.assert_allclose(shown, vae.decode(vae.sample_prior(1)).mean[0, 0].numpy(), atol=0.51 / 255)
+        plain = torch.from_numpy(random.normal(0, (1, vae.config.latent)))
+        assert not np.allclose(shown, vae.decode(plain).mean[0, 0].numpy(), atol=2 / 255)
 
     def test_a_large_image_is_scaled_down(self) -> None:
         image = ParsedPage(pictures.image(np.zeros((3, 1000, 500), np.uint8), "x")).all("img")[0]

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from model import random
 from model.checkpoint import Card
 from model.report import plots
 from model.report.evaluation import PERCENTILES, Evaluation, evaluate
@@ -44,7 +45,8 @@ def image(figure: Figure, path: Path) -> Array:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_has_four_plots_with_content(kind: str, tmp_path: Path) -> None:
-    plots.draw_run(*run(tmp_path / "run", KINDS[kind]))
+    trained, split = run(tmp_path / "run", KINDS[kind])
+    plots.draw_run(trained, split, trained.training.average)
     folder = tmp_path / "run" / "plots"
     assert sorted(path.name for path in folder.iterdir()) == PICTURES
     for name in PICTURES:
@@ -119,6 +121,15 @@ def test_columns_are_drawn_in_their_own_standard_deviations() -> None:
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["age", "height", "weight"]
     assert max(np.abs(np.asarray(line.get_xdata(), np.float64)).max() for line in axes.lines) < 10
+
+
+def test_samples_are_drawn_through_the_prior() -> None:
+    vae = build("grey-conv-flow")
+    epsilon = torch.from_numpy(random.normal(0, (1, vae.config.latent)))
+    expected = vae.decode(vae.prior.to_latent(epsilon)).mean[0, 0].numpy()
+    shown = np.asarray(plots.samples(vae).axes[0].images[0].get_array())
+    np.testing.assert_allclose(shown, expected, atol=1e-5)
+    assert not np.allclose(shown, vae.decode(epsilon).mean[0, 0].numpy(), atol=1e-3)
 
 
 def test_reconstructions_stand_under_their_inputs() -> None:

@@ -9,14 +9,27 @@ import pytest
 import torch
 
 from model.config import ModelConfig
-from model.errors import TrainingError
+from model.errors import ConfigError, TrainingError
 from model.prior import FlowPrior, FlowPriorConfig, StandardPrior
 from model.record import PriorRecord
 from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
 from model.training.journal import Journal
-from model.training.prior import Gain, Posteriors, PriorFit, PriorSettings, cross_entropies, posteriors, with_flow
+from model.training.loop import TrainingSettings
+from model.training.prior import (
+    Gain,
+    Posteriors,
+    PriorFit,
+    PriorName,
+    PriorSettings,
+    choose_prior,
+    cross_entropies,
+    posteriors,
+    with_flow,
+)
+from model.training.splits import Split
 from model.vae import to_tensor
+from tests.support.data import Memory, rows
 from tests.support.models import build, reference
 
 FLOW = FlowPriorConfig(couplings=4, hidden=(32, 32))
@@ -47,10 +60,12 @@ def test_a_flow_finds_what_no_gaussian_has() -> None:
     fit, records = fitted(train, held_out, epochs=25, learning_rate=5e-3)
     gaussian = cross_entropies(start.average, held_out, 0).mean()
     assert records[-1].cross_entropy < gaussian - 0.5
-    gain = Gain.of(fit.fitted(), held_out, 0)
-    assert gain.clear
-    assert gain.standard - gain.nats == pytest.approx(fit.best_cost, abs=1e-6)
-    assert gain.standard == pytest.approx(cross_entropies(StandardPrior(), held_out, 0).mean())
+    gain, fresh = Gain.of(fit.fitted(), StandardPrior(), held_out, 0), Gain.of(fit.fitted(), start.average, held_out, 0)
+    assert gain.clear and fresh.clear
+    standard = cross_entropies(StandardPrior(), held_out, 0).mean()
+    assert gain.nats == pytest.approx(standard - fit.best_cost, abs=1e-6)
+    assert fresh.nats == pytest.approx(gaussian - fit.best_cost, abs=1e-6)
+    assert not Gain.of(start.average, fit.fitted(), held_out, 0).clear
 
 
 def test_samples_of_a_fitted_flow_look_like_the_latents() -> None:
@@ -59,15 +74,20 @@ def test_samples_of_a_fitted_flow_look_like_the_latents() -> None:
     z = flow.to_latent(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)))
     residual = z[:, 1] - (z[:, 0].square() - 1)
     assert float(residual.abs().median()) < 0.3
-    assert float((torch.randn(4000) - (torch.randn(4000).square() - 1)).abs().median()) > 0.9
+    plain = (
+        FlowPrior(2, FLOW)
+        .requires_grad_(False)
+        .to_latent(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)))
+    )
+    assert float((plain[:, 1] - (plain[:, 0].square() - 1)).abs().median()) > 0.9
 
 
 def test_latents_of_the_standard_prior_gain_nothing() -> None:
     draw = np.random.default_rng(0)
     mean = draw.normal(size=(1500, 2)) * math.sqrt(1 - 0.25)
     normal = np.concatenate([mean, np.full((1500, 2), 0.5)], axis=1).astype(np.float32)
-    fit, _ = fitted(normal[:1000], normal[1000:], epochs=10)
-    assert not Gain.of(fit.fitted(), normal[1000:], 0).clear
+    fit, _ = fitted(normal[:1000], normal[1000:1250], epochs=10)
+    assert not Gain.of(fit.fitted(), StandardPrior(), normal[1250:], 0).clear
 
 
 def test_the_best_epoch_is_kept() -> None:
@@ -86,7 +106,8 @@ def test_a_fit_restored_after_any_epoch_ends_like_an_uninterrupted_one(stop: int
 
     def journal() -> Journal[PriorRecord]:
         fit = PriorFit(2, settings())
-        opened = Journal(tmp_path, "prior", "prior.csv", fit=fit, recipe=settings(), epoch=PriorRecord)
+        recipe = settings()
+        opened = Journal(tmp_path, "prior", "prior.csv", fit=fit, recipe=recipe, epoch=PriorRecord, remedy="delete it")
         opened.resume()
         return opened
 
@@ -142,3 +163,39 @@ def test_defaults_follow_the_latent_and_the_samples() -> None:
     large, small = PriorSettings.default_for(128, 50_000), PriorSettings.default_for(4, 1000)
     assert large.flow.hidden == (384, 384, 384) and small.flow.hidden == (64, 64, 64)
     assert large.epochs == 15 and small.epochs == 200
+
+
+@pytest.mark.parametrize("lost", ["best.shift", "best_cost", "weights.shift"])
+def test_a_state_with_a_missing_tensor_is_refused(lost: str) -> None:
+    fit, _ = fitted(crescent(40), crescent(20, seed=1), epochs=1)
+    state = fit.state()
+    del state[lost]
+    with pytest.raises(TrainingError, match="another training"):
+        PriorFit(2, settings()).restore(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "samples", "expected"),
+    [
+        (None, 8, 1250, True),
+        (None, 8, 300, False),
+        (None, 1, 1250, False),
+        ("flow", 8, 300, True),
+        ("standard", 8, 1250, False),
+    ],
+)
+def test_a_flow_is_fitted_where_there_are_samples_enough(
+    name: PriorName | None, latent: int, samples: int, expected: bool
+) -> None:
+    split = Split.from_dataset(Memory(rows(samples)), None, None, 0)
+    training = TrainingSettings(epochs=1, held_out=1, seed=5)
+    chosen = choose_prior(name, latent, split, training)
+    assert (chosen is not None) == expected
+    assert chosen is None or chosen.seed == 5
+
+
+@pytest.mark.parametrize(("latent", "held_out", "words"), [(1, 30, "two dimensions"), (4, 3, "held-out samples")])
+def test_a_flow_that_cannot_be_fitted_or_judged_is_refused(latent: int, held_out: int, words: str) -> None:
+    split = Split.from_dataset(Memory(rows(300)), held_out, None, 0)
+    with pytest.raises(ConfigError, match=words):
+        choose_prior("flow", latent, split, TrainingSettings(epochs=1, held_out=1))

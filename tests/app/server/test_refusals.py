@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.fastpath.request import FastRequest
+from app.inference import errors
 from app.inference.admission import Admission
-from app.inference.errors import QueueFull
 from app.server import refusals
 from tests.support.services import HeldModel, Running, body, head, read, until
 
@@ -117,7 +117,7 @@ def test_a_refusal_names_work_ahead_that_is_not_old(full: Full, monkeypatch: pyt
     monkeypatch.setattr(refusals, "MAX_SECONDS", 0.0)
     assert full.send(REQUEST)[0] == 429
     monkeypatch.undo()
-    monkeypatch.setattr(QueueFull, "__init__", lambda error, *_: setattr(error, "retry_after", 7))
+    monkeypatch.setattr(errors, "whole_wait", lambda _: 7)
     full.move()
     assert full.send(REQUEST)[1]["retry-after"] == "7"
 

@@ -62,7 +62,7 @@ class PriorReport(Frozen):
     """How the prior was fitted. Cross-entropies are means of nlog P(z) at one draw of Q each, in nats.
 
     `held_out` and `fitted` are those under the flow, of held-out samples and of those that fitted it; `standard` is
-    that of the held-out samples under N(0, I).
+    that of the held-out samples under N(0, I). `held_out_given_label` is the mean of nlog P(z|label), if it has labels.
     """
 
     dataset: str
@@ -74,6 +74,23 @@ class PriorReport(Frozen):
     held_out: float
     fitted: float
     standard: float
+    held_out_given_label: float | None = None
+
+
+class FineTuningReport(Frozen):
+    """How encoder and decoder were fine-tuned under the fitted prior.
+
+    `before` and `after` are mean free energies of the held-out samples at one draw of Q each, in nats.
+    """
+
+    dataset: str
+    dataset_sha256: str
+    command: str
+    settings: dict[str, Any]
+    epoch: int
+    seconds: float
+    before: float
+    after: float
 
 
 class Card(Frozen):
@@ -85,6 +102,7 @@ class Card(Frozen):
     anomaly_score: Literal["free_energy", "typicality"] = "free_energy"
     training: Provenance | None = None
     prior: PriorReport | None = None
+    fine_tuning: FineTuningReport | None = None
     evaluation: dict[str, Any] | None = None
 
 

@@ -1,21 +1,27 @@
-"""The prior P(z): the standard normal, or a flow of it that is fitted to the latents of the data.
+"""The prior P(z): the standard normal, or a flow that is fitted to the latents of the data.
 
-A flow maps epsilon ~ N(0, I) to z by invertible steps, so that the density of z is exact:
+A flow maps u to z by invertible steps, so that the density of z is exact:
 
-    nlog P(z) = nlog N(epsilon; 0, I) - log |det d epsilon / d z|
+    nlog P(z) = nlog P(u) - log |det du / dz|
 
 The steps are affine couplings: one half of the dimensions is shifted and scaled by what a network makes of the other
 half (Dinh et al. 2017, arXiv 1605.08803).
+
+The base u is epsilon ~ N(0, I). Where the data has labels it has a Gaussian for each label, u = mean + scale * epsilon,
+and P(z) is their mixture (Izmailov et al. 2020, arXiv 1912.13025): one pass of the flow gives the density under every
+label.
 """
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from model import random
@@ -24,6 +30,9 @@ from model.likelihoods.gaussian import LOG_2PI, Gaussian
 
 #: Bound of the log scale of one coupling: no step stretches a dimension by more than a factor of 20.
 MAX_LOG_SCALE = 3.0
+#: Most labels that a prior distinguishes.
+MAX_LABELS = 64
+Labels = NDArray[np.int64]
 
 
 class StandardPriorConfig(Frozen):
@@ -32,30 +41,51 @@ class StandardPriorConfig(Frozen):
     name: Literal["standard"] = "standard"
 
 
+class Label(Frozen):
+    """A class of the data. `probability` is its share of the training samples."""
+
+    name: str
+    probability: Annotated[float, Field(gt=0, lt=1)]
+
+
 class FlowPriorConfig(Frozen):
-    """z is a flow of epsilon ~ N(0, I). `hidden` are the widths of the layers of the network in each coupling."""
+    """z is a flow of a Gaussian, or of one for each label.
+
+    `hidden` are the widths of the layers of the network in each coupling.
+    """
 
     name: Literal["flow"] = "flow"
     couplings: Annotated[int, Field(ge=1, le=64)] = 8
     hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (384, 384, 384)
+    labels: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] = ()
+
+    @model_validator(mode="after")
+    def _require_distribution(self) -> "FlowPriorConfig":
+        if len({label.name for label in self.labels}) < len(self.labels):
+            raise ValueError("two labels have the same name")
+        if self.labels and abs(sum(label.probability for label in self.labels) - 1) > 1e-6:
+            raise ValueError("the probabilities of the labels must add up to 1")
+        return self
 
 
 PriorConfig = Annotated[StandardPriorConfig | FlowPriorConfig, Field(discriminator="name")]
 
 
 class Prior(nn.Module, ABC):
-    """P(z), as a map from epsilon ~ N(0, I) to z and back."""
+    """P(z), as a map from the base u to z and back."""
 
     #: True if `rate` is exact: the closed form of KL(Q, P(z)).
     analytic_rate: bool
+    #: The classes that it distinguishes; empty without any.
+    labels: tuple[Label, ...] = ()
 
     @abstractmethod
-    def to_latent(self, epsilon: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-        """z of epsilon."""
+    def to_latent(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        """z of u."""
 
     @abstractmethod
-    def to_epsilon(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-        """epsilon of z: the inverse of `to_latent`."""
+    def to_base(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        """u of z: the inverse of `to_latent`."""
 
     @abstractmethod
     def nlog_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch"]:
@@ -65,16 +95,26 @@ class Prior(nn.Module, ABC):
     def rate(self, q: Gaussian, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch"]:
         """KL(Q, P(z)) in nats: in closed form, or estimated at one draw z of Q by nlog P(z) - H(Q)."""
 
+    def place(self, epsilon: Float[Tensor, "batch latent"], labels: Labels) -> Float[Tensor, "batch latent"]:
+        """u of epsilon ~ N(0, I) and indices of labels, which mean nothing to a prior without labels."""
+        del labels
+        return epsilon
+
+    def draw_labels(self, uniform: NDArray[np.floating]) -> Labels:
+        """Indices of labels by their probabilities, from uniform numbers in [0, 1); 0 without labels."""
+        edges = np.cumsum([label.probability for label in self.labels])[:-1]
+        return np.searchsorted(edges, uniform, side="right").astype(np.int64)
+
 
 class StandardPrior(Prior):
     """N(0, I): z is epsilon."""
 
     analytic_rate = True
 
-    def to_latent(self, epsilon: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-        return epsilon
+    def to_latent(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        return u
 
-    def to_epsilon(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+    def to_base(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
         return z
 
     def nlog_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch"]:
@@ -86,12 +126,14 @@ class StandardPrior(Prior):
 
 
 class FlowPrior(Prior):
-    """Affine couplings from z to epsilon, after each dimension is shifted and scaled."""
+    """Affine couplings from z to u, after each dimension is shifted and scaled."""
 
     analytic_rate = False
 
     def __init__(self, latent: int, config: FlowPriorConfig) -> None:
         super().__init__()
+        self.labels = config.labels
+        self.base = LabelBase(latent, config.labels) if config.labels else None
         self.shift = nn.Parameter(torch.zeros(latent))
         self.log_scale = nn.Parameter(torch.zeros(latent))
         self.steps = tuple(Coupling(latent, config, index) for index in range(config.couplings))
@@ -103,30 +145,67 @@ class FlowPrior(Prior):
             self.shift.copy_(mean)
             self.log_scale.copy_(std.log())
 
-    def to_latent(self, epsilon: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-        z = epsilon
+    def to_latent(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        z = u
         for coupling in reversed(self.steps):
             z = coupling.to_latent(z)
         return z * self.log_scale.exp() + self.shift
 
-    def to_epsilon(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+    def to_base(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
         return self._invert(z)[0]
 
     def nlog_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch"]:
-        epsilon, log_determinant = self._invert(z)
-        return _nlog_normal(epsilon) - log_determinant
+        if self.base is not None:
+            return self.base.mix(self.nlog_prob_given(z))
+        u, log_determinant = self._invert(z)
+        return _nlog_normal(u) - log_determinant
+
+    def nlog_prob_given(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch labels"]:
+        """nlog P(z|label) for every label, in nats, summed in float64. The prior must have labels."""
+        assert self.base is not None
+        u, log_determinant = self._invert(z)
+        return self.base.nlog_prob_given(u) - log_determinant[:, None]
 
     def rate(self, q: Gaussian, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch"]:
         return self.nlog_prob(z) - q.entropy().sum(1, dtype=torch.float64)
 
+    def place(self, epsilon: Float[Tensor, "batch latent"], labels: Labels) -> Float[Tensor, "batch latent"]:
+        return epsilon if self.base is None else self.base.place(epsilon, labels)
+
     def _invert(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """epsilon of z, and log |det d epsilon / d z|, one per row, float64."""
-        epsilon = (z - self.shift) * torch.exp(-self.log_scale)
+        """u of z, and log |det du / dz|, one per row, float64."""
+        u = (z - self.shift) * torch.exp(-self.log_scale)
         log_determinant = -self.log_scale.sum(dtype=torch.float64)
         for coupling in self.steps:
-            epsilon, log_derivatives = coupling.to_epsilon(epsilon)
+            u, log_derivatives = coupling.to_base(u)
             log_determinant = log_determinant + log_derivatives.sum(1, dtype=torch.float64)
-        return epsilon, log_determinant
+        return u, log_determinant
+
+
+class LabelBase(nn.Module):
+    """P(u): a Gaussian with independent dimensions for each label, and their mixture."""
+
+    def __init__(self, latent: int, labels: tuple[Label, ...]) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(len(labels), latent))
+        self.log_scale = nn.Parameter(torch.zeros(len(labels), latent))
+        nlog = [-math.log(label.probability) for label in labels]
+        self.register_buffer("nlog_label", torch.tensor(nlog, dtype=torch.float64), persistent=False)
+        self.nlog_label: Tensor
+
+    def nlog_prob_given(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch labels"]:
+        """nlog P(u|label), in nats, float64."""
+        epsilon = (u[:, None] - self.mean) * torch.exp(-self.log_scale)
+        return (0.5 * epsilon.square() + self.log_scale + 0.5 * LOG_2PI).sum(2, dtype=torch.float64)
+
+    def mix(self, given: Float[Tensor, "batch labels"]) -> Float[Tensor, "batch"]:
+        """nlog P of the mixture, from nlog P under each label, in nats."""
+        return -torch.logsumexp(-given - self.nlog_label, dim=1)
+
+    def place(self, epsilon: Float[Tensor, "batch latent"], labels: Labels) -> Float[Tensor, "batch latent"]:
+        """u of epsilon and a label for each row."""
+        picks = torch.from_numpy(labels).to(epsilon.device)
+        return self.mean[picks] + torch.exp(self.log_scale[picks]) * epsilon
 
 
 class Coupling(nn.Module):
@@ -152,15 +231,15 @@ class Coupling(nn.Module):
         self.order: Tensor
         self.original_order: Tensor
 
-    def to_epsilon(self, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
-        """The step from z towards epsilon, in another order; the logarithms of its derivatives, batch x moved half."""
+    def to_base(self, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
+        """The step from z towards u, in another order; the logarithms of its derivatives, batch x moved half."""
         kept, moved = self._split(z[:, self.order])
         shift, log_scale = self._affine(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -log_scale
 
-    def to_latent(self, epsilon: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-        """The inverse of `to_epsilon`."""
-        kept, moved = self._split(epsilon)
+    def to_latent(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        """The inverse of `to_base`."""
+        kept, moved = self._split(u)
         shift, log_scale = self._affine(kept)
         return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, self.original_order]
 

@@ -15,6 +15,7 @@ VALIDATE = 4  # standard normal draws of z that validate a refinement
 CALIBRATE = 5  # order of the samples that calibrate scores
 OUTLIERS = 6  # synthetic outliers for testing scores
 COUPLINGS = 7  # halves of the dimensions in a flow
+LABELS = 8  # uniform draws behind the labels of samples
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -61,8 +61,9 @@ class VAE(nn.Module):
 
     def sample_prior(self, count: int, seed: int = 0) -> Float[Tensor, "count latent"]:
         """Draws of z from the prior; the first of a larger number are the same."""
-        epsilon = random.normal(seed, (count, self.config.latent))
-        return self.prior.to_latent(to_tensor(epsilon, str(self.device)))
+        epsilon = to_tensor(random.normal(seed, (count, self.config.latent)), str(self.device))
+        labels = self.prior.draw_labels(random.generator(seed, random.LABELS).random(count))
+        return self.prior.to_latent(self.prior.place(epsilon, labels))
 
     def encode(self, x: Float[Tensor, "batch *data"]) -> Gaussian:
         """Q(z|x), with mean and scale of batch x latent."""

@@ -26,6 +26,7 @@ from app.api.state import ServedModel, state_of
 from app.api.threads import run_in_thread
 from app.codecs.decode import decode, may_hold_images
 from app.codecs.errors import Invalid
+from app.codecs.json import RowLabels
 from app.codecs.rows import row_bounds
 from app.codecs.spec import Floats, InputSpec
 from app.inference.context import RequestContext, Span
@@ -117,6 +118,7 @@ class InputBody(Body):
         *,
         strict: bool = False,
         depth: int = MAX_DEPTH,
+        labels: RowLabels | None = None,
     ) -> Floats:
         """x as the model takes it: n x data, float32, every value in range.
 
@@ -124,12 +126,13 @@ class InputBody(Body):
             plan: gives the model calls of the request by its number of rows.
             strict: refuse an image of another size or mode instead of converting it.
             depth: number of significant bits of 16-bit grey images.
+            labels: takes the labels of the rows, which JSON may bring.
 
         Raises:
             CodecError, APIError, QueueFull, TooLong, DeadlinePassed: the body cannot be read, or there is no room for
                 the request.
         """
-        return await _read(self, model.inputs(strict=strict, depth=depth), model, context, plan)
+        return await _read(self, model.inputs(strict=strict, depth=depth), model, context, plan, labels)
 
 
 class LatentBody(Body):
@@ -140,7 +143,14 @@ class LatentBody(Body):
         return await _read(self, model.latents, model, context, plan)
 
 
-async def _read(body: Body, spec: InputSpec, model: ServedModel, context: RequestContext, plan: PlanOfRows) -> Floats:
+async def _read(
+    body: Body,
+    spec: InputSpec,
+    model: ServedModel,
+    context: RequestContext,
+    plan: PlanOfRows,
+    labels: RowLabels | None = None,
+) -> Floats:
     headers = body.request.headers
     content_type, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
     if model.engine.batcher.loaded:
@@ -155,7 +165,7 @@ async def _read(body: Body, spec: InputSpec, model: ServedModel, context: Reques
     content = await body.receive()
     start = time.monotonic()
     context.deadline = start + context.timeout  # which counts from when the request is complete
-    arguments = (content, content_type, spec, body.hold_image)
+    arguments = (content, content_type, spec, body.hold_image, labels)
     if len(content) > THREAD_BYTES or may_hold_images(content, content_type):
         rows = await run_in_thread(decode, *arguments)
         if time.monotonic() > context.deadline:

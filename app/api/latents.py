@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.dependencies import Context, CurrentModel, Inputs, Latents, ensure_within
+from app.api.labels import label_index
 from app.api.openapi import describe
 from app.api.responses import choose_format, respond
 from app.api.schemas import (
@@ -19,6 +20,7 @@ from app.api.schemas import (
     Sampled,
     SampleParams,
 )
+from app.codecs.encode import Value
 
 router = APIRouter(tags=["model"])
 
@@ -58,13 +60,20 @@ async def sample(
     """Samples from the prior.
 
     epsilon ~ N(0, temperature^2 I), mapped to z by the prior and decoded. Row i takes the i-th draw of the seed's
-    stream: the first n samples of a larger request are the same.
+    stream: the first n samples of a larger request are the same. Where the prior distinguishes labels, the label is
+    drawn first, unless one is given.
     """
     format = choose_format(request, params.format, model, images=True)
     ensure_within("query.n", params.n, model.settings.max_rows)
+    label = None if params.label is None else label_index(model, params.label, "query.label")
     context.rows = params.n
-    z, x = await model.engine.sample(params.n, params.seed, params.temperature, context, noisy=params.noise)
-    return await respond(request, format, {"outputs": model.to_public(x), "latents": z}, images=x, context=context)
+    sample = await model.engine.sample(
+        params.n, params.seed, params.temperature, context, noisy=params.noise, label=label
+    )
+    fields: dict[str, Value] = {"outputs": model.to_public(sample.x), "latents": sample.latents}
+    if sample.labels is not None:
+        fields["labels"] = [model.labels[label] for label in sample.labels.tolist()]
+    return await respond(request, format, fields, images=sample.x, context=context)
 
 
 @router.post("/reconstruct", **describe(Reconstructed, "json", "npz", "png", body="inputs"))

@@ -53,6 +53,7 @@ def _card(model: ServedModel) -> ModelCard:
         latent=config.latent,
         network=config.network.model_dump(mode="json"),
         prior=config.prior.model_dump(mode="json"),
+        labels=list(model.labels) or None,
         likelihood=config.likelihood.model_dump(mode="json"),
         weights=sum(weight.numel() for weight in checkpoint.vae.parameters()),
         discrete=checkpoint.vae.levels is not None,

@@ -32,6 +32,7 @@ Depth = Annotated[
         "65535. Other images are not affected.",
     ),
 ]
+Label = Annotated[str | None, Field(description="Name of a label that the prior distinguishes: `labels` of the card.")]
 Noise = Annotated[bool, Field(description="Draw x from P(x given z) instead of taking its mean.")]
 
 
@@ -68,6 +69,7 @@ class SampleParams(Params):
     n: int = Field(default=16, ge=1, description="Number of samples.")
     seed: Seed = 0
     temperature: float = Field(default=1.0, ge=0, le=10, description="Standard deviation of the draws of epsilon.")
+    label: Label = None
     noise: Noise = False
     format: Format = None
 
@@ -82,6 +84,8 @@ class FreeEnergyParams(Params):
         default=False,
         description="Add nlog P(x_i given z), in autoregressive models also given preceding bytes; as png, a map.",
     )
+    label: Label = None
+    label_probabilities: bool = Field(default=False, description="Estimate P(label|x) of every label.")
     strict: Strict = False
     depth: Depth = MAX_DEPTH
     format: Format = None
@@ -140,6 +144,9 @@ class Sampled(Decoded):
     model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
 
     latents: Matrix = Field(description="n x latent, as /decode takes them.")
+    labels: list[str] | None = Field(
+        default=None, description="The label of each sample; only if the model distinguishes labels."
+    )
 
 
 class FreeEnergies(Answer):
@@ -204,6 +211,15 @@ class FreeEnergies(Answer):
     per_dimension: list[Any] | None = Field(
         default=None,
         description="The terms of distortion, shaped like an input, averaged over the draws; only if requested.",
+    )
+    labels: list[str] | None = Field(
+        default=None,
+        description="The label that each input was scored given; only if one was given. Q knows no labels.",
+    )
+    label_probabilities: Matrix | None = Field(
+        default=None,
+        description="n x labels, in the order of the card; only if requested. An estimate of P(label|x), from bounds: "
+        "in proportion to P(label) times the mean over the draws of P(x|z) P(z|label) / Q(z|x).",
     )
 
 
@@ -288,6 +304,7 @@ class ModelCard(Answer):
         latent=2,
         network={"name": "mlp", "hidden": [8]},
         prior={"name": "standard"},
+        labels=None,
         likelihood={"name": "discretized", "components": 3, "min_scale": 0.1, "uniform": 0.00390625},
         weights=422,
         discrete=True,
@@ -311,6 +328,7 @@ class ModelCard(Answer):
     latent: int
     network: dict[str, Any]
     prior: dict[str, Any] = Field(description="standard: N(0, I); flow: a distribution that was fitted to the latents.")
+    labels: list[str] | None = Field(description="Names of the labels that the prior distinguishes; null without any.")
     likelihood: dict[str, Any]
     weights: int = Field(description="Number of learned parameters.")
     discrete: bool = Field(description="True if free energy is a code length, with bits per dimension.")

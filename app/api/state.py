@@ -70,6 +70,11 @@ class ServedModel:
         """True if the model is one of images."""
         return isinstance(self.data, ImageData)
 
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that the prior distinguishes; empty without any."""
+        return tuple(label.name for label in self.engine.vae.prior.labels)
+
     def inputs(self, *, strict: bool, depth: int) -> InputSpec:
         """The rows that a call with inputs takes."""
         return self._input_specs[strict, depth]

@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.options import LabelColumn
 from app.cli.progress import plain_console, progress, write_errors
 from model.errors import DataError
 
@@ -48,6 +49,7 @@ def evaluate_command(
         Path | None, typer.Option(help="Write the report as one HTML page, with its images in a folder beside it.")
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Store the report in the model's card.")] = False,
+    label: LabelColumn = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  (default: available cores)")] = None,
 ) -> None:
@@ -79,7 +81,7 @@ def evaluate_command(
     _require_writable(out, plots, report)
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device))
-    dataset, split = evaluation_subset(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    dataset, split = evaluation_subset(open_dataset(data, loaded.vae.config.data, label=label), loaded.card.training)
     if split is not None:
         console.print(f"{data} is what the model was trained on. {SPLIT_MESSAGES[split].format(len(dataset))}")
     others = [open_dataset(name, loaded.vae.config.data) for name in against or ()]

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from app.cli import completion
+from app.cli.options import LabelColumn
 from app.cli.progress import plain_console, progress
 
 
 def gallery_command(
     run: Annotated[Path, typer.Argument(help="A run or a checkpoint.")],
     data: Annotated[str, typer.Argument(help="Data, as for `vae train`; or none, to remove the gallery.")],
+    label: LabelColumn = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  (default: available cores)")] = None,
 ) -> None:
@@ -34,7 +36,7 @@ def gallery_command(
         return
     set_threads(threads)
     loaded = checkpoint.load(run, choose_device(device), shown=False)
-    dataset = require_unseen(open_dataset(data, loaded.vae.config.data), loaded.card.training)
+    dataset = require_unseen(open_dataset(data, loaded.vae.config.data, label=label), loaded.card.training)
     samples = dataset.load()
     with progress(console, f"Scoring {data}", len(samples)) as advance:
         stored = gallery.make(

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from app.cli import completion
+from app.cli.options import LabelsName
 from app.cli.progress import plain_console, progress
 from model.errors import TrainingError
 
@@ -51,6 +52,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run. Repeat the command to resume it.")],
     name: Annotated[str | None, typer.Option(help="Name of the model.  (default: the name of OUT)")] = None,
     exclude: Annotated[list[str] | None, _data(help="A csv column to leave out; repeat for more.")] = None,
+    label: Annotated[
+        str | None, _data(help="The csv column with the labels of the samples, which may hold any text.")
+    ] = None,
     held_out: Annotated[
         int | None,
         _data(help="Number of validation samples, which choose the best epoch.  (default: a tenth, at most 5,000)"),
@@ -114,6 +118,17 @@ def train(
             "flow from 1,000 training samples on)"
         ),
     ] = None,
+    fine_tune: Annotated[
+        bool,
+        _training(
+            help="After a flow, train encoder and decoder under it for a tenth of the epochs; kept if that lowers "
+            "the free energy of held-out samples."
+        ),
+    ] = True,
+    labels: Annotated[
+        LabelsName,
+        _model(help="auto: the flow distinguishes the labels of the samples, if there are 2 to 64. none: it does not."),
+    ] = "auto",
     epochs: Annotated[int | None, _training(help="(default: about 8,000 steps, at least 20 epochs)")] = None,
     batch_size: Annotated[int | None, _training(help="Samples per step.  (default: 128, fewer for small data)")] = None,
     optimizer: Annotated[OptimizerName | None, _training(help="(default: muon for conv, adamw for mlp)")] = None,
@@ -154,7 +169,7 @@ def train(
     from model.training.run import Run
 
     console = plain_console()
-    dataset = open_dataset(data, exclude=exclude or ())
+    dataset = open_dataset(data, exclude=exclude or (), label=label)
     # The layers of a table's model are too small for threads, which would mostly wait for each other.
     set_threads(threads or (1 if dataset.columns else None))
     console.print(f"Reading {dataset.describe()}")
@@ -183,11 +198,12 @@ def train(
             latent=latent,
             settings=settings,
         )
-    flow = choose_prior(prior, config.config.latent, split, config.settings)
+    flow = choose_prior(prior, config.config.latent, split, config.settings, labels=labels == "auto")
     run = Run.open(out, config)
     _introduce(console, run, torch.get_num_threads())
     _Loop(console, run, split, name or out.name).run_epochs()
     _fit_prior(console, run, split, flow)
+    _fine_tune(console, run, split, flow if fine_tune else None)
     _calibrate(console, run, split)
     _save_gallery(console, run, split, dataset.label_names(), wanted=gallery == "auto")
     _conclude(console, run)
@@ -244,7 +260,7 @@ class _Loop:
 
     def run_epochs(self) -> None:
         training, train, validation = self.run.training, self.split.train, self.split.validation
-        self.console.print(_HEADER, style="bold")
+        self.console.print(completion.EPOCH_HEADER, style="bold")
         for record in self.run.records[-3:]:
             self.console.print(self._line(record))
         batches = math.ceil(len(train) / self.run.config.settings.batch_size)
@@ -264,12 +280,7 @@ class _Loop:
         self.drawn_at = time.monotonic()
 
     def _line(self, record: "EpochRecord") -> str:
-        left = timedelta(seconds=int(self.seconds / record.epoch * (self.epochs - record.epoch)))
-        bits = "" if record.bits_per_dim is None else f"{record.bits_per_dim:.4f}"
-        return (
-            f"{f'{record.epoch}/{self.epochs}':>9} {record.free_energy:12.2f} {record.distortion:11.2f} "
-            f"{record.rate:8.2f} {bits:>9} {record.train_free_energy:12.2f} {record.samples_per_second:9.0f} {left}"
-        )
+        return completion.epoch_line(record, self.epochs, self.seconds)
 
     def _card(self, record: "EpochRecord") -> "Card":
         from model import machine
@@ -333,6 +344,25 @@ def _fit_prior(console: Console, run: "Run", split: "Split", settings: "PriorSet
         _draw(console, run, split, changed[0])
 
 
+def _fine_tune(console: Console, run: "Run", split: "Split", prior: "PriorSettings | None") -> None:
+    """Fine-tune the model under the prior that was fitted to it, unless that is done."""
+    from model import checkpoint
+    from model.training.tuning import FineTuning
+
+    saved = checkpoint.load(run.folder, run.config.settings.device, shown=False)
+    # A model that is calibrated went on after its fine-tuning.
+    if prior is None or saved.card.prior is None or saved.card.fine_tuning is not None or saved.calibration:
+        return
+    journal = run.open_tuning(saved.vae.config, prior)
+    assert isinstance(journal.fit, FineTuning)
+    changed = completion.fine_tune(
+        console, saved, split, journal.fit, records=tuple(journal.records), on_epoch=journal.add
+    )
+    if changed is not None:
+        checkpoint.save(run.folder / "checkpoint", *changed)
+        _draw(console, run, split, changed[0])
+
+
 def _calibrate(console: Console, run: "Run", split: "Split") -> None:
     """Calibrate the best model if it is not; a run that was killed before is calibrated when it resumes."""
     from model import checkpoint
@@ -361,9 +391,3 @@ def _save_gallery(
         )
         if stored is not None:
             checkpoint.save_gallery(run.folder, stored)
-
-
-_HEADER = (
-    f"{'epoch':>9} {'free energy':>12} {'distortion':>11} {'rate':>8} {'bits/dim':>9} {'in training':>12} "
-    f"{'samples/s':>9} left"
-)

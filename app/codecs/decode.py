@@ -4,18 +4,25 @@ from python_multipart.multipart import parse_options_header
 
 from app.codecs.errors import Malformed, UnsupportedMedia
 from app.codecs.images import IMAGE_ALIASES, IMAGE_FORMATS, HoldMemory, PixelBudget, decode_image, hold_any
-from app.codecs.json import decode_json
+from app.codecs.json import RowLabels, decode_json
 from app.codecs.multipart import decode_multipart
 from app.codecs.npy import decode_npy
 from app.codecs.spec import Floats, InputSpec
 
 
-def decode(body: bytes, content_type: str, spec: InputSpec, hold: HoldMemory = hold_any) -> Floats:
+def decode(
+    body: bytes,
+    content_type: str,
+    spec: InputSpec,
+    hold: HoldMemory = hold_any,
+    labels: RowLabels | None = None,
+) -> Floats:
     """Decode a request body to float32 rows in the model's layout (see `InputSpec.check`), every value in range.
 
     Args:
         content_type: may have parameters.
         hold: called with the bytes of memory that each image takes while it is decoded; what it raises is passed on.
+        labels: takes the labels of the rows, which JSON may bring.
 
     Raises:
         UnsupportedMedia: the content type is not supported.
@@ -29,7 +36,7 @@ def decode(body: bytes, content_type: str, spec: InputSpec, hold: HoldMemory = h
     if not body:
         raise Malformed(_empty(spec))
     if media_type == "application/json":
-        return decode_json(body, spec, hold)
+        return decode_json(body, spec, hold, labels)
     if media_type == "application/x-npy":
         return decode_npy(body, spec)
     media_type = IMAGE_ALIASES.get(media_type, media_type)

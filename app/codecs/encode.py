@@ -1,6 +1,6 @@
 """Encoding of response bodies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from app.codecs.negotiation import MEDIA_TYPES
 from app.codecs.npz import encode_npz
 from app.codecs.spec import Floats
 
-#: Content of a response: named arrays with rows first, plain values, and groups of named arrays.
-Fields = Mapping[str, NDArray[Any] | int | float | str | Mapping[str, NDArray[Any]] | None]
+Value = NDArray[Any] | int | float | str | Sequence[str] | Mapping[str, NDArray[Any]] | None
+#: Content of a response: named arrays with rows first, plain values, lists of names, and groups of named arrays.
+Fields = Mapping[str, Value]
 
 
 def encode(format: str, fields: Fields, pictures: Floats | None = None) -> tuple[bytes, str]:

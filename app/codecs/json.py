@@ -25,8 +25,32 @@ UTF8_BOM = b"\xef\xbb\xbf"
 MAX_REUSED_PARSER_BYTES = 1 << 17
 
 
-def decode_json(body: bytes, spec: InputSpec, hold: HoldMemory = hold_any) -> Floats:
+class RowLabels:
+    """The labels of rows, which a body may bring beside them: `{"inputs": [...], "labels": ["cat", "dog"]}`.
+
+    `values` are those of the body, one a row; None if it brings none.
+    """
+
+    KEY = "labels"
+
+    def __init__(self) -> None:
+        self.values: list[str] | None = None
+
+    def read(self, values: Any, rows: int) -> None:
+        """Take the labels of a body. Raise `Invalid` unless they are one string for each row."""
+        if not isinstance(values, list) or len(values) != rows:
+            raise Invalid.at(self.KEY, f"expected a list of {rows:,} strings, one for each row")
+        for index, value in enumerate(values):
+            if not isinstance(value, str):
+                raise Invalid.at(f"{self.KEY}[{index}]", f"expected a string, got {_type_name(value)}")
+        self.values = values
+
+
+def decode_json(body: bytes, spec: InputSpec, hold: HoldMemory = hold_any, labels: RowLabels | None = None) -> Floats:
     """Decode `{"inputs": [...]}`: nested arrays of numbers, or base64 images if the model takes images.
+
+    Args:
+        labels: takes the labels of the rows; None if the call has no use for them.
 
     Raises:
         Malformed: the body is not JSON.
@@ -42,15 +66,19 @@ def decode_json(body: bytes, spec: InputSpec, hold: HoldMemory = hold_any) -> Fl
         raise Malformed(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise Invalid.at("body", f'expected an object, got {_type_name(document)}; send {{"{spec.name}": [...]}}')
+    known = (spec.name,) if labels is None else (spec.name, labels.KEY)
     for key in document:
-        if key != spec.name:
-            raise Invalid.at(f"body.{key:.60}", f"unknown key; the only key is '{spec.name}'")
+        if key not in known:
+            only = "the only key is" if labels is None else "the keys are"
+            raise Invalid.at(f"body.{key:.60}", f"unknown key; {only} {', '.join(map(repr, known))}")
     if spec.name not in document:
         raise Invalid.at(f"body.{spec.name}", f'missing; send {{"{spec.name}": [...]}}')
     rows = document[spec.name]
     if not isinstance(rows, list):
         raise Invalid.at(spec.name, f"expected a list of rows, got {_type_name(rows)}; send one row as a list of one")
     spec.check_count(len(rows))
+    if labels is not None and labels.KEY in document:
+        labels.read(document[labels.KEY], len(rows))
     if spec.image is not None and isinstance(rows[0], str):
         return decode_base64(rows, spec, hold)
     return spec.check(_convert_lists(rows, spec), integers_are_bytes=False)

@@ -6,8 +6,10 @@ one row per pair of a sample and a draw.
 
 import functools
 import time
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from app.inference.admission import QueueLimits, one_call
@@ -18,14 +20,24 @@ from app.inference.costs import Plan, PlannedCall
 from app.inference.functions import ModelFunctions
 from model import random
 from model.checkpoint import Checkpoint
+from model.prior import Labels
 from model.scoring import program
 from model.scoring.calibration import ScoringConfig
 from model.scoring.functions import discrete_dims
-from model.scoring.program import ModelCall, Scores
+from model.scoring.program import NO_LABELS, LabelQuery, ModelCall, Scores
+from model.vae import to_tensor
 
 Floats = NDArray[np.float32]
 #: Sizes that the largest batch may have, in rows, and the seconds that it should not exceed: others wait behind it.
 BATCH_ROWS, MAX_CALL_SECONDS = (64, 128, 256), 3e-3
+
+
+class Sample(NamedTuple):
+    """Samples of the prior. `labels` are indices; None if the prior has no labels."""
+
+    latents: Floats
+    x: Floats
+    labels: Labels | None
 
 
 class Engine:
@@ -53,7 +65,7 @@ class Engine:
             observe=observe,
             measure=lambda call: self.functions.measure(self.calls, call, self.batcher.batch_rows),
         )
-        #: The calls of `free_energy`, by rows, scoring and per_dimension.
+        #: The calls of `free_energy`, by rows, scoring, per_dimension and whether it asks about labels.
         self.free_energy_plan = functools.lru_cache(maxsize=1024)(self._plan_free_energy)
         self.loading = time.perf_counter() - began  # seconds that compiling and warming up took
 
@@ -89,9 +101,11 @@ class Engine:
         """The calls of `reconstruct`."""
         return one_call("reconstruct", rows)
 
-    def _plan_free_energy(self, rows: int, scoring: ScoringConfig, *, per_dimension: bool) -> Plan:
+    def _plan_free_energy(
+        self, rows: int, scoring: ScoringConfig, *, per_dimension: bool = False, labels: bool = False
+    ) -> Plan:
         calibration = self.checkpoint.calibration
-        calls = program.plan(rows, scoring, calibration=calibration, per_dimension=per_dimension)
+        calls = program.plan(rows, scoring, calibration=calibration, per_dimension=per_dimension, labels=labels)
         aliases = self.functions.aliases
         return tuple(PlannedCall(aliases.get(function, function), rows, times) for function, rows, times in calls)
 
@@ -124,26 +138,56 @@ class Engine:
         return x
 
     async def sample(
-        self, count: int, seed: int, temperature: float, context: RequestContext, *, noisy: bool
-    ) -> tuple[Floats, Floats]:
-        """epsilon ~ N(0, temperature^2 I) as z, by the prior, and its decoding: (latents, x)."""
-        z = (temperature * random.normal(seed, (count, self.vae.config.latent))).astype(np.float32)
+        self, count: int, seed: int, temperature: float, context: RequestContext, *, noisy: bool, label: int | None
+    ) -> Sample:
+        """epsilon ~ N(0, temperature^2 I) as z, by the prior, and its decoding.
+
+        Args:
+            noisy: draw x from P(x|z) instead of taking its mean.
+            label: index of the label of all samples; None to draw the label of each.
+        """
+        prior = self.vae.prior
+        epsilon = (temperature * random.normal(seed, (count, self.vae.config.latent))).astype(np.float32)
+        if label is None:
+            labels = prior.draw_labels(random.generator(seed, random.LABELS).random(count))
+        else:
+            labels = np.full(count, label)
+        z = self._place(epsilon, labels)
         with self.batcher.admitted(context, self.sample_plan(count, noisy=noisy)):
             if self.functions.learned_prior:
                 (z,) = await self.batcher.run("to_latent", z, context=context)
-            return z, await self.decode(z, context, noise_seed=seed if noisy else None)
+            x = await self.decode(z, context, noise_seed=seed if noisy else None)
+        return Sample(z, x, labels if prior.labels else None)
+
+    @torch.inference_mode()
+    def _place(self, epsilon: Floats, labels: Labels) -> Floats:
+        """u of epsilon and labels: a few numbers a row, which need no batch."""
+        u: Floats = self.vae.prior.place(to_tensor(epsilon, str(self.vae.device)), labels).cpu().numpy()
+        return u
 
     async def reconstruct(self, x: Floats, context: RequestContext) -> Floats:
         """The mean of P(x|z) at the mean of Q(z|x)."""
         return (await self.batcher.run("reconstruct", x, context=context))[0]
 
     async def free_energy(
-        self, x: Floats, scoring: ScoringConfig, context: RequestContext, *, per_dimension: bool = False
+        self,
+        x: Floats,
+        scoring: ScoringConfig,
+        context: RequestContext,
+        *,
+        per_dimension: bool = False,
+        labels: LabelQuery = NO_LABELS,
     ) -> Scores:
         """Scores of each sample, see `model.scoring.program.score`."""
-        calibration, dims = self.checkpoint.calibration, discrete_dims(self.vae)
-        scores = program.score(x, scoring, discrete_dims=dims, calibration=calibration, per_dimension=per_dimension)
-        plan = self.free_energy_plan(len(x), scoring, per_dimension=per_dimension)
+        scores = program.score(
+            x,
+            scoring,
+            discrete_dims=discrete_dims(self.vae),
+            calibration=self.checkpoint.calibration,
+            per_dimension=per_dimension,
+            labels=labels,
+        )
+        plan = self.free_energy_plan(len(x), scoring, per_dimension=per_dimension, labels=bool(labels))
         with self.batcher.admitted(context, plan):
             while True:
                 try:

@@ -38,12 +38,14 @@ class FunctionSpec(NamedTuple):
 
 FUNCTIONS = {
     "encode": FunctionSpec(functions.encode, ("x",), "fast", compiled=True),
-    "to_latent": FunctionSpec(functions.to_latent, ("epsilon",), "float32", compiled=True),
+    "to_latent": FunctionSpec(functions.to_latent, ("u",), "float32", compiled=True),
+    "to_base": FunctionSpec(functions.to_base, ("z",), "float32", compiled=True),
     "decode": FunctionSpec(functions.decode, ("z",), "fast", compiled=True),
     "draw": FunctionSpec(functions.draw, ("z", "x"), "fast"),
     "posterior": FunctionSpec(functions.encode, ("x",), "precise", compiled=True, alias="encode"),
     "precise decode": FunctionSpec(functions.decode, ("z",), "precise", alias="decode"),
     "score": FunctionSpec(functions.score, ("x", "mean", "scale", "epsilon"), "precise", compiled=True),
+    "score_given": FunctionSpec(functions.score_given, ("x", "mean", "scale", "epsilon"), "precise", compiled=True),
     "map": FunctionSpec(functions.score_per_dimension, ("x", "mean", "scale", "epsilon"), "precise"),
     # Inference mode allows no gradients.
     "descend": FunctionSpec(
@@ -60,7 +62,9 @@ class ModelFunctions:
         self.vae = checkpoint.vae
         self.runtime = runtime
         self.calibration = checkpoint.calibration
-        self.specs = {name: spec for name, spec in FUNCTIONS.items() if name != "to_latent" or self.learned_prior}
+        missing = set[str]() if self.vae.prior.labels else {"score_given"}
+        missing |= set() if self.learned_prior else {"to_latent", "to_base"}
+        self.specs = {name: spec for name, spec in FUNCTIONS.items() if name not in missing}
         self.arguments = {name: spec.arguments for name, spec in self.specs.items()}
         self._models = {"fast": runtime.fast, "precise": runtime.precise, "float32": self.vae}
         self.aliases = {  # functions that others stand in for
@@ -72,7 +76,7 @@ class ModelFunctions:
 
     @property
     def learned_prior(self) -> bool:
-        """True if `to_latent` maps epsilon to z; under the standard prior they are the same, and it is no function."""
+        """True if u and z differ; under the standard prior they are the same, and there is no function between them."""
         return self.vae.config.prior.name != "standard"
 
     def build(self) -> dict[str, Call]:
@@ -96,7 +100,7 @@ class ModelFunctions:
         if not spec.compiled:
             return torch_call(spec.function, vae, spec.mode)
         # ONNX has no expm1, and the logarithms of ONNX Runtime are off by 1.6e-5: too far for a code length.
-        onnx = name != "score" or self.vae.config.likelihood.onnx_exact
+        onnx = not name.startswith("score") or self.vae.config.likelihood.onnx_exact
         probes = [tuple(probe[column] for column in spec.arguments) for probe in self._probes]
         return self.runtime.compile(name, vae, spec.function, probes, onnx=onnx)
 
@@ -144,11 +148,12 @@ def probe_inputs(vae: VAE, rows: int) -> dict[str, NDArray[Any]]:
     """Arguments of model functions, such as requests for the model's own samples have."""
     epsilon = to_tensor(random.normal(0, (rows, vae.config.latent)), str(vae.device))
     with torch.inference_mode():
-        z = vae.prior.to_latent(epsilon)
+        u = vae.prior.place(epsilon, np.zeros(rows, np.int64))
+        z = vae.prior.to_latent(u)
         x = vae.decode(z).mean
         q = vae.encode(x)
         params = torch.cat([q.mean, q.scale.log()], dim=1)
-    tensors = {"x": x, "mean": q.mean, "scale": q.scale, "z": z, "epsilon": epsilon}
+    tensors = {"x": x, "mean": q.mean, "scale": q.scale, "u": u, "z": z, "epsilon": epsilon}
     tensors |= {"params": params, "moment": torch.zeros_like(params)}
     arrays: dict[str, NDArray[Any]] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     return {**arrays, "step": np.ones((rows, 1), np.float32), "nats": np.ones(rows)}

@@ -26,28 +26,35 @@ __all__ = ["Dataset", "Subset", "open_dataset"]
 
 @dataclass(frozen=True)
 class Source:
-    """A file to open: an array of an archive, or the columns of a table that samples must have or must leave out."""
+    """A file to open: an array of an archive, or the columns of a table that samples must have or must leave out.
+
+    `label` is the column of a table that holds the labels of the samples.
+    """
 
     path: Path
     member: str
     columns: tuple[str, ...]
     exclude: Sequence[str]
+    label: str | None = None
 
 
 #: Reader of a file by its suffix. Files of MNIST's format have no suffix of their own: `idx` is part of their name.
 READERS: dict[str, Callable[[Source], Dataset]] = {
-    ".csv": lambda source: CsvFile(source.path, source.columns, source.exclude),
+    ".csv": lambda source: CsvFile(source.path, source.columns, source.exclude, source.label),
     ".npy": lambda source: open_npy(source.path, source.columns),
     ".npz": lambda source: open_npz(source.path, source.member, source.columns),
     "idx": lambda source: open_idx(source.path),
 }
 
 
-def open_dataset(source: str, like: Data | None = None, *, exclude: Sequence[str] = ()) -> Dataset:
+def open_dataset(
+    source: str, like: Data | None = None, *, exclude: Sequence[str] = (), label: str | None = None
+) -> Dataset:
     """Open a dataset: a known name, a file by its suffix, or a folder of images.
 
     Known are `fashion-mnist` and `fashion-mnist:test`. `file.npz:array` chooses an array. Images of a folder are made
-    the size of `like`; columns of a csv are chosen by its names. `exclude` lists columns of a csv to leave out.
+    the size of `like`; columns of a csv are chosen by its names. `exclude` lists columns of a csv to leave out, and
+    `label` is the one with the labels of its samples.
 
     Raises:
         DataError: the source does not exist, has no known format, or does not fit `like`.
@@ -57,13 +64,15 @@ def open_dataset(source: str, like: Data | None = None, *, exclude: Sequence[str
     if source.partition(":")[0] == "fashion-mnist":
         dataset: Dataset = _fashion_mnist(source)
     else:
-        dataset = _open_path(source, like, exclude)
+        dataset = _open_path(source, like, exclude, label)
+    if label is not None and not isinstance(dataset, CsvFile):
+        raise DataError(f"{source}: is no csv file, so it has no column '{label}'; leave --label out")
     if like is not None and dataset.shape != like.shape:
         raise DataError(f"{dataset.describe()}, but this model takes {like.describe()}")
     return dataset
 
 
-def _open_path(source: str, like: Data | None, exclude: Sequence[str]) -> Dataset:
+def _open_path(source: str, like: Data | None, exclude: Sequence[str], label: str | None) -> Dataset:
     name, _, member = source.partition(":") if ".npz:" in source else (source, "", "")
     path = Path(name)
     if not path.exists():
@@ -73,7 +82,7 @@ def _open_path(source: str, like: Data | None, exclude: Sequence[str]) -> Datase
     reader = READERS.get(path.suffix) or (READERS["idx"] if "idx" in path.name else None)
     if reader is None:
         raise DataError(f"{path}: no known format; use {', '.join(READERS)}, or a folder of images")
-    return reader(Source(path, member, like.columns if isinstance(like, VectorData) else (), exclude))
+    return reader(Source(path, member, like.columns if isinstance(like, VectorData) else (), exclude, label))
 
 
 def _fashion_mnist(source: str) -> Dataset:

@@ -26,7 +26,7 @@ class Dataset(ABC):
         """Yield all samples in order, at most `rows` at a time. Raise `DataError` at an invalid value."""
 
     def labels(self) -> NDArray[np.int64] | None:
-        """One label per sample, or None without labels. Labels are shown, never learned from."""
+        """One label per sample, or None without labels. They are shown, and a prior can distinguish them."""
         return None
 
     def label_names(self) -> tuple[str, ...] | None:

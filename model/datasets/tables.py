@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.data import Array
 from model.datasets.arrays import Reading
@@ -14,9 +15,14 @@ from model.errors import DataError
 
 
 class CsvFile(Dataset):
-    """A csv file: a header of column names, then rows of numbers."""
+    """A csv file: a header of column names, then rows of numbers.
 
-    def __init__(self, path: Path, columns: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    The column `label`, which may hold any text, has the labels of the samples and is no column of them.
+    """
+
+    def __init__(
+        self, path: Path, columns: Sequence[str] = (), exclude: Sequence[str] = (), label: str | None = None
+    ) -> None:
         self.source = str(path)
         self.path = path
         with Reading(self.source, self._open):
@@ -25,6 +31,7 @@ class CsvFile(Dataset):
             raise DataError(f"{path}: is empty; its first line must name the columns")
         if all(_number(cell) is not None for cell in header):
             raise DataError(f"{path}: has no header; its first line must name the columns")
+        exclude = (*exclude, *([] if label is None else [label]))
         for name in (*exclude, *columns):
             if header.count(name) != 1:
                 problem = "no column" if name not in header else "more than one column"
@@ -38,6 +45,8 @@ class CsvFile(Dataset):
         self.picks = [header.index(name) for name in self.columns]
         self.shape = (len(self.columns),)
         self._count: int | None = None
+        self._label = None if label is None else header.index(label)
+        self._read_labels: tuple[tuple[str, ...], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         if self._count is None:
@@ -56,9 +65,31 @@ class CsvFile(Dataset):
         if batch:
             yield np.array(batch, np.float32)
 
-    def _numbers(self, row: int, line: int, cells: list[str]) -> list[float]:
+    def labels(self) -> NDArray[np.int64] | None:
+        return None if self._label is None else self._labelled()[1]
+
+    def label_names(self) -> tuple[str, ...] | None:
+        return None if self._label is None else self._labelled()[0]
+
+    def _labelled(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Names of the labels, sorted, and the label of every row."""
+        if self._read_labels is None:
+            assert self._label is not None
+            lines = self._rows()
+            next(lines)
+            cells = [self._require_width(row, *line)[self._label] for row, line in enumerate(lines, start=1)]
+            names = tuple(sorted(set(cells)))
+            index = {name: index for index, name in enumerate(names)}
+            self._read_labels = names, np.array([index[cell] for cell in cells], np.int64)
+        return self._read_labels
+
+    def _require_width(self, row: int, line: int, cells: list[str]) -> list[str]:
         if len(cells) != len(self.header):
             raise DataError(f"{self.path}: row {row} (line {line}) has {len(cells)} cells, not {len(self.header)}")
+        return cells
+
+    def _numbers(self, row: int, line: int, cells: list[str]) -> list[float]:
+        self._require_width(row, line, cells)
         numbers = []
         for name, pick in zip(self.columns, self.picks, strict=True):
             number = _number(cells[pick])

@@ -71,7 +71,7 @@ def score_batch(vae: VAE, x: Tensor, scoring: ScoringConfig, calibration: Calibr
 def estimate(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor, rows: int = MAX_CALL_ROWS) -> FreeEnergy:
     """Estimate scores of each x under its q, from the same draws x latent of noise, at most `rows` pairs at a time."""
     arrays = x.cpu().numpy(), Posterior.of(q, analytic_rate=vae.prior.analytic_rate), noise.cpu().numpy()
-    return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows)[0]
+    return program.run(program.estimate(*arrays, discrete_dims(vae)), torch_calls(vae), rows).scores
 
 
 def calibrate(

@@ -36,11 +36,16 @@ class LogWeightTerms(NamedTuple):
 def log_weight_terms(vae: VAE, x: Tensor, q: Gaussian, noise: Tensor) -> LogWeightTerms:
     """Terms of minus the log-weight at z = q.mean + q.scale * noise, for standard normal noise: one draw per row."""
     z = q.draw(noise)
+    return weight_terms(vae, x, q, z, vae.prior.nlog_prob(z))
+
+
+def weight_terms(vae: VAE, x: Tensor, q: Gaussian, z: Tensor, cross_entropy: Tensor) -> LogWeightTerms:
+    """Terms of minus the log-weight at draws z of q, given their nlog P(z)."""
     per_dimension = vae.decode(z).nlog_prob(x)
     # Weights are exponentials of these sums: rounding the sums to float32 would distort every effective sample size.
     return LogWeightTerms(
         distortion=per_dimension.flatten(1).sum(1, dtype=torch.float64),
-        cross_entropy=vae.prior.nlog_prob(z),
+        cross_entropy=cross_entropy,
         nlog_q=q.nlog_prob(z).sum(1, dtype=torch.float64),
         per_dimension=per_dimension,
     )
@@ -75,6 +80,32 @@ class FreeEnergy:
     nlog_p_x: Floats
     inference_gap: Floats
     effective_sample_size: Floats
+
+
+class LabelAccumulator:
+    """Running sums of the weights of n samples under each of L labels, for P(label|x).
+
+    By Bayes' rule P(label|x) is in proportion to P(label) P(x|label), and P(x|label) is the mean over draws of Q of
+    P(x|z) P(z|label) / Q(z|x). The means are estimates, so this is one too.
+    """
+
+    def __init__(self, samples: int, log_label: Floats) -> None:
+        self.log_label = log_label
+        self.log_sums = np.full((samples, len(log_label)), -np.inf)
+
+    def add(self, sample: NDArray[np.intp], distortion: Floats, cross_entropy_given: Floats, nlog_q: Floats) -> None:
+        """Add one draw per row. `cross_entropy_given` is rows x L; the rest is as for `LogWeightAccumulator.add`."""
+        log_weights = (nlog_q - distortion)[:, None] - cross_entropy_given
+        present, starts = np.unique(sample, return_index=True)
+        added = np.logaddexp.reduceat(log_weights, starts, axis=0)
+        self.log_sums[present] = np.logaddexp(self.log_sums[present], added)
+
+    def probabilities(self) -> Floats:
+        """P(label|x), n x L; each row adds up to 1."""
+        logits = self.log_sums + self.log_label
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+        return probabilities
 
 
 class LogWeightAccumulator:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from model.data import Array
 from model.likelihoods import Gaussian
+from model.prior import FlowPrior
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.complexity import complexity
-from model.scoring.free_energy import log_weight_terms
+from model.scoring.free_energy import log_weight_terms, weight_terms
 from model.scoring.refine import compare_q, refine_step
 from model.scoring.typicality import TypicalityFeatures, TypicalityModel, residual
 from model.vae import VAE, to_gaussian
@@ -32,9 +33,14 @@ def encode(vae: VAE, x: Float[Tensor, "batch *data"]) -> tuple[Tensor, ...]:
     return (*columns, vae.prior.rate(q, q.mean)) if vae.prior.analytic_rate else columns
 
 
-def to_latent(vae: VAE, epsilon: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
-    """z of epsilon ~ N(0, I), by the prior."""
-    return (vae.prior.to_latent(epsilon),)
+def to_latent(vae: VAE, u: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
+    """z of u, by the prior."""
+    return (vae.prior.to_latent(u),)
+
+
+def to_base(vae: VAE, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
+    """u of z, by the prior."""
+    return (vae.prior.to_base(z),)
 
 
 def decode(vae: VAE, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
@@ -55,6 +61,16 @@ def score(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tu
 def score_per_dimension(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
     """As `score`, followed by the terms of distortion, batch x data."""
     return log_weight_terms(vae, x, Gaussian(mean, scale), noise)
+
+
+def score_given(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    """As `score`, followed by nlog P(z|label) of every label, batch x labels; the prior must have labels."""
+    assert isinstance(vae.prior, FlowPrior) and vae.prior.base is not None
+    q = Gaussian(mean, scale)
+    z = q.draw(noise)
+    given = vae.prior.nlog_prob_given(z)
+    terms = weight_terms(vae, x, q, z, vae.prior.base.mix(given))
+    return (*terms[:3], given)
 
 
 def compare(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, params: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
@@ -117,6 +133,7 @@ def torch_calls(vae: VAE, calibration: Calibration | None = None) -> dict[str, C
         "posterior": encode,
         "score": score,
         "map": score_per_dimension,
+        **({"score_given": score_given} if vae.prior.labels else {}),
         "descend": refine_step,
         "judge": compare,
     }

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from model import random
 from model.data import Array, Floats
 from model.likelihoods import Gaussian
+from model.prior import Labels
 from model.scoring.calibration import UNCALIBRATED, CalibratedScores, Calibration, ScoringConfig
-from model.scoring.free_energy import FreeEnergy, LogWeightAccumulator
+from model.scoring.free_energy import FreeEnergy, LabelAccumulator, LogWeightAccumulator
 from model.scoring.functions import Arrays, Call, typicality_name
 from model.scoring.refine import VALIDATION_DRAWS, select_q
 from model.scoring.typicality import TypicalityFeatures
@@ -35,6 +36,8 @@ Result = TypeVar("Result")
 MAX_CALL_ROWS = 256
 #: Draws of up to this many numbers are cached, for the most recent `MAX_CACHED_DRAWS` combinations of seed and shape.
 MAX_CACHED_NUMBERS, MAX_CACHED_DRAWS = 1 << 14, 64
+#: Reason why scores given a label have no p-values: the calibration is of x alone.
+LABELLED = "scores given a label are not calibrated; leave the label out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,31 @@ class Scores:
     calibrated: CalibratedScores
     posterior: Posterior  # the encoder's Q
     per_dimension: NDArray[np.float32] | None  # terms of distortion averaged over the draws: n x data, nats
+    label_probabilities: Floats | None  # P(label|x), n x labels
+
+
+@dataclass(frozen=True, slots=True)
+class LabelQuery:
+    """What a score is to tell about labels.
+
+    Args:
+        given: index of the label of each input, to score x given its label; None to score x alone.
+        log_label: log P(label) of every label, for P(label|x); None if it is not asked for.
+    """
+
+    given: Labels | None = None
+    log_label: Floats | None = None
+
+    def __bool__(self) -> bool:
+        return self.given is not None or self.log_label is not None
+
+    @property
+    def scores(self) -> "LabelQuery":
+        """The part of it that changes scores."""
+        return LabelQuery(self.given)
+
+
+NO_LABELS = LabelQuery()
 
 
 def score(
@@ -114,24 +142,29 @@ def score(
     discrete_dims: int | None,
     calibration: Calibration | None = None,
     per_dimension: bool = False,
+    labels: LabelQuery = NO_LABELS,
 ) -> Program[Scores]:
     """Score inputs by the same draws for every input, so that a score is a function of the input and `scoring` alone.
 
     With refinement the scores are those of the refined Q, and `regret` is the encoder's free energy minus the refined
-    one, on the same draws. `discrete_dims` is that of `model.scoring.functions`.
+    one, on the same draws. Q, and its refinement, know no labels. `discrete_dims` is that of
+    `model.scoring.functions`. `per_dimension` and `labels` exclude each other.
     """
     mean, _, scale, *rate = yield from call("posterior", x)
     q = Posterior(mean, scale, rate[0].astype(np.float64) if rate else None)
     draws = _draws(scoring.seed, scoring.samples, mean.shape[1])
-    estimates, terms = yield from estimate(x, q, draws, discrete_dims, per_dimension and not scoring.refine)
+    last = not scoring.refine
+    result = yield from estimate(x, q, draws, discrete_dims, per_dimension and last, labels if last else labels.scores)
     regret = None
     if scoring.refine:
-        encoder_free_energy = estimates.free_energy
+        encoder_free_energy = result.scores.free_energy
         refined = yield from refine(x, q, scoring.refine, scoring.seed)
-        estimates, terms = yield from estimate(x, refined, draws, discrete_dims, per_dimension)
-        regret = encoder_free_energy - estimates.free_energy
-    calibrated = yield from _calibrate(x, q, estimates, regret, scoring, calibration)
-    return Scores(estimates, regret, calibrated, q, terms)
+        result = yield from estimate(x, refined, draws, discrete_dims, per_dimension, labels)
+        regret = encoder_free_energy - result.scores.free_energy
+    calibrated = CalibratedScores(reason=LABELLED)
+    if labels.given is None:
+        calibrated = yield from _calibrate(x, q, result.scores, regret, scoring, calibration)
+    return Scores(result.scores, regret, calibrated, q, result.per_dimension, result.label_probabilities)
 
 
 def score_reference(x: Array, scoring: ScoringConfig, *, discrete_dims: int | None) -> Program[TypicalityFeatures]:
@@ -151,10 +184,18 @@ class PlannedCalls(NamedTuple):
 
 
 def plan(
-    rows: int, scoring: ScoringConfig, *, calibration: Calibration | None = None, per_dimension: bool = False
+    rows: int,
+    scoring: ScoringConfig,
+    *,
+    calibration: Calibration | None = None,
+    per_dimension: bool = False,
+    labels: bool = False,
 ) -> list[PlannedCalls]:
-    """All calls of `score` for this many inputs, so that a driver can estimate its duration before it begins."""
-    pairs, last = rows * scoring.samples, "map" if per_dimension else "score"
+    """All calls of `score` for this many inputs, so that a driver can estimate its duration before it begins.
+
+    `labels` says whether the query asks about labels.
+    """
+    pairs, last = rows * scoring.samples, "map" if per_dimension else "score_given" if labels else "score"
     calls = [PlannedCalls("posterior", rows)]
     if scoring.refine:
         calls += [
@@ -168,18 +209,32 @@ def plan(
     return calls
 
 
+class Estimate(NamedTuple):
+    """What `estimate` returns."""
+
+    scores: FreeEnergy
+    per_dimension: NDArray[np.float32] | None
+    label_probabilities: Floats | None
+
+
 def estimate(
-    x: Array, q: Posterior, draws: Array, discrete_dims: int | None, per_dimension: bool = False
-) -> Program[tuple[FreeEnergy, NDArray[np.float32] | None]]:
+    x: Array,
+    q: Posterior,
+    draws: Array,
+    discrete_dims: int | None,
+    per_dimension: bool = False,
+    labels: LabelQuery = NO_LABELS,
+) -> Program[Estimate]:
     """Estimate scores of each input under its Q, from the same draws of standard normal noise for every input.
 
-    A row is a pair of an input and one of K draws. Memory is that of the rows of one call. The second result holds,
-    with `per_dimension`, the terms of distortion averaged over the draws: n x data, nats.
+    A row is a pair of an input and one of K draws. Memory is that of the rows of one call. With `per_dimension` the
+    result has the terms of distortion averaged over the draws: n x data, nats.
     """
     mean, scale, rate = q
     count, draws = len(draws), draws.astype(mean.dtype, copy=False)
     totals = LogWeightAccumulator(len(x))
     sums = np.zeros(x.shape) if per_dimension else None
+    by_label = None if labels.log_label is None else LabelAccumulator(len(x), labels.log_label)
 
     def take(start: int, stop: int) -> Arrays:
         i, k = np.divmod(np.arange(start, stop), count)
@@ -187,12 +242,22 @@ def estimate(
 
     def put(start: int, stop: int, outputs: Arrays) -> None:
         sample = np.arange(start, stop) // count
-        totals.add(sample, *outputs[:3])
+        distortion, cross_entropy, nlog_q, *more = outputs
+        if labels.given is not None:
+            cross_entropy = more[0][np.arange(len(sample)), labels.given[sample]]
+        totals.add(sample, distortion, cross_entropy, nlog_q)
         if sums is not None:
-            np.add.at(sums, sample, outputs[3])
+            np.add.at(sums, sample, more[0])
+        if by_label is not None:
+            by_label.add(sample, distortion, more[0], nlog_q)
 
-    yield ModelCall("map" if per_dimension else "score", len(x) * count, take, put)
-    return totals.scores(rate, discrete_dims), None if sums is None else (sums / count).astype(np.float32)
+    function = "map" if per_dimension else "score_given" if labels else "score"
+    yield ModelCall(function, len(x) * count, take, put)
+    return Estimate(
+        totals.scores(rate if labels.given is None else None, discrete_dims),
+        None if sums is None else (sums / count).astype(np.float32),
+        None if by_label is None else by_label.probabilities(),
+    )
 
 
 def refine(x: Array, q: Posterior, steps: int, seed: int) -> Program[Posterior]:

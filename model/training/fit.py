@@ -55,6 +55,31 @@ class FittedEpoch(NamedTuple):
     samples_per_second: float
 
 
+class Best:
+    """The averaged weights of the epoch with the lowest held-out cost."""
+
+    def __init__(self, average: nn.Module) -> None:
+        self.cost = math.inf
+        self.weights = average.state_dict()
+        self._average = average
+
+    def offer(self, cost: float) -> None:
+        """Keep the weights of an epoch if its cost is the lowest so far."""
+        if cost < self.cost:
+            self.cost = cost
+            self.weights = {name: weight.clone() for name, weight in self._average.state_dict().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that `restore` needs, by name."""
+        weights = {f"best.{name}": weight.detach().cpu().clone() for name, weight in self.weights.items()}
+        return {**weights, "best_cost": torch.tensor(self.cost, dtype=torch.float64)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state`. Raise KeyError if a tensor is missing."""
+        self.weights = {name: state[f"best.{name}"].clone() for name in self._average.state_dict()}
+        self.cost = float(state["best_cost"])
+
+
 class Fit(ABC, Generic[Module, Record]):
     """One fit: the weights, their running average (which is validated and saved), and the optimizer.
 

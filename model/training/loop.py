@@ -79,7 +79,7 @@ class Training(Fit[VAE, EpochRecord]):
         return free_energy, free_energy + self.settings.auxiliary * auxiliary.flatten(1).sum(1).mean()
 
     def _record(self, validation: Array, epoch: FittedEpoch) -> EpochRecord:
-        free_energy, distortion, rate = self._score(validation)
+        free_energy, distortion, rate = self.score(self.average, validation)
         if not np.isfinite(free_energy).all():
             worst = int(np.argmin(np.isfinite(free_energy)))
             raise TrainingError(
@@ -100,13 +100,13 @@ class Training(Fit[VAE, EpochRecord]):
         )
 
     @torch.inference_mode()
-    def _score(self, samples: Array) -> NDArray[np.float64]:
+    def score(self, vae: VAE, samples: Array) -> NDArray[np.float64]:
         """Free energy, distortion and rate (3 x n), in nats, from one draw per sample that is equal in all epochs."""
         draws = random.normal(self.settings.seed, (len(samples), self.vae.config.latent))
         parts = []
         for start in range(0, len(samples), 256):
             x, noise = (to_tensor(a[start : start + 256], self.settings.device) for a in (samples, draws))
-            t = log_weight_terms(self.average, x, self.average.encode(x), noise)
+            t = log_weight_terms(vae, x, vae.encode(x), noise)
             rate = t.cross_entropy - t.nlog_q
             parts.append(torch.stack([t.distortion + rate, t.distortion, rate]).cpu().double().numpy())
         return np.concatenate(parts, axis=1)

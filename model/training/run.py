@@ -4,6 +4,8 @@
     metrics.csv         its epochs, a row each
     prior.safetensors   the fit of the prior that follows, likewise
     prior.csv           its epochs, a row each
+    tuning.safetensors  the fine-tuning under that prior, likewise
+    tuning.csv          its epochs, a row each
     checkpoint/         the best model so far by validation free energy: what `vae serve RUN` loads
     plots/              plots, if matplotlib is installed
 
@@ -16,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model import checkpoint
-from model.config import Frozen
+from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
 from model.record import EpochRecord, PriorRecord
 from model.training.config import TrainingConfig
 from model.training.journal import Journal
-from model.training.loop import Training
+from model.training.loop import Training, TrainingSettings
 from model.training.prior import PriorFit, PriorSettings
+from model.training.tuning import FineTuning, tuning_settings
 
-METRICS, PRIOR_METRICS = "metrics.csv", "prior.csv"
+METRICS, PRIOR_METRICS, TUNING_METRICS = "metrics.csv", "prior.csv", "tuning.csv"
 #: Names that a killed run can leave in its folder before it writes its first state.
 OWN = frozenset({"checkpoint", ".checkpoint.fresh", ".checkpoint.previous", ".state.safetensors.fresh"})
 
@@ -97,6 +100,29 @@ class Run:
         )
         journal.resume()
         return journal
+
+    def open_tuning(self, config: ModelConfig, prior: PriorSettings) -> Journal[EpochRecord]:
+        """Start the fine-tuning under a prior that is fitted, or resume it. Raise `TrainingError` as `open` does."""
+        path, settings = self.folder / "tuning.safetensors", tuning_settings(self.config.settings)
+        journal = Journal(
+            self.folder,
+            path.stem,
+            TUNING_METRICS,
+            fit=FineTuning(config, settings),
+            recipe=TuningRecipe(training=self.config, prior=prior, settings=settings),
+            epoch=EpochRecord,
+            remedy=f"delete {path}, and the model is fine-tuned again",
+        )
+        journal.resume()
+        return journal
+
+
+class TuningRecipe(Frozen):
+    """Everything that decides the outcome of the fine-tuning in a run."""
+
+    training: TrainingConfig
+    prior: PriorSettings
+    settings: TrainingSettings
 
 
 class PriorRecipe(Frozen):

@@ -18,6 +18,7 @@ from model.errors import DataError
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
+Labels = NDArray[np.int64]
 #: Name in reports of the split that an evaluation used: calibration ("set_aside") or validation ("held_out").
 SplitName = Literal["set_aside", "held_out"]
 #: Default upper limit of the validation and of the calibration split, in samples.
@@ -28,13 +29,18 @@ MIN_DEFAULT_CALIBRATION = 20
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of a dataset in three parts, chosen by the seed. Labels are None if the dataset has none."""
+    """The samples of a dataset in three parts, chosen by the seed. Labels are None if the dataset has none.
+
+    `label_names` are indexed by label.
+    """
 
     train: Array
     validation: Array
-    validation_labels: NDArray[np.int64] | None
+    validation_labels: Labels | None
     calibration: Array
-    calibration_labels: NDArray[np.int64] | None = None
+    calibration_labels: Labels | None = None
+    train_labels: Labels | None = None
+    label_names: tuple[str, ...] | None = None
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, validation: int | None, calibration: int | None, seed: int) -> "Split":
@@ -63,7 +69,15 @@ class Split:
         train, held_out, aside = split_indices(len(samples), validation, calibration, seed)
         if labels is None:
             return cls(samples[train], samples[held_out], None, samples[aside])
-        return cls(samples[train], samples[held_out], labels[held_out], samples[aside], labels[aside])
+        return cls(
+            samples[train],
+            samples[held_out],
+            labels[held_out],
+            samples[aside],
+            labels[aside],
+            labels[train],
+            dataset.label_names(),
+        )
 
     def sha256(self) -> str:
         """SHA-256 of all samples in the order of the parts, as hex digits."""

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -10,14 +11,16 @@ from pydantic import ValidationError
 from model.config import ModelConfig
 from model.errors import ConfigError
 from model.likelihoods import Gaussian
-from model.prior import FlowPrior, FlowPriorConfig, Prior, StandardPrior, StandardPriorConfig, build_prior
+from model.prior import FlowPrior, FlowPriorConfig, Label, Prior, StandardPrior, StandardPriorConfig, build_prior
 from model.vae import VAE
 from tests.support.models import CONFIGS
 
+LABELS = (Label(name="a", probability=0.7), Label(name="b", probability=0.3))
 
-def flow(latent: int, *, seed: int = 0, strength: float = 0.5) -> FlowPrior:
+
+def flow(latent: int, *, seed: int = 0, strength: float = 0.5, labels: tuple[Label, ...] = ()) -> FlowPrior:
     """A flow in double precision, with weights as after a training: no step is the identity."""
-    prior = build_prior(latent, FlowPriorConfig(couplings=4, hidden=(16, 16)))
+    prior = build_prior(latent, FlowPriorConfig(couplings=4, hidden=(16, 16), labels=labels))
     assert isinstance(prior, FlowPrior)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -36,7 +39,7 @@ def test_the_standard_prior_is_a_standard_normal() -> None:
     assert isinstance(prior, StandardPrior)
     torch.testing.assert_close(prior.nlog_prob(z), Gaussian(torch.zeros(3), torch.ones(3)).nlog_prob(z).sum(1))
     assert prior.to_latent(z) is z
-    assert prior.to_epsilon(z) is z
+    assert prior.to_base(z) is z
 
 
 def test_a_new_flow_is_a_standard_normal() -> None:
@@ -55,34 +58,37 @@ def test_a_flow_can_start_from_the_mean_and_deviation_of_latents() -> None:
 
 
 @pytest.mark.parametrize("latent", [2, 5, 64])
-def test_to_epsilon_inverts_to_latent(latent: int) -> None:
+def test_to_base_inverts_to_latent(latent: int) -> None:
     prior, epsilon = flow(latent).float(), normal(100, latent).float()
     z = prior.to_latent(epsilon)
     assert (z - epsilon).abs().max() > 0.5
-    torch.testing.assert_close(prior.to_epsilon(z), epsilon, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prior.to_base(z), epsilon, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("latent", [2, 5])
 def test_the_density_is_that_of_a_change_of_variables(latent: int) -> None:
     prior = flow(latent)
     for z in normal(4, latent).unsqueeze(1):
-        jacobian = torch.func.jacrev(prior.to_epsilon)(z)
+        jacobian = torch.func.jacrev(prior.to_base)(z)
         log_determinant = torch.linalg.slogdet(jacobian[0, :, 0])[1]
-        expected = StandardPrior().nlog_prob(prior.to_epsilon(z)) - log_determinant
+        expected = StandardPrior().nlog_prob(prior.to_base(z)) - log_determinant
         torch.testing.assert_close(prior.nlog_prob(z), expected)
 
 
-def test_the_density_adds_up_to_one() -> None:
-    prior = flow(2)
+@pytest.mark.parametrize("labels", [(), LABELS], ids=["plain", "labels"])
+def test_the_density_adds_up_to_one(labels: tuple[Label, ...]) -> None:
+    prior = flow(2, labels=labels, strength=0.4)
     axis = torch.linspace(-15, 15, 1201, dtype=torch.float64)
     total = torch.exp(-prior.nlog_prob(torch.cartesian_prod(axis, axis))).sum() * (axis[1] - axis[0]) ** 2
     assert total == pytest.approx(1, abs=1e-3)
 
 
-def test_samples_have_the_density() -> None:
+@pytest.mark.parametrize("labels", [(), LABELS], ids=["plain", "labels"])
+def test_samples_have_the_density(labels: tuple[Label, ...]) -> None:
     """The share of samples in a box is the integral of the density over it."""
-    prior = flow(2)
-    z = prior.to_latent(normal(200_000, 2))
+    prior = flow(2, labels=labels)
+    drawn = prior.draw_labels(np.random.default_rng(0).random(200_000))
+    z = prior.to_latent(prior.place(normal(200_000, 2), drawn))
     center, half = z.median(dim=0).values, 0.7
     inside = ((z - center).abs() < half).all(dim=1).double().mean()
     axis = torch.linspace(-half, half, 301, dtype=torch.float64)
@@ -94,7 +100,30 @@ def test_samples_have_the_density() -> None:
     assert 0.1 < inside < 0.9
 
 
-@pytest.mark.parametrize("prior", [StandardPrior(), flow(3)], ids=["standard", "flow"])
+def test_the_density_under_a_label_is_that_of_its_samples() -> None:
+    prior = flow(2, labels=LABELS, strength=0.4)
+    axis = torch.linspace(-15, 15, 1201, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    given = torch.exp(-prior.nlog_prob_given(grid)) * (axis[1] - axis[0]) ** 2
+    torch.testing.assert_close(given.sum(0), torch.ones(2, dtype=torch.float64), atol=1e-3, rtol=0)
+    for label in (0, 1):
+        z = prior.to_latent(prior.place(normal(100_000, 2), np.full(100_000, label)))
+        mean = given[:, label] @ grid
+        torch.testing.assert_close(z.mean(0), mean, atol=0.03, rtol=0)
+    shares = torch.tensor([label.probability for label in LABELS], dtype=torch.float64)
+    torch.testing.assert_close(torch.exp(-prior.nlog_prob(grid)), torch.exp(-prior.nlog_prob_given(grid)) @ shares)
+
+
+def test_labels_are_drawn_by_their_shares() -> None:
+    drawn = flow(2, labels=LABELS).draw_labels(np.array([0.0, 0.699, 0.701, 0.999999]))
+    assert drawn.tolist() == [0, 0, 1, 1]
+    assert StandardPrior().draw_labels(np.array([0.3, 0.9])).tolist() == [0, 0]
+    assert flow(2).draw_labels(np.array([0.9])).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "prior", [StandardPrior(), flow(3), flow(3, labels=LABELS)], ids=["standard", "flow", "labels"]
+)
 def test_the_rate_is_the_divergence_of_q_from_the_prior(prior: Prior) -> None:
     mean, scale = torch.tensor([0.3, -0.2, 0.1]).double(), torch.tensor([0.5, 0.9, 0.2]).double()
     q = Gaussian(mean.expand(100_000, 3), scale.expand(100_000, 3))
@@ -123,7 +152,18 @@ def test_every_coupling_has_halves_of_its_own() -> None:
     assert FlowPrior(8, FlowPriorConfig(couplings=1)).steps[0].order.tolist() == [4, 7, 0, 3, 5, 1, 2, 6]
 
 
-@pytest.mark.parametrize("settings", [{"couplings": 0}, {"hidden": ()}, {"hidden": (0,)}, {"layers": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"couplings": 0},
+        {"hidden": ()},
+        {"hidden": (0,)},
+        {"layers": 3},
+        {"labels": [{"name": "a", "probability": 0.5}, {"name": "a", "probability": 0.5}]},
+        {"labels": [{"name": "a", "probability": 0.5}, {"name": "b", "probability": 0.4}]},
+        {"labels": [{"name": str(i), "probability": 1 / 65} for i in range(65)]},
+    ],
+)
 def test_invalid_configurations_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FlowPriorConfig(**settings)

@@ -12,7 +12,7 @@ from model.likelihoods import Gaussian
 from model.likelihoods.bernoulli import BernoulliLikelihood
 from model.likelihoods.discretized import DiscretizedLikelihood
 from model.likelihoods.gaussian import GaussianLikelihood
-from model.prior import FlowPriorConfig
+from model.prior import FlowPriorConfig, Label
 from model.record import EpochRecord
 from model.scoring.calibration import ScoringConfig
 from model.vae import VAE
@@ -24,6 +24,12 @@ TABLE = VectorData(columns=("age", "height", "weight"), mean=(40.0, 1.7, 70.0), 
 MLP = MLPNetwork(hidden=(16, 8))
 CONV = ConvNetwork(channels=(4, 8), blocks=(1, 1))
 FLOW = FlowPriorConfig(couplings=2, hidden=(8, 8))
+#: Names of labels, and the shares that they have in a prior.
+CLASSES = ("cat", "dog", "<b>bird</b>")
+SHARES = (0.5, 0.3, 0.2)
+LABELLED_FLOW = FLOW.model_copy(
+    update={"labels": tuple(Label(name=n, probability=p) for n, p in zip(CLASSES, SHARES, strict=True))}
+)
 
 CONFIGS = {
     "grey-mlp-discretized": ModelConfig(data=GREY, network=MLP, latent=4, likelihood=DiscretizedLikelihood()),
@@ -37,7 +43,7 @@ CONFIGS = {
     "grey-mlp-bernoulli": ModelConfig(data=GREY, network=MLP, latent=3, likelihood=BernoulliLikelihood()),
     "table-mlp-gaussian": ModelConfig(data=TABLE, network=MLP, latent=2, likelihood=GaussianLikelihood()),
     "grey-conv-flow": ModelConfig(
-        data=GREY, network=CONV, latent=4, prior=FLOW, likelihood=DiscretizedLikelihood(autoregressive=True)
+        data=GREY, network=CONV, latent=4, prior=LABELLED_FLOW, likelihood=DiscretizedLikelihood(autoregressive=True)
     ),
     "table-mlp-flow": ModelConfig(data=TABLE, network=MLP, latent=2, prior=FLOW, likelihood=GaussianLikelihood()),
 }
@@ -45,8 +51,7 @@ CONFIGS = {
 #: Scorings of the calibrated models.
 SCORINGS = (ScoringConfig(1, 0, 0), ScoringConfig(4, 0, 0), ScoringConfig(4, 5, 0))
 
-#: Label names and epochs of the models with galleries.
-CLASSES = ("cat", "dog", "<b>bird</b>")
+#: Epochs of the models with galleries.
 LEARNING = tuple(
     EpochRecord(
         epoch=epoch,

@@ -145,7 +145,7 @@ def test_a_sample_is_admitted_with_all_of_its_calls(name: str, calls: list[str],
 
     async def sample(engine: Engine) -> None:
         plans.append(engine.sample_plan(30, noisy=True))
-        await engine.sample(30, 0, 1.0, RequestContext(), noisy=True)
+        await engine.sample(30, 0, 1.0, RequestContext(), noisy=True, label=None)
 
     _, made = serve(loaded(name), sample, batch_rows=30)
     assert [(call, rows) for call, rows, _ in plans[0]] == [(call, 30) for call in calls]

@@ -10,22 +10,25 @@ import torch
 
 from model.config import ModelConfig
 from model.errors import ConfigError, TrainingError
-from model.prior import FlowPrior, FlowPriorConfig, StandardPrior
+from model.prior import MAX_LABELS, FlowPrior, FlowPriorConfig, Label, Labels, Prior, StandardPrior
 from model.record import PriorRecord
 from model.scoring.batches import score_batch
 from model.scoring.calibration import ScoringConfig
+from model.training.gain import Gain
 from model.training.journal import Journal
 from model.training.loop import TrainingSettings
 from model.training.prior import (
-    Gain,
+    LearnedLabels,
     Posteriors,
     PriorFit,
     PriorName,
     PriorSettings,
     choose_prior,
     cross_entropies,
+    cross_entropies_given,
     posteriors,
     with_flow,
+    with_labels,
 )
 from model.training.splits import Split
 from model.vae import to_tensor
@@ -36,7 +39,7 @@ FLOW = FlowPriorConfig(couplings=4, hidden=(32, 32))
 
 
 def settings(**changes: Any) -> PriorSettings:
-    return PriorSettings(flow=FLOW, **{"epochs": 4, "batch_size": 50, "average": 0.9} | changes)
+    return PriorSettings(**{"flow": FLOW, "epochs": 4, "batch_size": 50, "average": 0.9} | changes)
 
 
 def crescent(count: int, seed: int = 0) -> Posteriors:
@@ -53,6 +56,11 @@ def fitted(train: Posteriors, held_out: Posteriors, **changes: Any) -> tuple[Pri
     return fit, list(fit.epochs(train, held_out))
 
 
+def gain(prior: Prior, other: Prior, held_out: Posteriors) -> Gain:
+    """What one prior saves against another."""
+    return Gain.of(cross_entropies(other, held_out, 0), cross_entropies(prior, held_out, 0))
+
+
 def test_a_flow_finds_what_no_gaussian_has() -> None:
     train, held_out = crescent(1000), crescent(500, seed=1)
     start = PriorFit(2, settings())
@@ -60,12 +68,12 @@ def test_a_flow_finds_what_no_gaussian_has() -> None:
     fit, records = fitted(train, held_out, epochs=25, learning_rate=5e-3)
     gaussian = cross_entropies(start.average, held_out, 0).mean()
     assert records[-1].cross_entropy < gaussian - 0.5
-    gain, fresh = Gain.of(fit.fitted(), StandardPrior(), held_out, 0), Gain.of(fit.fitted(), start.average, held_out, 0)
-    assert gain.clear and fresh.clear
+    saved, fresh = gain(fit.fitted(), StandardPrior(), held_out), gain(fit.fitted(), start.average, held_out)
+    assert saved.clear and fresh.clear
     standard = cross_entropies(StandardPrior(), held_out, 0).mean()
-    assert gain.nats == pytest.approx(standard - fit.best_cost, abs=1e-6)
-    assert fresh.nats == pytest.approx(gaussian - fit.best_cost, abs=1e-6)
-    assert not Gain.of(start.average, fit.fitted(), held_out, 0).clear
+    assert saved.nats == pytest.approx(standard - fit.best.cost, abs=1e-6)
+    assert fresh.nats == pytest.approx(gaussian - fit.best.cost, abs=1e-6)
+    assert not gain(start.average, fit.fitted(), held_out).clear
 
 
 def test_samples_of_a_fitted_flow_look_like_the_latents() -> None:
@@ -87,7 +95,62 @@ def test_latents_of_the_standard_prior_gain_nothing() -> None:
     mean = draw.normal(size=(1500, 2)) * math.sqrt(1 - 0.25)
     normal = np.concatenate([mean, np.full((1500, 2), 0.5)], axis=1).astype(np.float32)
     fit, _ = fitted(normal[:1000], normal[1000:1250], epochs=10)
-    assert not Gain.of(fit.fitted(), StandardPrior(), normal[1250:], 0).clear
+    assert not gain(fit.fitted(), StandardPrior(), normal[1250:]).clear
+
+
+def test_a_flow_with_labels_tells_them_apart() -> None:
+    """Two crescents, one of them above and upside down, of which the lower one has three quarters of the samples."""
+
+    def labelled(count: int, seed: int) -> tuple[Posteriors, Labels]:
+        q, labels = crescent(count, seed), (np.random.default_rng(seed + 2).random(count) < 0.25).astype(np.int64)
+        q[:, 1] = np.where(labels == 1, 8 - q[:, 1], q[:, 1])
+        return q, labels
+
+    (train, labels), (held_out, held_out_labels) = labelled(2000, 0), labelled(500, 1)
+    flow_config = FLOW.model_copy(
+        update={"labels": (Label(name="below", probability=0.75), Label(name="above", probability=0.25))}
+    )
+    fit, records = fitted(with_labels(train, labels), held_out, flow=flow_config, epochs=25, learning_rate=5e-3)
+    flow = fit.fitted()
+    right = cross_entropies_given(flow, held_out, held_out_labels, 0)
+    assert right.mean() < records[-1].cross_entropy < right.mean() + math.log(4)
+    assert (right < cross_entropies_given(flow, held_out, 1 - held_out_labels, 0)).mean() > 0.9
+    # Held-out samples whose label is not known to the prior do not count.
+    known = np.where(held_out_labels == 1, -1, 0)
+    assert len(cross_entropies_given(flow, held_out, known, 0)) == (held_out_labels == 0).sum()
+    epsilon = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    below, above = (flow.to_latent(flow.place(epsilon, np.full(1000, label))) for label in (0, 1))
+    assert float((below[:, 1] - (below[:, 0].square() - 1)).abs().median()) < 0.5
+    assert float((8 - above[:, 1] - (above[:, 0].square() - 1)).abs().median()) < 0.5
+    # In training the cost is that of the mixture too.
+    assert records[-1].train_cross_entropy == pytest.approx(records[-1].cross_entropy, abs=0.3)
+
+
+def some_split(labels: list[int], held_out: list[int], names: tuple[str, ...] | None = None) -> Split:
+    train, validation = np.zeros((len(labels), 2), np.float32), np.zeros((len(held_out), 2), np.float32)
+    return Split(
+        train, validation, np.array(held_out), train[:0], np.array([], np.int64), np.array(labels), label_names=names
+    )
+
+
+def test_labels_are_those_of_training_samples() -> None:
+    names = ("a", "b", "c", "d", "e", "f", "g", "h")
+    learned = LearnedLabels.of(some_split([7, 3, 3, 3], [3, 5, 7], names))
+    assert learned is not None
+    assert [(label.name, label.probability) for label in learned.labels] == [("d", 0.75), ("h", 0.25)]
+    assert learned.train.tolist() == [1, 0, 0, 0]
+    assert learned.validation.tolist() == [0, -1, 1]
+    unnamed = LearnedLabels.of(some_split([7, 3], [3]))
+    assert unnamed is not None and [label.name for label in unnamed.labels] == ["3", "7"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [([1, 1, 1], None), (list(range(MAX_LABELS + 1)), None), ([0, 1], ("same", "same"))],
+    ids=["one label", "too many", "equal names"],
+)
+def test_labels_that_cannot_be_told_apart_are_left_out(labels: list[int], names: tuple[str, ...] | None) -> None:
+    assert LearnedLabels.of(some_split(labels, [0], names)) is None
 
 
 def test_the_best_epoch_is_kept() -> None:
@@ -95,7 +158,7 @@ def test_the_best_epoch_is_kept() -> None:
     fit, records = fitted(crescent(20), crescent(300, seed=1), epochs=60, batch_size=20, learning_rate=2e-2)
     best = min(records, key=lambda record: record.cross_entropy)
     assert best.epoch < 60
-    assert fit.best_cost == best.cross_entropy < records[-1].cross_entropy
+    assert fit.best.cost == best.cross_entropy < records[-1].cross_entropy
     assert cross_entropies(fit.fitted(), crescent(300, seed=1), 0).mean() == pytest.approx(best.cross_entropy)
 
 

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         int, Field(description="Seconds before an idle connection is closed; set it above the proxy's timeout.", ge=1)
     ] = 75
     deadline: Annotated[
-        float, Field(description="Maximum number of seconds to answer a request; later it gets 504.", gt=0)
+        float, Field(description="Maximum number of seconds to answer a request; later it gets 504.", gt=0, le=86_400)
     ] = 60.0
     hang_timeout: Annotated[
         float, Field(description="Seconds after which a running model call counts as hung.", gt=0)

@@ -7,9 +7,9 @@ A flow maps u to z by invertible steps, so that the density of z is exact:
 The steps are affine couplings: one half of the dimensions is shifted and scaled by what a network makes of the other
 half (Dinh et al. 2017, arXiv 1605.08803).
 
-The base u is epsilon ~ N(0, I). Where the data has labels it has a Gaussian for each label, u = mean + scale * epsilon,
-and P(z) is their mixture (Izmailov et al. 2020, arXiv 1912.13025): one pass of the flow gives the density under every
-label.
+The base u is epsilon ~ N(0, I). Where the data has labels, u is a flow of epsilon that depends on the label, by a few
+small couplings, and P(z) is the mixture over labels. One pass of the large flow then serves every label, as it does with
+a Gaussian for each label as the base (Izmailov et al. 2020, arXiv 1912.13025).
 """
 
 import itertools
@@ -49,15 +49,18 @@ class Label(Frozen):
 
 
 class FlowPriorConfig(Frozen):
-    """z is a flow of a Gaussian, or of one for each label.
+    """z is a flow of a Gaussian, or of a small flow of one for each label.
 
-    `hidden` are the widths of the layers of the network in each coupling.
+    `hidden` are the widths of the layers of the network in each coupling. `label_couplings` and `label_hidden` are the
+    number of couplings that depend on the label, and the width of their two layers.
     """
 
     name: Literal["flow"] = "flow"
     couplings: Annotated[int, Field(ge=1, le=64)] = 8
     hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (384, 384, 384)
     labels: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] = ()
+    label_couplings: Annotated[int, Field(ge=1, le=64)] = 4
+    label_hidden: Positive = 192
 
     @model_validator(mode="after")
     def _require_distribution(self) -> "FlowPriorConfig":
@@ -133,7 +136,7 @@ class FlowPrior(Prior):
     def __init__(self, latent: int, config: FlowPriorConfig) -> None:
         super().__init__()
         self.labels = config.labels
-        self.base = LabelBase(latent, config.labels) if config.labels else None
+        self.base = LabelBase(latent, config) if config.labels else None
         self.shift = nn.Parameter(torch.zeros(latent))
         self.log_scale = nn.Parameter(torch.zeros(latent))
         self.steps = tuple(Coupling(latent, config, index) for index in range(config.couplings))
@@ -183,20 +186,30 @@ class FlowPrior(Prior):
 
 
 class LabelBase(nn.Module):
-    """P(u): a Gaussian with independent dimensions for each label, and their mixture."""
+    """P(u|label): couplings that depend on the label, from u to a Gaussian of each label; and their mixture."""
 
-    def __init__(self, latent: int, labels: tuple[Label, ...]) -> None:
+    def __init__(self, latent: int, config: FlowPriorConfig) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.zeros(len(labels), latent))
-        self.log_scale = nn.Parameter(torch.zeros(len(labels), latent))
-        nlog = [-math.log(label.probability) for label in labels]
+        count = len(config.labels)
+        self.mean = nn.Parameter(torch.zeros(count, latent))
+        self.log_scale = nn.Parameter(torch.zeros(count, latent))
+        self.steps = tuple(LabelCoupling(latent, config, index) for index in range(config.label_couplings))
+        self.couplings = nn.ModuleList(self.steps)
+        nlog = [-math.log(label.probability) for label in config.labels]
         self.register_buffer("nlog_label", torch.tensor(nlog, dtype=torch.float64), persistent=False)
         self.nlog_label: Tensor
 
     def nlog_prob_given(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch labels"]:
-        """nlog P(u|label), in nats, float64."""
-        epsilon = (u[:, None] - self.mean) * torch.exp(-self.log_scale)
-        return (0.5 * epsilon.square() + self.log_scale + 0.5 * LOG_2PI).sum(2, dtype=torch.float64)
+        """nlog P(u|label) for every label, in nats, summed in float64."""
+        given = u[:, None].expand(-1, len(self.mean), -1)
+        labels = torch.arange(len(self.mean), device=u.device)
+        log_determinant = torch.zeros((), dtype=torch.float64, device=u.device)
+        for coupling in self.steps:
+            given, log_derivatives = coupling.to_base(given, labels)
+            log_determinant = log_determinant + log_derivatives.sum(2, dtype=torch.float64)
+        epsilon = (given - self.mean) * torch.exp(-self.log_scale)
+        nlog = 0.5 * epsilon.square() + self.log_scale + 0.5 * LOG_2PI
+        return nlog.sum(2, dtype=torch.float64) - log_determinant
 
     def mix(self, given: Float[Tensor, "batch labels"]) -> Float[Tensor, "batch"]:
         """nlog P of the mixture, from nlog P under each label, in nats."""
@@ -205,51 +218,98 @@ class LabelBase(nn.Module):
     def place(self, epsilon: Float[Tensor, "batch latent"], labels: Labels) -> Float[Tensor, "batch latent"]:
         """u of epsilon and a label for each row."""
         picks = torch.from_numpy(labels).to(epsilon.device)
-        return self.mean[picks] + torch.exp(self.log_scale[picks]) * epsilon
+        u = self.mean[picks] + torch.exp(self.log_scale[picks]) * epsilon
+        for coupling in reversed(self.steps):
+            u = coupling.to_latent(u, picks)
+        return u
 
 
-class Coupling(nn.Module):
-    """One step of a flow: one half of the dimensions is shifted and scaled by what a network makes of the other half.
+class Halves(nn.Module):
+    """A random order of the dimensions, which follows from the index of a step, and its two halves."""
 
-    The halves are random, and follow from the index of the step. The step starts as the identity.
-    """
-
-    def __init__(self, latent: int, config: FlowPriorConfig, index: int) -> None:
+    def __init__(self, latent: int, index: int) -> None:
         super().__init__()
         self.kept = latent // 2
-        sizes = [self.kept, *config.hidden]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.SiLU()]
-        last = nn.Linear(sizes[-1], 2 * (latent - self.kept))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.network = nn.Sequential(*layers, last)
+        self.moved = latent - self.kept
         order = _permutation(latent, index)
         self.register_buffer("order", torch.from_numpy(order), persistent=False)
         self.register_buffer("original_order", torch.from_numpy(np.argsort(order)), persistent=False)
         self.order: Tensor
         self.original_order: Tensor
 
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The kept and the moved half of values in the order of the step."""
+        return values[..., : self.kept], values[..., self.kept :]
+
+
+class Coupling(Halves):
+    """One step of a flow: one half of the dimensions is shifted and scaled by what a network makes of the other half.
+
+    The step starts as the identity.
+    """
+
+    def __init__(self, latent: int, config: FlowPriorConfig, index: int) -> None:
+        super().__init__(latent, index)
+        sizes = [self.kept, *config.hidden]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.SiLU()]
+        self.network = nn.Sequential(*layers, _zeros(nn.Linear(sizes[-1], 2 * self.moved)))
+
     def to_base(self, z: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
         """The step from z towards u, in another order; the logarithms of its derivatives, batch x moved half."""
-        kept, moved = self._split(z[:, self.order])
-        shift, log_scale = self._affine(kept)
+        kept, moved = self.split(z[:, self.order])
+        shift, log_scale = _affine(self.network(kept))
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -log_scale
 
     def to_latent(self, u: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
         """The inverse of `to_base`."""
-        kept, moved = self._split(u)
-        shift, log_scale = self._affine(kept)
+        kept, moved = self.split(u)
+        shift, log_scale = _affine(self.network(kept))
         return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, self.original_order]
 
-    def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        return values[:, : self.kept], values[:, self.kept :]
 
-    def _affine(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and log scale of the other half."""
-        shift, raw = self.network(kept).chunk(2, dim=1)
-        return shift, MAX_LOG_SCALE * torch.tanh(raw / MAX_LOG_SCALE)
+class LabelCoupling(Halves):
+    """A coupling that depends on a label, by what it adds to the first and to the last layer of the network."""
+
+    def __init__(self, latent: int, config: FlowPriorConfig, index: int) -> None:
+        super().__init__(latent, config.couplings + index)
+        count, width = len(config.labels), config.label_hidden
+        self.first, self.second = nn.Linear(self.kept, width), nn.Linear(width, width)
+        self.last = _zeros(nn.Linear(width, 2 * self.moved))
+        self.embedding = nn.Parameter(torch.randn(count, width))
+        self.bias = nn.Parameter(torch.zeros(count, 2 * self.moved))
+
+    def to_base(self, u: Float[Tensor, "batch *labels latent"], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Coupling.to_base`, for the label of each row, or of each entry of the second dimension."""
+        kept, moved = self.split(u[..., self.order])
+        shift, log_scale = self._of(kept, labels)
+        return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=-1), -log_scale
+
+    def to_latent(self, u: Float[Tensor, "batch latent"], labels: Tensor) -> Float[Tensor, "batch latent"]:
+        """The inverse of `to_base`, for the label of each row."""
+        kept, moved = self.split(u)
+        shift, log_scale = self._of(kept, labels)
+        return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, self.original_order]
+
+    def _of(self, kept: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and log scale of the moved half."""
+        hidden = nn.functional.silu(self.first(kept) + self.embedding[labels])
+        hidden = nn.functional.silu(self.second(hidden))
+        return _affine(self.last(hidden) + self.bias[labels])
+
+
+def _affine(params: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and bounded log scale of the outputs of a network."""
+    shift, raw = params.chunk(2, dim=-1)
+    return shift, MAX_LOG_SCALE * torch.tanh(raw / MAX_LOG_SCALE)
+
+
+def _zeros(layer: nn.Linear) -> nn.Linear:
+    """A layer that gives zeros at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _permutation(latent: int, index: int) -> np.ndarray:

@@ -94,7 +94,7 @@ async def request_context(request: Request, x_request_timeout: Timeout = None) -
     context = RequestContext(timeout=settings.deadline)
     if x_request_timeout is not None:
         if not TIMEOUT_SECONDS.fullmatch(x_request_timeout):
-            detail = f"is '{x_request_timeout:.40}'; send seconds above 0, as in 2.5"
+            detail = f"is '{x_request_timeout:.40}'; send seconds above 0 and below a billion, as in 2.5"
             raise Invalid.at("headers.x-request-timeout", detail)
         context.timeout = min(context.timeout, float(x_request_timeout))
     context.deadline = time.monotonic() + context.timeout

@@ -87,10 +87,14 @@ def read_keys(name: str) -> list[str]:
     blank lines and lines that begin with # do not count.
 
     Raises:
-        ConfigError: a file cannot be read or is empty, or a key is malformed. No message shows a key.
+        ConfigError: a file cannot be read, a variable or file is set but holds no keys, or a key is malformed. No
+            message shows a key.
     """
-    value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE")
-    keys, source = [key.strip() for key in value.split(",") if key.strip()], name
+    value, file = os.environ.get(name), os.environ.get(f"{name}_FILE")
+    keys, source = [key.strip() for key in (value or "").split(",") if key.strip()], name
+    if value is not None and not keys:
+        # Whoever sets it wants keys: an empty one is often a secret that was not filled in.
+        raise ConfigError(f"{name}: is set, but holds no keys; give some, separated by commas, or unset it")
     if file is not None:
         if keys:
             raise ConfigError(f"{name} and {name}_FILE are both set; set one of them")

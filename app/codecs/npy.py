@@ -42,7 +42,8 @@ def decode_npy(body: bytes, spec: InputSpec) -> Floats:
     actual = len(body) - start
     if actual != nbytes:
         raise Malformed(
-            f"the npy file has {actual:,} bytes of values, but its header announces {nbytes:,}; send all of it"
+            f"the npy file has {actual:,} bytes of values, but its header announces {nbytes:,}; send the file as "
+            "numpy.save wrote it, whole and alone"
         )
     values = np.frombuffer(body, dtype, offset=start).reshape(shape, order=order)
     return spec.check(values, integers_are_bytes=dtype.kind in "iu")
@@ -62,7 +63,10 @@ def _read_header(body: bytes, spec: InputSpec) -> _Header:
         raise Invalid.at(spec.name, f"unsupported type {dtype}; convert the array to integers or floats with astype")
     if shape[1:] not in spec.shapes:
         actual = " x ".join(str(size) for size in shape) or "a single number"
-        raise Invalid.at(spec.name, f"expected {spec.describe()}, got {actual}")
+        one = ", and one row is a batch of one: array[None]" if shape in spec.shapes else ""
+        raise Invalid.at(spec.name, f"expected {spec.describe()}, got {actual}{one}")
+    if shape[0] < 0:
+        raise Invalid.at(spec.name, f"has {shape[0]} rows by its header; write the file with numpy.save")
     spec.check_count(shape[0])
     return _Header(shape, "F" if fortran else "C", dtype, file.tell(), math.prod(shape) * dtype.itemsize)
 

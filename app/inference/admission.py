@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from app.inference.context import RequestContext
 from app.inference.costs import Plan, PlannedCall, Size
-from app.inference.errors import DEADLINE_MESSAGE, DeadlinePassed, QueueFull, TooLong
+from app.inference.errors import DEADLINE_MESSAGE, DeadlinePassed, QueueFull, TooLong, in_words
 from app.inference.lane import MARGIN
 from app.inference.queue import MAX_LARGE_SHARE, MIN_LARGE_SHARE, Queue
 
 #: Seconds over which the demand of small requests is averaged: what was asked for so long ago counts a third.
 DEMAND_SECONDS = 5.0
+#: Seconds after which a request is judged by costs that are measured again.
+UNMEASURED_SECONDS = 1.0
 #: Number of plans whose size is cached.
 MAX_SIZES = 1024
 
@@ -35,15 +37,17 @@ class Admission:
     """Decides on requests. Its methods are called with the lock of the queue held.
 
     Args:
-        on_stale: called after a refusal if calls are to be measured again.
+        on_stale: called after a refusal if calls are to be measured again; None if nobody can measure them.
     """
 
-    def __init__(self, queue: Queue, limits: QueueLimits, on_stale: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, queue: Queue, limits: QueueLimits, on_stale: Callable[[], None] | None = None) -> None:
         self.queue = queue
         self._on_stale = on_stale
         self._limits = limits
         queue.small.max_wait = limits.seconds
         self._demand, self._demand_updated = 0.0, 0.0
+        #: Seconds that the worker spends, at no request, to measure a call again; 0 most of the time.
+        self.measuring = 0.0
         self._sizes: dict[Plan, Size] = {}  # by the costs of this version
         self._costs_version = -1
 
@@ -51,6 +55,8 @@ class Admission:
     def loaded(self) -> bool:
         """True if requests may have to be refused because of what is queued. Most of the time it is False."""
         small, limits = self.queue.small, self._limits
+        if self.measuring:
+            return True
         return self.queue.large_active or 8 * small.shared_seconds > limits.seconds or 8 * small.rows > limits.rows
 
     def admit(self, context: RequestContext, plan: Plan, now: float) -> None:
@@ -117,15 +123,22 @@ class Admission:
             self._ensure_possible(size, timeout)
             if left < 0:
                 raise DeadlinePassed(DEADLINE_MESSAGE)
+            left -= MARGIN * self.measuring
             if size.large:
                 return self._judge_large(size.seconds, left, now)
             self._judge_small(size, left)
         except (QueueFull, TooLong) as refusal:
             if isinstance(refusal, QueueFull) and not size.large:
                 self._add_demand(size.seconds, now)
-            self.queue.costs.doubt(plan, now)
+            if self._on_stale is None:
+                raise
+            unmeasured = self.queue.costs.doubt(plan, now)
             if self.queue.costs.stale:
                 self._on_stale()
+            if unmeasured and isinstance(refusal, TooLong):
+                # Without a new measurement, what was slow once, as at a busy start, would be refused for good.
+                reason = "the time that this request takes is being measured again"
+                raise QueueFull("unmeasured", reason, UNMEASURED_SECONDS) from refusal
             raise
         return 0.0
 
@@ -148,10 +161,10 @@ class Admission:
         if ahead > max(limits.seconds, MARGIN * size.slice_seconds) and (
             lane.requests or overdue > MARGIN * queue.costs.slice_seconds
         ):
-            raise QueueFull("queue_seconds", f"the work ahead takes {ahead:.2g} s", ahead - limits.seconds)
+            raise QueueFull("queue_seconds", f"the work ahead takes {in_words(ahead)} s", ahead - limits.seconds)
         needed = MARGIN * (lane.seconds + size.seconds) / share + overdue
         if needed > left:
-            raise QueueFull("deadline", f"with the work ahead this request takes {needed:.2g} s", needed - left)
+            raise QueueFull("deadline", f"with the work ahead this request takes {in_words(needed)} s", needed - left)
         if queue.large_active and needed > lane.time_left(left):
             wait = queue.large.seconds / queue.large_share
             raise QueueFull("deadline", "a large request may take the time that this one has", wait)
@@ -164,7 +177,10 @@ class Admission:
         if ahead > limits.large_seconds:
             wait = ahead - limits.large_seconds
             raise QueueFull(
-                "large_queue_seconds", f"the large requests ahead take {ahead:.2g} s", wait, elsewhere=limits.others
+                "large_queue_seconds",
+                f"the large requests ahead take {in_words(ahead)} s",
+                wait,
+                elsewhere=limits.others,
             )
         before = MARGIN * small.seconds  # what was promised to small requests
         left = lane.time_left(left) - before
@@ -173,7 +189,7 @@ class Admission:
             needed = work / available
             raise QueueFull(
                 "deadline",
-                f"with the work ahead this request takes {needed:.2g} s",
+                f"with the work ahead this request takes {in_words(needed)} s",
                 needed - left,
                 elsewhere=limits.others,
             )

@@ -53,6 +53,8 @@ Measure = Callable[[str], tuple[float, float]]
 IDLE_ROUNDS = 4
 #: Seconds between two searches for jobs that are past their deadline.
 DEADLINE_POLL_S = 0.1
+#: Calls of one row, and as many of a slice, that measuring a call again makes.
+MEASURED_CALLS = 3
 log = logging.getLogger("vae")
 
 
@@ -82,7 +84,8 @@ class Batcher:
         self._measure = measure
         self.costs = Costs(batch_rows)
         self._queue = Queue(self.costs)
-        self._admission = Admission(self._queue, limits, on_stale=self._wake_if_idle)
+        on_stale = None if measure is None else self._measure_if_idle
+        self._admission = Admission(self._queue, limits, on_stale=on_stale)
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -163,7 +166,7 @@ class Batcher:
             yield
         finally:
             with self._lock:
-                self._admission.leave(context)
+                self._leave(context)
 
     async def run(self, call: str, *arrays: Array, context: RequestContext | None = None) -> Arrays:
         """Compute a call on arrays of equally many rows. Return its outputs in the order of the rows.
@@ -206,7 +209,7 @@ class Batcher:
             del job  # the traceback of an error holds this frame, and the job holds the error
             if alone:
                 with self._lock:
-                    self._admission.leave(context)
+                    self._leave(context)
 
     def _submit(self, job: Job) -> "asyncio.Future[None]":
         """Queue a job; return the future that is resolved when the job is done."""
@@ -282,9 +285,14 @@ class Batcher:
         if self._loop and len(late) < len(jobs):
             self._deadline_timer = self._loop.call_later(DEADLINE_POLL_S, self._check_deadlines)
 
-    def _wake_if_idle(self) -> None:
-        """Have an idle worker measure the calls whose costs are stale."""
-        if self._idle and self._measure is not None:
+    def _leave(self, context: RequestContext) -> None:
+        """Forget a request. The lock is held."""
+        self._admission.leave(context)
+        self._measure_if_idle()
+
+    def _measure_if_idle(self) -> None:
+        """Have the worker measure calls whose costs are stale, while no request is there that would wait for it."""
+        if self.costs.stale and self._idle and self._queue.deserted:
             self._wake_worker()
 
     def _wake_worker(self) -> None:
@@ -319,23 +327,29 @@ class Batcher:
                     return batch
                 self._idle = True
                 self._post_finished()
-                if self._measure is not None and self.costs.stale:
-                    self._measure_again(self.costs.stale.pop())
+                if self.costs.stale and self._queue.deserted:
+                    self._measure_again(min(self.costs.stale))
+                    if self.costs.stale:
+                        self._idle = False
 
     def _measure_again(self, call: str) -> None:
         """Measure a call anew. Jobs that are queued meanwhile wait for it, as they do for a batch."""
         assert self._measure is not None
+        cost = self.costs[call]
+        self._admission.measuring = MEASURED_CALLS * (cost.seconds(1) + cost.slice_seconds)
         self._lock.release()
         self._call_started = time.monotonic()  # it may hang, as any call
         try:
-            cost = self._measure(call)
+            measured = self._measure(call)
         except Exception:
             log.exception("the call %s could not be measured", call)
-            cost = self.costs[call].overhead, self.costs[call].per_row
+            measured = cost.overhead, cost.per_row
         finally:
             self._call_started = math.inf
             self._lock.acquire()
-        self.costs.measured(call, *cost, now=time.monotonic())
+        self._admission.measuring = 0.0
+        self.costs.stale.discard(call)
+        self.costs.measured(call, *measured, now=time.monotonic())
 
     def _take_batch(self) -> list[BatchSlice]:
         """Take a batch from the queue and fail late jobs.

@@ -169,11 +169,17 @@ class Costs:
             self._in_use.update(calls)
             self._update()
 
-    def doubt(self, plan: Plan, now: float) -> None:
-        """Have calls measured again that may be why a request is refused and have not been made for a while."""
+    def doubt(self, plan: Plan, now: float) -> bool:
+        """Have calls measured again that may be why a request is refused and have not been made for a while.
+
+        Returns:
+            True if calls of this plan are among them.
+        """
+        planned = {call.call for call in plan}
         for name, cost in self._calls.items():
-            if cost.is_stale(now) and (cost.slice_seconds > SLICE_SECONDS or any(call.call == name for call in plan)):
+            if cost.is_stale(now) and (cost.slice_seconds > SLICE_SECONDS or name in planned):
                 self.stale.add(name)
+        return not self.stale.isdisjoint(planned)
 
     def _update(self) -> None:
         self.version += 1

@@ -13,6 +13,15 @@ import math
 from typing import Literal
 
 
+def in_words(seconds: float) -> str:
+    """Seconds with two significant digits.
+
+    >>> in_words(0.123), in_words(61.7), in_words(240)
+    ('0.12', '62', '240')
+    """
+    return f"{seconds:.2g}" if seconds < 100 else f"{seconds:.0f}"
+
+
 def whole_wait(seconds: float) -> int:
     """Round a wait up to whole seconds, from 1 to 60."""
     return math.ceil(min(60.0, max(1.0, seconds)))
@@ -23,7 +32,7 @@ class InferenceError(Exception):
 
 
 #: Limits that a refused request would exceed.
-Bound = Literal["queue_rows", "queue_seconds", "large_queue_seconds", "deadline", "share"]
+Bound = Literal["queue_rows", "queue_seconds", "large_queue_seconds", "deadline", "share", "unmeasured"]
 
 
 class QueueFull(InferenceError):
@@ -44,8 +53,8 @@ class TooLong(InferenceError):
 
     def __init__(self, seconds: float, timeout: float) -> None:
         super().__init__(
-            f"the request may take up to an estimated {seconds:.2g} s even without others, and it has {timeout:g} s; "
-            "send fewer rows or samples, or allow more time (X-Request-Timeout, at most VAE_DEADLINE)"
+            f"the request may take up to an estimated {in_words(seconds)} s even without others, and it has "
+            f"{timeout:g} s; send fewer rows or samples, or allow more time (X-Request-Timeout, at most VAE_DEADLINE)"
         )
 
 

@@ -36,6 +36,11 @@ class Queue:
         return self.small.rows + self.large.rows
 
     @property
+    def deserted(self) -> bool:
+        """True if no request is admitted."""
+        return not (self.small.requests or self.large.requests)
+
+    @property
     def large_active(self) -> bool:
         """True if a large request is admitted, or its last slice is still computed."""
         return bool(self.large.requests) or self._running is self.large

@@ -37,11 +37,12 @@ PriorName = Literal["standard", "flow"]
 
 
 class PriorSettings(FitSettings):
-    """Settings of the fit of a flow, and its architecture."""
+    """Settings of the fit of a flow, and its architecture. A flow soon overfits, so its weights decay faster."""
 
     flow: FlowPriorConfig
     batch_size: Annotated[int, Field(ge=1, le=1 << 16)] = 256
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.5e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.3
 
     @classmethod
     def default_for(
@@ -51,7 +52,12 @@ class PriorSettings(FitSettings):
         width = min(384, max(64, 3 * latent))
         batches = math.ceil(samples / 256)
         return cls(
-            flow=FlowPriorConfig(hidden=(width, width, width), labels=labels),
+            flow=FlowPriorConfig(
+                hidden=(width, width, width),
+                couplings=6 if labels else 8,
+                labels=labels,
+                label_hidden=max(32, width // 2),
+            ),
             epochs=min(MAX_DEFAULT_EPOCHS, max(1, round(DEFAULT_STEPS / batches))),
             seed=seed,
             device=device,

@@ -28,7 +28,11 @@ FLOW = FlowPriorConfig(couplings=2, hidden=(8, 8))
 CLASSES = ("cat", "dog", "<b>bird</b>")
 SHARES = (0.5, 0.3, 0.2)
 LABELLED_FLOW = FLOW.model_copy(
-    update={"labels": tuple(Label(name=n, probability=p) for n, p in zip(CLASSES, SHARES, strict=True))}
+    update={
+        "labels": tuple(Label(name=n, probability=p) for n, p in zip(CLASSES, SHARES, strict=True)),
+        "label_couplings": 2,
+        "label_hidden": 8,
+    }
 )
 
 CONFIGS = {

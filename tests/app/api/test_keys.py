@@ -64,6 +64,10 @@ def test_with_admin_keys_only_the_model_needs_no_key() -> None:
 
 def test_keys_are_read_from_the_environment_or_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert read_keys("VAE_API_KEYS") == []
+    for empty in ("", " ", ","):
+        monkeypatch.setenv("VAE_API_KEYS", empty)
+        with pytest.raises(ConfigError, match="VAE_API_KEYS: is set, but holds no keys"):
+            read_keys("VAE_API_KEYS")
     monkeypatch.setenv("VAE_API_KEYS", f" {USER},{OTHER} ,")
     assert read_keys("VAE_API_KEYS") == [USER, OTHER]
     file = tmp_path / "keys"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from model import random
 from model.vae import VAE
-from tests.support.models import CONFIGS, build
+from tests.support.models import CLASSES, CONFIGS, build
 from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside, over_asgi
 
 
@@ -56,10 +56,34 @@ def test_the_first_n_samples_are_a_prefix(serving: Serving, name: str) -> None:
 
 @every
 def test_samples_are_drawn_through_the_prior(serving: Serving, name: str) -> None:
-    drawn = serving(name).get("/sample?n=5&seed=4&temperature=0.7").json()["latents"]
+    answer = serving(name).get("/sample?n=5&seed=4&temperature=0.7").json()
+    drawn = answer["latents"]
     prior, epsilon = build(name).prior, 0.7 * random.normal(4, (5, CONFIGS[name].latent))
-    close(drawn, prior.to_latent(torch.from_numpy(epsilon)).numpy())
+    labels = prior.draw_labels(random.generator(4, random.LABELS).random(5))
+    close(drawn, prior.to_latent(prior.place(torch.from_numpy(epsilon), labels)).numpy())
     assert np.allclose(drawn, epsilon, atol=1e-5) == (CONFIGS[name].prior.name == "standard")
+    assert answer.get("labels") == ([prior.labels[label].name for label in labels] if prior.labels else None)
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_samples_of_a_label(serving: Serving, label: str) -> None:
+    client = serving("grey-conv-flow")
+    answer = client.get("/sample", params={"n": 5, "seed": 4, "label": label}).json()
+    prior, epsilon = build("grey-conv-flow").prior, torch.from_numpy(random.normal(4, (5, 4)))
+    close(answer["latents"], prior.to_latent(prior.place(epsilon, np.full(5, CLASSES.index(label)))).numpy())
+    assert answer["labels"] == [label] * 5
+    arrays = np.load(io.BytesIO(client.get("/sample", params={"n": 2, "label": label, "format": "npz"}).content))
+    assert arrays["labels"].tolist() == [label] * 2
+
+
+@over_asgi
+def test_an_unknown_label_names_those_that_there_are(serving: Serving) -> None:
+    for name, detail in (
+        ("grey-conv-flow", "query.label: is 'horse'; the labels are 'cat', 'dog', '<b>bird</b>'"),
+        ("table-mlp-flow", "query.label: this model distinguishes no labels; leave it out"),
+    ):
+        answer = serving(name).get("/sample?label=horse")
+        assert (answer.status_code, answer.json()["detail"]) == (422, detail)
 
 
 @every

@@ -8,8 +8,8 @@ The steps are affine couplings: one half of the dimensions is shifted and scaled
 half (Dinh et al. 2017, arXiv 1605.08803).
 
 The base u is epsilon ~ N(0, I). Where the data has labels, u is a flow of epsilon that depends on the label, by a few
-small couplings, and P(z) is the mixture over labels. One pass of the large flow then serves every label, as it does with
-a Gaussian for each label as the base (Izmailov et al. 2020, arXiv 1912.13025).
+small couplings, and P(z) is the mixture over labels. One pass of the large flow then serves every label, as it does
+with a Gaussian for each label as the base (Izmailov et al. 2020, arXiv 1912.13025).
 """
 
 import itertools

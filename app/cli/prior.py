@@ -104,7 +104,8 @@ def _fine_tune(
         settings = TrainingSettings.model_validate(model.card.training.settings)
     except ValidationError as error:
         raise TrainingError(f"{model.folder}: the settings of its training are not known ({explain(error)})") from error
-    changes = {"epochs": epochs, "device": str(model.vae.device)}
+    # The training may have been on another machine.
+    changes = {"epochs": epochs, "device": str(model.vae.device), "precision": "float32"}
     changes |= {} if auxiliary is None else {"auxiliary": auxiliary}
     tuning = FineTuning(model.vae.config, tuning_settings(settings).model_copy(update=changes))
     return completion.fine_tune(console, model, split, tuning)

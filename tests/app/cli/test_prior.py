@@ -6,19 +6,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from app.cli import completion
 from app.cli import main as cli
+from app.cli.progress import plain_console
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.datasets import open_dataset
-from model.prior import FlowPriorConfig
+from model.prior import FlowPriorConfig, Label
 from model.scoring import batches
 from model.scoring.calibration import ScoringConfig
-from model.training import prior
+from model.training import gain
 from model.training.journal import Journal
+from model.training.loop import TrainingSettings
 from model.training.prior import PriorFit, PriorSettings
 from model.training.splits import Split
+from model.training.tuning import FineTuning, tuning_settings
 from tests.support.commands import SMALL, Invoke, invoke, table
 from tests.support.data import squares
 
@@ -96,7 +101,7 @@ def test_a_flow_that_does_not_pay_changes_nothing(
     vae: Invoke, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = checkpoint.load(run).digest
-    monkeypatch.setattr(prior, "MIN_GAIN_ERRORS", 1e9)
+    monkeypatch.setattr(gain, "MIN_GAIN_ERRORS", 1e9)
     output = vae("prior", str(run), str(data), "--epochs", "2", "--threads", "1")
     assert REFUSED in output and KEPT not in output
     assert checkpoint.load(run).digest == digest
@@ -192,3 +197,123 @@ def test_a_damaged_fit_of_a_prior_costs_no_network(vae: Invoke, run: Path, data:
     assert "prior.safetensors, and the prior is fitted again" in str(result.exception)
     (run / "prior.safetensors").unlink()
     assert KEPT in vae(*command)
+
+
+TUNED, UNTUNED = "Encoder and decoder are fine-tuned", "The networks are kept"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small flows that take few epochs."""
+
+    def small(latent: int, samples: int, *, labels: tuple[Label, ...] = (), **_: Any) -> PriorSettings:
+        return PriorSettings(flow=FlowPriorConfig(hidden=(16,), labels=labels, label_hidden=16), epochs=60)
+
+    monkeypatch.setattr(PriorSettings, "default_for", small)
+
+
+@pytest.fixture
+def accepting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes are kept whether they pay or not."""
+    monkeypatch.setattr(gain, "MIN_GAIN_ERRORS", -1e9)
+
+
+@pytest.mark.usefixtures("accepting", "quick")
+def test_training_fine_tunes_under_the_flow(vae: Invoke, data: Path) -> None:
+    command = ("train", str(data), "--prior", "flow", *SMALL, "--epochs", "12", "--out")
+    output = vae(*command, "run")
+    assert output.index(KEPT) < output.index(TUNED) < output.index("Calibrated")
+    assert TUNED not in vae(*command, "plain", "--no-fine-tune")
+    tuned, plain = (checkpoint.load(Path(name)) for name in ("run", "plain"))
+    report, rows = tuned.card.fine_tuning, table("run/tuning.csv")
+    assert report is not None and plain.card.fine_tuning is None
+    assert len(rows) == report.settings["epochs"] == 2
+    assert report.epoch == int(min(rows, key=lambda row: float(row["free_energy"]))["epoch"])
+    # The prior is the same, and describes the new latents.
+    before, after = plain.vae.state_dict(), tuned.vae.state_dict()
+    changed = {name.partition(".")[0] for name, weight in before.items() if (weight != after[name]).any()}
+    assert changed - {"head"} == {"encoder", "decoder"}
+    assert tuned.card.prior is not None and plain.card.prior is not None
+    assert tuned.card.prior.held_out != plain.card.prior.held_out
+    assert tuned.card.training is not None and plain.card.training is not None
+    assert report.after == tuned.card.training.held_out_scores["free_energy"]
+    assert report.before == pytest.approx(plain.card.training.held_out_scores["free_energy"], rel=1e-4)
+    assert held_out_scores(plain, data) - held_out_scores(tuned, data) == pytest.approx(
+        report.before - report.after, abs=1.0
+    )
+
+
+@pytest.mark.usefixtures("accepting", "quick")
+def test_a_training_killed_in_its_fine_tuning_ends_like_an_uninterrupted_one(
+    vae: Invoke, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", str(data), "--prior", "flow", *SMALL, "--epochs", "12", "--out")
+    vae(*command, "whole")
+    save = Journal.save
+
+    def dying(journal: Journal[Any]) -> None:
+        save(journal)
+        if isinstance(journal.fit, FineTuning):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "save", dying)
+        CliRunner().invoke(cli.cli, [*command, "killed"])
+    assert len(table("killed/tuning.csv")) == 1
+    vae(*command, "killed")
+    whole, killed = (checkpoint.load(Path(name)) for name in ("whole", "killed"))
+    assert whole.card.fine_tuning is not None
+    assert killed.digest == whole.digest
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_fine_tuning_that_does_not_pay_changes_nothing(vae: Invoke, run: Path, data: Path) -> None:
+    vae("prior", str(run), str(data), "--threads", "1")
+    first = checkpoint.load(run)
+    split = Split.from_dataset(open_dataset(str(data)), None, None, 0)
+    assert first.card.training is not None
+    settings = tuning_settings(TrainingSettings.model_validate(first.card.training.settings))
+    fit = FineTuning(first.vae.config, settings.model_copy(update={"epochs": 1, "learning_rate": 1e-12}))
+    assert completion.fine_tune(plain_console(), first, split, fit) is None
+
+
+@pytest.mark.usefixtures("accepting", "quick")
+def test_a_model_can_get_a_flow_and_fine_tuning_at_once(vae: Invoke, run: Path, data: Path) -> None:
+    output = vae("prior", str(run), str(data), "--fine-tune", "3", "--threads", "1")
+    assert output.index(KEPT) < output.index(TUNED) < output.index("Calibrated")
+    after = checkpoint.load(run)
+    assert after.card.fine_tuning is not None and after.card.fine_tuning.settings["epochs"] == 3
+    assert after.calibration is not None
+
+
+def labelled_table(path: Path, rows: int = 1400) -> None:
+    """Two kinds of flowers that differ in all columns."""
+    draw = np.random.default_rng(0)
+    kinds = draw.integers(0, 2, rows)
+    values = draw.normal(size=(rows, 4)) + 3.0 * kinds[:, None]
+    names = [("rose", "lily")[kind] for kind in kinds]
+    lines = [",".join([*(f"{value:.3f}" for value in row), name]) for row, name in zip(values, names, strict=True)]
+    path.write_text("\n".join(["a,b,c,d,kind", *lines]))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_column_of_labels_gives_samples_by_label(vae: Invoke, tmp_path: Path) -> None:
+    data = tmp_path / "flowers.csv"
+    labelled_table(data)
+    vae("train", str(data), "--label", "kind", "--out", "run", "--epochs", "20")
+    saved = checkpoint.load(Path("run"))
+    assert saved.vae.config.data.columns == ("a", "b", "c", "d")  # type: ignore[union-attr]
+    assert [label.name for label in saved.vae.prior.labels] == ["lily", "rose"]
+    assert sum(label.probability for label in saved.vae.prior.labels) == pytest.approx(1)
+    assert saved.card.prior is not None and saved.card.prior.held_out_given_label is not None
+    assert saved.card.prior.held_out_given_label < saved.card.prior.held_out
+    epsilon = torch.randn(300, saved.vae.config.latent, generator=torch.Generator().manual_seed(0))
+    prior = saved.vae.prior
+    lily, rose = (
+        saved.vae.decode(prior.to_latent(prior.place(epsilon, np.full(300, label)))).mean.mean() for label in (0, 1)
+    )
+    assert float(lily) == pytest.approx(3, abs=0.5)
+    assert float(rose) == pytest.approx(0, abs=0.5)
+    assert saved.gallery is not None and saved.gallery.label_names == ("lily", "rose")
+    vae("train", str(data), "--label", "kind", "--labels", "none", "--out", "without", "--epochs", "2")
+    assert checkpoint.load(Path("without")).vae.prior.labels == ()

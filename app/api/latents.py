@@ -1,4 +1,4 @@
-"""`/encode`, `/decode`, `/sample`, `/reconstruct`."""
+"""`/encode`, `/decode`, `/sample`, `/interpolate`, `/reconstruct`."""
 
 import functools
 from typing import Annotated
@@ -15,12 +15,15 @@ from app.api.schemas import (
     DecodeParams,
     Encoded,
     EncodeParams,
+    Interpolated,
+    InterpolateParams,
     Reconstructed,
     ReconstructParams,
     Sampled,
     SampleParams,
 )
 from app.codecs.encode import Value
+from app.codecs.errors import Invalid
 
 router = APIRouter(tags=["model"])
 
@@ -74,6 +77,35 @@ async def sample(
     if sample.labels is not None:
         fields["labels"] = [model.labels[label] for label in sample.labels.tolist()]
     return await respond(request, format, fields, images=sample.x, context=context)
+
+
+@router.post("/interpolate", **describe(Interpolated, "json", "npz", "png", body="inputs"))
+async def interpolate(
+    request: Request,
+    params: Annotated[InterpolateParams, Query()],
+    model: CurrentModel,
+    context: Context,
+    inputs: Inputs,
+    latents: Latents,
+) -> Response:
+    """From one input to another.
+
+    The decoded means of `steps` latents on the way between those of two inputs, or with `of=latents` between two
+    latents, which the body then holds as for `/decode`.
+    """
+    format = choose_format(request, params.format, model, images=True)
+    ensure_within("query.steps", params.steps, model.settings.max_rows)
+    encoded = params.of == "inputs"
+    plan = functools.partial(model.engine.interpolate_plan, encoded=encoded, steps=params.steps, along=params.along)
+    if encoded:
+        ends = await inputs.read(model, context, plan, strict=params.strict, depth=params.depth)
+    else:
+        ends = await latents.read(model, context, plan)
+    if len(ends) != 2:
+        raise Invalid.at(params.of, f"has {len(ends):,} rows; send two, the first and the last")
+    context.rows = params.steps
+    z, x = await model.engine.interpolate(ends, context, encoded=encoded, steps=params.steps, along=params.along)
+    return await respond(request, format, {"outputs": model.to_public(x), "latents": z}, images=x, context=context)
 
 
 @router.post("/reconstruct", **describe(Reconstructed, "json", "npz", "png", body="inputs"))

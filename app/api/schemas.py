@@ -65,6 +65,21 @@ class DecodeParams(Params):
     format: Format = None
 
 
+class InterpolateParams(Params):
+    steps: int = Field(default=16, ge=2, description="Number of points on the way, with both ends.")
+    along: Literal["latent", "prior"] = Field(
+        default="prior",
+        description="latent: a straight line between the latents. prior: an arc between the points that the prior maps "
+        "to them, so that the way leads through what the prior holds probable.",
+    )
+    of: Literal["inputs", "latents"] = Field(
+        default="inputs", description="The two rows of the body: inputs, whose latent means are the ends, or latents."
+    )
+    strict: Strict = False
+    depth: Depth = MAX_DEPTH
+    format: Format = None
+
+
 class SampleParams(Params):
     n: int = Field(default=16, ge=1, description="Number of samples.")
     seed: Seed = 0
@@ -147,6 +162,14 @@ class Sampled(Decoded):
     labels: list[str] | None = Field(
         default=None, description="The label of each sample; only if the model distinguishes labels."
     )
+
+
+class Interpolated(Decoded):
+    """Points on the way between two inputs or latents, with their latents."""
+
+    model_config = example(outputs=[[[0.0, 0.25], [0.5, 1.0]]], latents=[[0.13, -0.58]])
+
+    latents: Matrix = Field(description="steps x latent, as /decode takes them.")
 
 
 class FreeEnergies(Answer):

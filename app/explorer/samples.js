@@ -14,9 +14,12 @@ export function samples(tab, model, inspect) {
   const seed = field(0, { min: 0, max: 4294967295, class: "long" });
   const temperature = field(1, { min: 0, max: 10, step: "any" });
   const noise = h("input", { type: "checkbox" });
+  const labels = model.card.labels ?? [];
+  const label = h("select", {}, h("option", { value: "" }, "any"), ...labels.map((name) => h("option", {}, name)));
   const grid = h("div", { class: model.images ? "grid" : "wide", "aria-live": "polite" });
   const query = () => new URLSearchParams({
     n: n.valueAsNumber, seed: seed.valueAsNumber, temperature: temperature.valueAsNumber, noise: noise.checked,
+    ...(label.value ? { label: label.value } : {}),
   });
 
   let requests = 0;
@@ -24,8 +27,9 @@ export function samples(tab, model, inspect) {
     if (!form.reportValidity()) return;
     const mine = ++requests;
     const usedSeed = seed.value;
-    const name = (i) => `sample ${i + 1} of seed ${usedSeed}`;
-    const { outputs } = await json(`sample?${query()}`);
+    const answer = await json(`sample?${query()}`);
+    const { outputs } = answer;
+    const name = (i) => `sample ${i + 1} of seed ${usedSeed}${answer.labels ? `, ${answer.labels[i]}` : ""}`;
     if (mine !== requests) return; // a later request replaces this one
     grid.replaceChildren(...(model.images ? pictures(model, outputs, name, inspect)
       : [table(model, outputs, name, inspect)]));
@@ -47,6 +51,7 @@ export function samples(tab, model, inspect) {
   };
   const form = h("form", { class: "row", onsubmit: submit },
     h("label", {}, "Count", n), h("label", {}, "Seed", seed), h("label", {}, "Temperature", temperature),
+    labels.length ? h("label", {}, "Label", label) : null,
     h("label", { title: "Draw each value from its distribution instead of showing its mean" }, noise, "Noise"),
     h("button", { class: "main" }, "Sample"),
     h("button", { type: "button", onclick: newSeed }, "New seed"),

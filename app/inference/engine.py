@@ -6,7 +6,7 @@ one row per pair of a sample and a draw.
 
 import functools
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from app.inference.costs import Plan, PlannedCall
 from app.inference.functions import ModelFunctions
 from model import random
 from model.checkpoint import Checkpoint
+from model.interpolation import linear, spherical
 from model.prior import Labels
 from model.scoring import program
 from model.scoring.calibration import ScoringConfig
@@ -28,6 +29,7 @@ from model.scoring.program import NO_LABELS, LabelQuery, ModelCall, Scores
 from model.vae import to_tensor
 
 Floats = NDArray[np.float32]
+Along = Literal["latent", "prior"]
 #: Sizes that the largest batch may have, in rows, and the seconds that it should not exceed: others wait behind it.
 BATCH_ROWS, MAX_CALL_SECONDS = (64, 128, 256), 3e-3
 
@@ -97,6 +99,13 @@ class Engine:
         prior = one_call("to_latent", rows) if self.functions.learned_prior else ()
         return (*prior, *self.decode_plan(rows, noisy=noisy))
 
+    def interpolate_plan(self, rows: int, *, encoded: bool, steps: int, along: Along) -> Plan:
+        """The calls of `interpolate`, for this number of ends."""
+        through = along == "prior" and self.functions.learned_prior
+        first = one_call("encode", rows) if encoded else ()
+        there, back = (one_call("to_base", rows), one_call("to_latent", steps)) if through else ((), ())
+        return (*first, *there, *back, *self.decode_plan(steps, noisy=False))
+
     def reconstruct_plan(self, rows: int) -> Plan:
         """The calls of `reconstruct`."""
         return one_call("reconstruct", rows)
@@ -164,6 +173,28 @@ class Engine:
         """u of epsilon and labels: a few numbers a row, which need no batch."""
         u: Floats = self.vae.prior.place(to_tensor(epsilon, str(self.vae.device)), labels).cpu().numpy()
         return u
+
+    async def interpolate(
+        self, ends: Floats, context: RequestContext, *, encoded: bool, steps: int, along: Along
+    ) -> tuple[Floats, Floats]:
+        """Latents on the way between two, and their decoded means: (latents, x).
+
+        Args:
+            ends: two inputs, whose means of Q are the ends; or two latents.
+            encoded: the ends are inputs.
+            along: latent: a straight line. prior: an arc between the u of both, where the prior has its mass.
+        """
+        through = along == "prior" and self.functions.learned_prior
+        with self.batcher.admitted(context, self.interpolate_plan(2, encoded=encoded, steps=steps, along=along)):
+            z = (await self.encode(ends, context))[0] if encoded else ends
+            u = (await self.batcher.run("to_base", z, context=context))[0] if through else z
+            path = linear if along == "latent" else spherical
+            first, last = u.astype(np.float64)
+            latents = path(first, last, steps).astype(np.float32)
+            if through:
+                (latents,) = await self.batcher.run("to_latent", latents, context=context)
+                latents = np.concatenate([z[:1], latents[1:-1], z[1:]])  # without the rounding of the way back
+            return latents, await self.decode(latents, context)
 
     async def reconstruct(self, x: Floats, context: RequestContext) -> Floats:
         """The mean of P(x|z) at the mean of Q(z|x)."""

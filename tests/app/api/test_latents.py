@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from model import random
+from model.interpolation import linear, spherical
 from model.vae import VAE
 from tests.support.models import CLASSES, CONFIGS, build
 from tests.support.requests import IMAGES, Serving, close, every, inputs, inside, npy, npz, outside, over_asgi
@@ -195,3 +196,35 @@ def test_concurrent_requests_each_get_their_own_result(serving: Serving) -> None
         return await asyncio.gather(*(encode(i) for i in range(60)))
 
     close(np.concatenate(asyncio.run(all_at_once())), alone)
+
+
+@pytest.mark.parametrize("along", ["latent", "prior"])
+@pytest.mark.parametrize("name", ["grey-conv-flow", "table-mlp-flow", "grey-conv-gaussian"])
+def test_interpolation_leads_from_one_input_to_the_other(serving: Serving, name: str, along: str) -> None:
+    client, x, vae = serving(name), inputs(name, 2), build(name)
+    ends = vae.encode(inside(name, x)).mean
+    answer = client.post(f"/interpolate?steps=5&along={along}", **npy(x)).json()
+    way = linear if along == "latent" else spherical
+    u = ends if along == "latent" else vae.prior.to_base(ends)
+    first, last = u.double().numpy()
+    path = torch.from_numpy(way(first, last, 5).astype(np.float32))
+    expected = path if along == "latent" else vae.prior.to_latent(path)
+    close(answer["latents"], expected)
+    close(answer["outputs"], outside(vae.decode(expected).mean))
+    again = client.post(
+        f"/interpolate?steps=5&along={along}&of=latents", json={"latents": ends.numpy().astype(float).tolist()}
+    ).json()
+    close(again["latents"], expected)
+    assert again["latents"][0] == pytest.approx(ends[0].tolist(), abs=1e-6)
+
+
+@over_asgi
+def test_interpolation_is_between_two(serving: Serving) -> None:
+    client, x = serving("grey-conv-flow"), inputs("grey-conv-flow", 3)
+    for rows, place in ((x[:1], "inputs: has 1 rows"), (x, "inputs: has 3 rows")):
+        answer = client.post("/interpolate", **npy(rows))
+        assert (answer.status_code, place in answer.json()["detail"]) == (422, True)
+    assert client.post("/interpolate?steps=1", **npy(x[:2])).status_code == 422
+    assert client.post("/interpolate?steps=9999", **npy(x[:2])).status_code == 413
+    picture = client.post("/interpolate?steps=3&format=png", **npy(x[:2]))
+    assert Image.open(io.BytesIO(picture.content)).width >= 8

@@ -93,18 +93,19 @@ def test_a_drag_from_point_to_point_interpolates(look: Look) -> None:
     seen.page.wait_for_selector("section[aria-label='Interpolation']")
     means = [seen.ask(f"model/gallery/input?index={i}").json()["mean"][0] for i in (first, second)]
     ends = np.array(seen.ask("decode", {"latents": means}).json()["outputs"])
-    for kind in ("linear", "spherical"):
-        assert seen.page.locator(f"button[aria-label*='of the {kind} interpolation']").count() == 24
-        for frame, expected in ((1, ends[0]), (24, ends[1])):
-            shown = pixels(seen, f"button[aria-label='Inspect frame {frame} of the {kind} interpolation'] canvas")
+    kinds = {"prior": "along the prior", "latent": "straight"}
+    middle = []
+    for along, kind in kinds.items():
+        assert seen.page.locator(f"button[aria-label$='of the interpolation, {kind}']").count() == 24
+        path = f"interpolate?of=latents&along={along}&steps=24"
+        outputs = np.array(seen.ask(path, {"latents": means}).json()["outputs"])
+        for frame, expected in ((1, ends[0]), (12, outputs[11]), (24, ends[1])):
+            shown = pixels(seen, f"button[aria-label='Inspect frame {frame} of the interpolation, {kind}'] canvas")
             assert np.abs(shown - np.round(255 * expected)).max() <= 1
-    middle = [
-        pixels(seen, f"button[aria-label='Inspect frame 12 of the {kind} interpolation'] canvas")
-        for kind in ("linear", "spherical")
-    ]
+        middle.append(outputs[11])
     assert (middle[0] != middle[1]).any(), "both interpolations are equal"
     seen.page.fill("input[aria-label='Position on the interpolation']", "23")
-    assert np.abs(pixels(seen, "canvas[aria-label='Linear interpolation']") - np.round(255 * ends[1])).max() <= 1
+    assert np.abs(pixels(seen, "canvas[aria-label='Interpolation: Straight']") - np.round(255 * ends[1])).max() <= 1
 
 
 @pytest.mark.parametrize("start", ["i", "w"])

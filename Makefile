@@ -9,6 +9,7 @@
 #   make bench        the service beside its peers; half an hour        ONLY=mosec
 #   make soak         the service under mixed traffic for a long time        MINUTES=30
 #   make overload     the service with ten times the requests that it can serve; hours      ARGS="--cells 1x16 mix"
+#   make bench-samples   samples beside the data, by a classifier's features; 20 minutes   MODELS="a b"
 #   make bench-anomaly   vae score beside PyOD's detectors; hours      ARGS="--only breast-cancer"
 #
 # TORCH_INDEX= names a package index that has PyTorch built for the CPU: on Linux the default index's build brings
@@ -28,7 +29,7 @@ JOBS ?= auto
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test test-long test-clients lint format docs bench bench-anomaly soak overload clean
+.PHONY: serve test test-long test-clients lint format docs bench bench-samples bench-anomaly soak overload clean
 
 serve: $(VENV)/.served
 	@exec $(VENV)/bin/vae serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -62,6 +63,9 @@ soak: $(VENV)/.tested
 
 overload: $(VENV)/.tested
 	$(VENV)/bin/python -m benchmarks.overload $(ARGS)
+
+bench-samples: $(VENV)/.tested
+	$(VENV)/bin/python -m benchmarks.samples $(MODELS)
 
 bench-anomaly: $(VENV)/.tested $(PEERS)/.installed
 	$(VENV)/bin/python benchmarks/anomaly/run.py --peers $(PEERS)/bin/python $(ARGS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -56,3 +57,9 @@ def pixels(seen: Seen, selector: str) -> np.ndarray:
 
 def scored(seen: Seen, inputs: Any) -> float:
     return float(seen.ask(QUERY, {"inputs": inputs}).json()["free_energy"][0])
+
+
+def assert_accessible(seen: Seen) -> None:
+    """Fail on what axe finds wrong with the page as it is now."""
+    violations = Axe().run(seen.page).response["violations"]
+    assert not violations, [(rule["id"], [node["html"] for node in rule["nodes"]][:3]) for rule in violations]

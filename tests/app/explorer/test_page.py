@@ -7,13 +7,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Route, expect
 
 from model import checkpoint
 from model.config import ModelConfig
 from model.vae import VAE
-from tests.app.explorer.seen import BOOT, QUERY, Look, Seen
+from tests.app.explorer.seen import BOOT, QUERY, Look, assert_accessible
 
 SCREENSHOTS = BOOT.parents[1] / ".screenshots"
 TABS = ("map", "sliders", "samples", "card")
@@ -39,11 +38,6 @@ def test_it_is_small_without_thumbnails(look: Look) -> None:
     gets = [url for url in own if not url.endswith(("reconstruct?inputs=true", "encode")) and "free-energy" not in url]
     size = sum(len(seen.ask(url.removeprefix(f"{seen.address}/")).content) for url in gets)
     assert size < 500_000
-
-
-def assert_accessible(seen: Seen) -> None:
-    violations = Axe().run(seen.page).response["violations"]
-    assert not violations, [(rule["id"], [node["html"] for node in rule["nodes"]][:3]) for rule in violations]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.app.explorer.seen import Look, pixels, scored
+from model import checkpoint
+from model.checkpoint import Card
+from tests.app.explorer.seen import Look, assert_accessible, pixels, scored
+from tests.support.models import CLASSES, build
 
 
 def test_sliders_show_the_decoded_latent(look: Look) -> None:
@@ -127,3 +130,20 @@ def test_learning_curves_and_warnings(look: Look, address: Callable[..., str]) -
         "The latent has collapsed. Train longer.",
         "The model is not calibrated. Run vae calibrate.",
     ]
+
+
+def test_samples_of_a_label(look: Look, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "labelled", build("grey-conv-flow"), Card(name="labelled", created="2026-01-01"))
+    seen = look(tmp_path / "labelled", at="#samples")
+    choice = seen.page.get_by_label("Label")
+    assert choice.locator("option").all_inner_texts() == ["any", *CLASSES]
+    with seen.page.expect_response(re.compile(r"/sample\?.*label=dog")) as answered:
+        choice.select_option("dog")
+        seen.page.click("#samples button.main")
+    assert answered.value.json()["labels"] == ["dog"] * 36
+    seen.page.click("#samples .grid button >> nth=2")
+    seen.page.wait_for_selector("#inspection[aria-busy=false] >> text=sample 3 of seed 0, dog")
+    assert_accessible(seen)
+    plain = look(at="#samples")
+    plain.page.wait_for_selector("#samples .grid button")
+    assert not plain.page.get_by_label("Label").count()

@@ -58,37 +58,36 @@ class Provenance(Frozen):
     held_out_scores: dict[str, float | None]
 
 
-class PriorReport(Frozen):
+class FitReport(Frozen):
+    """Origin of what was fitted to a trained model."""
+
+    dataset: str
+    dataset_sha256: str
+    command: str
+    settings: dict[str, Any]
+    epoch: int
+    seconds: float
+
+
+class PriorReport(FitReport):
     """How the prior was fitted. Cross-entropies are means of nlog P(z) at one draw of Q each, in nats.
 
     `held_out` and `fitted` are those under the flow, of held-out samples and of those that fitted it; `standard` is
     that of the held-out samples under N(0, I). `held_out_given_label` is the mean of nlog P(z|label), if it has labels.
     """
 
-    dataset: str
-    dataset_sha256: str
-    command: str
-    settings: dict[str, Any]
-    epoch: int
-    seconds: float
     held_out: float
     fitted: float
     standard: float
     held_out_given_label: float | None = None
 
 
-class FineTuningReport(Frozen):
+class FineTuningReport(FitReport):
     """How encoder and decoder were fine-tuned under the fitted prior.
 
     `before` and `after` are mean free energies of the held-out samples at one draw of Q each, in nats.
     """
 
-    dataset: str
-    dataset_sha256: str
-    command: str
-    settings: dict[str, Any]
-    epoch: int
-    seconds: float
     before: float
     after: float
 

@@ -58,6 +58,7 @@ def model_warnings(
         *_evaluated_samples(evaluation),
         *_unused_capacity(active_units, latent, evaluation.get("scales_at_floor")),
         *_overfitting(epochs),
+        *_worse_than_pca(evaluation.get("quality")),
         *_different_data(evaluation, training),
     ]
 
@@ -105,6 +106,19 @@ def _unused_capacity(active_units: int | None, latent: int, at_floor: float | No
             "The lower bound decides much of the free energy. Look for columns or pixels that never vary or follow "
             "from others; if they are correct, lower --min-scale.",
         )
+
+
+def _worse_than_pca(quality: Mapping[str, Any] | None) -> Iterator[ModelWarning]:
+    """Warn if PCA with as many components reconstructs better."""
+    if not quality or quality["pca_explained"] is None or quality["explained"] >= quality["pca_explained"]:
+        return
+    yield ModelWarning(
+        "worse_than_pca",
+        "Reconstructions are worse than those of PCA",
+        f"They explain {quality['explained']:.1%} of the variance, and PCA with {quality['components']} components, "
+        f"one for each latent dimension in use, {quality['pca_explained']:.1%}. The latent says little of what an "
+        "input looks like, whatever the free energy. Train longer, or with a larger --auxiliary (for bytes).",
+    )
 
 
 def overfits(epochs: Sequence[EpochRecord]) -> bool:

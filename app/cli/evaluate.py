@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
     from model.datasets import Dataset
     from model.report.evaluation import Evaluation, Report
+    from model.report.quality import Quality
     from model.scoring.detection import Detection
 
 #: Which samples are evaluated if the data is the training data.
@@ -168,10 +169,25 @@ def _table(report: "Report", name: str) -> Table:
     table.add_row("active latent dimensions", f"{report.active_units} of {report.latent}")
     if report.scales_at_floor is not None:
         table.add_row("scales at their floor", f"{report.scales_at_floor:.2%}")
+    if report.quality is not None:
+        _add_quality(table, report.quality)
     table.add_section()
     for sample in report.worst:
         add(f"costliest: {sample['sample']}", sample["free_energy"])
     return table
+
+
+def _add_quality(table: Table, quality: "Quality") -> None:
+    from model.report.text import quality_rows
+
+    table.add_section()
+    for row in quality_rows(quality):
+        table.add_row(row.name, row.value)
+    beside = f"PCA with {quality.components} components"
+    if quality.pca_psnr is not None:
+        table.add_row(f"PSNR, {beside}", f"{quality.pca_psnr:.1f} dB")
+    if quality.pca_explained is not None:
+        table.add_row(f"Variance explained, {beside}", f"{quality.pca_explained:.1%}")
 
 
 def _areas(detection: "Detection") -> Table:

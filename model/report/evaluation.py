@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from model.datasets import Dataset
 from model.errors import DataError
 from model.images import to_pil
+from model.report.quality import MAX_SAMPLES, Quality, measure
 from model.scoring.batches import BATCH_ROWS, active_units, score
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import Detection
@@ -62,6 +63,7 @@ class Report:
     codecs_bits_per_dim: dict[str, float] = field(default_factory=dict)
     detection: list[Detection] = field(default_factory=list)
     portion: SplitName | None = None
+    quality: Quality | None = None
 
     def plain(self) -> dict[str, Any]:
         """The report as a dictionary for JSON."""
@@ -128,8 +130,19 @@ def evaluate(
         kl_to_normal=sorted(kl_to_normal.tolist(), reverse=True),
         scales_at_floor=scales_at_floor(vae, dataset),
         codecs_bits_per_dim=codecs(dataset) if vae.config.likelihood.is_bytes else {},
+        quality=measure(vae, evenly_spaced(dataset, len(free_energy)), kl_to_normal) if len(free_energy) > 1 else None,
     )
     return Evaluation(report, free_energy, means, kl_to_normal)
+
+
+def evenly_spaced(dataset: Dataset, total: int) -> NDArray[Any]:
+    """As many samples as quality is measured on, evenly spaced over a dataset of this size, which may be sorted."""
+    wanted = np.arange(min(total, MAX_SAMPLES)) * total // min(total, MAX_SAMPLES)
+    parts, first = [], 0
+    for batch in dataset.batches(BATCH_ROWS):
+        parts.append(batch[wanted[(wanted >= first) & (wanted < first + len(batch))] - first])
+        first += len(batch)
+    return np.concatenate(parts)
 
 
 def worst_samples(free_energy: Floats, unit: float | None, dataset: Dataset) -> list[dict[str, Any]]:

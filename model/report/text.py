@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from model.report.evaluation import Report
+from model.report.quality import Quality
 
 #: Meaning of each score that detects outliers, by its name in the interface.
 SCORES = {
@@ -106,6 +107,41 @@ def report_rows(report: Report) -> list[ReportRow]:
     if report.scales_at_floor is not None:
         meaning = "Share of the decoder's scales at their lower bound, where the model would predict more precisely."
         rows.append(ReportRow("Scales at their floor", f"{report.scales_at_floor:.2%}", meaning))
+    return [*rows, *(quality_rows(report.quality) if report.quality else [])]
+
+
+def quality_rows(quality: Quality) -> list[ReportRow]:
+    """Quality of reconstructions and samples, with the meaning of each figure."""
+    pca = f"PCA with {quality.components} components, one for each latent dimension in use (above 0.1 nats of KL),"
+    rows = []
+    if quality.psnr is not None:
+        beside = "" if quality.pca_psnr is None else f" {pca} has {quality.pca_psnr:.1f} dB."
+        meaning = f"Peak signal-to-noise ratio of reconstructions, mean over images; higher is closer.{beside}"
+        rows.append(ReportRow("PSNR", f"{quality.psnr:.1f} dB", meaning))
+    if quality.ssim is not None:
+        meaning = "Structural similarity of images and reconstructions, from windows of 7 x 7 pixels; 1 is the same."
+        rows.append(ReportRow("SSIM", f"{quality.ssim:.3f}", meaning))
+    beside = "" if quality.pca_explained is None else f" {pca} explains {quality.pca_explained:.1%}."
+    meaning = f"Share of the variance of the samples that their reconstructions explain.{beside}"
+    rows.append(ReportRow("Variance explained", f"{quality.explained:.1%}", meaning))
+    if quality.frechet is not None:
+        meaning = (
+            "Fréchet distance between draws of the prior and these samples, in the means that the model's own encoder "
+            "gives to both. It compares priors of one encoder, not models."
+        )
+        rows.append(ReportRow("Fréchet distance", f"{quality.frechet:.3g}", meaning))
+    if quality.precision is not None and quality.recall is not None:
+        meaning = (
+            "Precision: share of the prior's draws that lie among these samples. Recall: share of these samples that "
+            "lie among the draws. By nearest neighbours of the same means."
+        )
+        rows.append(ReportRow("Precision, recall", f"{quality.precision:.1%}, {quality.recall:.1%}", meaning))
+    if quality.gaussian_gain is not None:
+        meaning = (
+            "What a Gaussian fitted to the latents of these samples would save against the prior. Where it is clearly "
+            "above 0, a flow would save as much at least: vae prior."
+        )
+        rows.append(ReportRow("Gaussian instead of the prior", f"{quality.gaussian_gain:+.2f} nats", meaning))
     return rows
 
 

@@ -1,8 +1,11 @@
-"""How close samples are to data: the Fréchet distance of features."""
+"""How close samples are to data, by features of both."""
 
 import numpy as np
 
 from model.data import Floats
+
+#: Number of the nearest neighbour whose distance is the radius of a point (Kynkäänniemi et al. 2019).
+NEIGHBOUR = 3
 
 
 def frechet_distance(a: Floats, b: Floats) -> float:
@@ -22,3 +25,26 @@ def frechet_distance(a: Floats, b: Floats) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other @ root), 0)).sum()
     return max(0.0, float(shift @ shift + np.trace(one) + np.trace(other) - 2 * cross))
+
+
+def precision_recall(data: Floats, samples: Floats) -> tuple[float, float]:
+    """Share of samples that lie within the data, and share of data that lies within the samples; n x d each, n > 3.
+
+    A point lies within a set if it is no farther from one of its points than that point's third nearest neighbour in
+    the set (Kynkäänniemi et al. 2019, arXiv 1904.06991).
+
+    >>> line = np.arange(10.0)[:, None]
+    >>> precision_recall(line, line + 0.5), precision_recall(line, line + 100)
+    ((1.0, 1.0), (0.0, 0.0))
+    """
+    return _share_within(samples, data), _share_within(data, samples)
+
+
+def _share_within(points: Floats, members: Floats) -> float:
+    radius = np.sort(_squared_distances(members, members), axis=1)[:, NEIGHBOUR]
+    return float((_squared_distances(points, members) <= radius).any(axis=1).mean())
+
+
+def _squared_distances(a: Floats, b: Floats) -> Floats:
+    squares: Floats = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
+    return squares

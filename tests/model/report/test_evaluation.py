@@ -18,7 +18,16 @@ from torch import nn
 from model import random
 from model.checkpoint import Checkpoint
 from model.errors import DataError
-from model.report.evaluation import MAX_WORST, PERCENTILES, Report, codecs, evaluate, scales_at_floor, worst_samples
+from model.report.evaluation import (
+    MAX_WORST,
+    PERCENTILES,
+    Report,
+    codecs,
+    evaluate,
+    evenly_spaced,
+    scales_at_floor,
+    worst_samples,
+)
 from model.scoring.batches import estimate
 from model.scoring.calibration import ScoringConfig
 from model.scoring.detection import detect
@@ -123,13 +132,21 @@ class TestReport:
 
     def test_a_report_survives_json(self, name: str) -> None:
         report = evaluate(build(name), data_of(name), draws=1).report
-        assert Report(**json.loads(json.dumps(report.plain(), allow_nan=False))) == report
+        plain = json.loads(json.dumps(report.plain(), allow_nan=False))
+        assert report.quality is not None and plain.pop("quality") == vars(report.quality)
+        assert Report(**plain, quality=report.quality) == report
 
     def test_codecs_are_compared_only_with_code_lengths_of_bytes(self, name: str) -> None:
         vae = build(name)
         assert set(evaluate(vae, data_of(name), draws=1).report.codecs_bits_per_dim) == (
             {"png", "webp", "gzip", "bz2", "xz"} if vae.levels == 256 else set()
         )
+
+
+def test_quality_is_measured_on_samples_from_the_whole_of_a_sorted_dataset() -> None:
+    picked = evenly_spaced(Memory(np.arange(5000, dtype=np.float32)[:, None]), 5000)
+    assert picked[:, 0].tolist() == (np.arange(2000) * 5 // 2).tolist()
+    assert len(evenly_spaced(Memory(np.zeros((7, 3), np.float32)), 7)) == 7
 
 
 def test_reports_progress() -> None:

@@ -126,7 +126,8 @@ def test_columns_are_drawn_in_their_own_standard_deviations() -> None:
 def test_samples_are_drawn_through_the_prior() -> None:
     vae = build("grey-conv-flow")
     epsilon = torch.from_numpy(random.normal(0, (1, vae.config.latent)))
-    expected = vae.decode(vae.prior.to_latent(epsilon)).mean[0, 0].numpy()
+    labels = vae.prior.draw_labels(random.generator(0, random.LABELS).random(1))
+    expected = vae.decode(vae.prior.to_latent(vae.prior.place(epsilon, labels))).mean[0, 0].numpy()
     shown = np.asarray(plots.samples(vae).axes[0].images[0].get_array())
     np.testing.assert_allclose(shown, expected, atol=1e-5)
     assert not np.allclose(shown, vae.decode(epsilon).mean[0, 0].numpy(), atol=1e-3)

@@ -1,9 +1,9 @@
-"""The Fréchet distance, against its closed forms."""
+"""The Fréchet distance, against its closed forms, and precision and recall."""
 
 import numpy as np
 import pytest
 
-from model.scoring.quality import frechet_distance
+from model.scoring.quality import frechet_distance, precision_recall
 
 
 def test_of_gaussians_with_known_covariances() -> None:
@@ -20,4 +20,14 @@ def test_of_features_that_lie_in_a_plane() -> None:
     draw = np.random.default_rng(0)
     flat = np.concatenate([draw.normal(size=(500, 2)), np.zeros((500, 3))], axis=1)
     assert frechet_distance(flat, flat) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(flat, 2 * flat) == pytest.approx(np.trace(np.cov(flat, rowvar=False)), rel=1e-9)
+    shift = np.square(flat.mean(axis=0)).sum()
+    assert frechet_distance(flat, 2 * flat) == pytest.approx(shift + np.trace(np.cov(flat, rowvar=False)), rel=1e-9)
+
+
+def test_precision_and_recall_of_a_part_of_the_data() -> None:
+    data = np.random.default_rng(0).normal(size=(400, 2))
+    part = data[data[:, 0] > 0] + 1e-3
+    precision, recall = precision_recall(data, part)
+    assert precision > 0.98
+    assert 0.4 < recall < 0.65
+    assert precision_recall(part, data) == (recall, precision)

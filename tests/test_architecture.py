@@ -58,7 +58,7 @@ LAYERS = {
     "model": [
         {"package", "errors", "files", "machine", "projection", "random"},
         {"data"},
-        {"images", "likelihoods", "record"},
+        {"images", "interpolation", "likelihoods", "record"},
         {"prior"},
         {"config"},
         {"networks", "datasets"},

@@ -79,7 +79,7 @@ async def sample(
     return await respond(request, format, fields, images=sample.x, context=context)
 
 
-@router.post("/interpolate", **describe(Interpolated, "json", "npz", "png", body="inputs"))
+@router.post("/interpolate", **describe(Interpolated, "json", "npz", "png", body="ends"))
 async def interpolate(
     request: Request,
     params: Annotated[InterpolateParams, Query()],

@@ -61,10 +61,13 @@ EXAMPLES = {
 }
 
 
+BodyKind = Literal["inputs", "latents", "labelled", "ends"]
+
+
 def describe(
     answer: type[BaseModel] | None,
     *formats: Literal["json", "npz", "png"],
-    body: Literal["inputs", "latents"] | None = None,
+    body: BodyKind | None = None,
     cacheable: bool = False,
     errors: tuple[int, ...] = MODEL_ERRORS,
 ) -> Json:
@@ -73,7 +76,7 @@ def describe(
     Args:
         answer: the JSON form of the response.
         formats: of the response; png is documented for models of images alone.
-        body: the rows that the call reads from its body.
+        body: what the call reads from its body: inputs or latents, inputs with labels, or two ends, of either kind.
         cacheable: clients may keep the response, and revalidate it by its ETag.
         errors: statuses of problems.
     """
@@ -153,31 +156,45 @@ def _without_null(parameter: Json) -> None:
         parameter["schema"] = next(option for option in schema["anyOf"] if option.get("type") != "null")
 
 
-def _bodies(name: str, model: ServedModel) -> dict[str, Json]:
-    """The content types of a request body of these rows, with an example that the model answers."""
-    config = model.engine.vae.config
-    limits = {"minItems": 1, "maxItems": model.settings.max_rows}
-    if name == "latents":
-        rows: Json = _nested((config.latent,), limits, {"type": "number"})
-        example: Any = [[0.0] * config.latent]
-    elif isinstance(config.data, ImageData):
-        pixel = {"type": "number", "minimum": 0, "maximum": 1}
-        encoded = {"type": "array", **limits, "items": {"type": "string", "contentEncoding": "base64"}}
-        rows = {"oneOf": [encoded, _nested(config.data.public_shape, limits, pixel)]}
-        example = [base64.b64encode(encode_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()]
-    else:
-        rows = _nested(config.data.shape, limits, {"type": "number"})
-        example = [list(config.data.mean)]
-    schema = {"type": "object", "properties": {name: rows}, "required": [name], "additionalProperties": False}
+def _bodies(kind: BodyKind, model: ServedModel) -> dict[str, Json]:
+    """The content types of a request body of this kind, with an example that the model answers."""
+    name, count = "latents" if kind == "latents" else "inputs", 2 if kind == "ends" else 1
+    limits = {"minItems": count, "maxItems": count if kind == "ends" else model.settings.max_rows}
+    rows, example = _rows(name, limits, count, model)
+    properties = {name: rows}
+    if kind == "labelled" and model.labels:
+        names = {"type": "string", "enum": list(model.labels)}
+        properties["labels"] = {"type": "array", **limits, "items": names, "description": "One for each input."}
+    schema = _object(properties, name)
+    if kind == "ends":
+        schema = {"oneOf": [schema, _object({"latents": _rows("latents", limits, count, model)[0]}, "latents")]}
     content: dict[str, Json] = {
         "application/json": {"schema": schema, "example": {name: example}},
         "application/x-npy": {"schema": {**BINARY, "description": f"One array, {name} first; numpy.save writes it."}},
     }
     if name == "inputs" and model.is_image:
-        content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in IMAGE_FORMATS}
+        if kind != "ends":
+            content |= {media: {"schema": {**BINARY, "contentMediaType": media}} for media in IMAGE_FORMATS}
         parts = {"inputs": {"type": "array", **limits, "items": BINARY}}
         content["multipart/form-data"] = {"schema": {"type": "object", "properties": parts, "required": ["inputs"]}}
     return content
+
+
+def _object(properties: Json, required: str) -> Json:
+    return {"type": "object", "properties": properties, "required": [required], "additionalProperties": False}
+
+
+def _rows(name: str, limits: Json, count: int, model: ServedModel) -> tuple[Json, list[Any]]:
+    """The schema of inputs or latents, and an example with this number of them."""
+    config = model.engine.vae.config
+    if name == "latents":
+        return _nested((config.latent,), limits, {"type": "number"}), [[0.0] * config.latent] * count
+    if not isinstance(config.data, ImageData):
+        return _nested(config.data.shape, limits, {"type": "number"}), [list(config.data.mean)] * count
+    pixel = {"type": "number", "minimum": 0, "maximum": 1}
+    encoded = {"type": "array", **limits, "items": {"type": "string", "contentEncoding": "base64"}}
+    image = base64.b64encode(encode_png(np.full((1, *config.data.shape), 0.5, np.float32))).decode()
+    return {"oneOf": [encoded, _nested(config.data.public_shape, limits, pixel)]}, [image] * count
 
 
 def _nested(shape: tuple[int, ...], limits: Json, leaf: Json) -> Json:

@@ -25,7 +25,7 @@ from model.scoring.program import LabelQuery
 router = APIRouter(tags=["model"])
 
 
-@router.post("/free-energy", **describe(FreeEnergies, "json", "npz", "png", body="inputs"))
+@router.post("/free-energy", **describe(FreeEnergies, "json", "npz", "png", body="labelled"))
 async def free_energy(
     request: Request,
     params: Annotated[FreeEnergyParams, Query()],

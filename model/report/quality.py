@@ -76,7 +76,7 @@ def measure(vae: VAE, x: Array, kl_to_normal: Floats) -> Quality:
     unit = 1.0 if isinstance(data, ImageData) else torch.tensor(data.std)
     flat, ours = ((values / unit).flatten(1).double().numpy() for values in (truth, found))
     components = int((kl_to_normal > MIN_USED_NATS).sum())
-    pca = _pca(flat, components)
+    pca = pca_reconstructions(flat, components)
     if pca is not None and isinstance(data, ImageData):
         pca = pca.clip(0, 1)
     z = mean + scale * torch.from_numpy(random.normal(SEED, tuple(mean.shape)))
@@ -84,16 +84,16 @@ def measure(vae: VAE, x: Array, kl_to_normal: Floats) -> Quality:
     compared = precision_recall(mean.double().numpy(), sampled) if len(x) > 3 else None
     return Quality(
         samples=len(x),
-        psnr=_psnr(flat, ours) if isinstance(data, ImageData) else None,
-        ssim=_ssim(truth, found) if isinstance(data, ImageData) and min(truth.shape[2:]) >= SSIM_WINDOW else None,
-        explained=_explained(flat, ours),
+        psnr=psnr(flat, ours) if isinstance(data, ImageData) else None,
+        ssim=ssim(truth, found) if isinstance(data, ImageData) and min(truth.shape[2:]) >= SSIM_WINDOW else None,
+        explained=explained_variance(flat, ours),
         components=components,
-        pca_psnr=_psnr(flat, pca) if pca is not None and isinstance(data, ImageData) else None,
-        pca_explained=None if pca is None else _explained(flat, pca),
+        pca_psnr=psnr(flat, pca) if pca is not None and isinstance(data, ImageData) else None,
+        pca_explained=None if pca is None else explained_variance(flat, pca),
         frechet=frechet_distance(mean.double().numpy(), sampled) if len(x) > mean.shape[1] else None,
         precision=compared[0] if compared else None,
         recall=compared[1] if compared else None,
-        gaussian_gain=_gaussian_gain(vae, z),
+        gaussian_gain=gaussian_gain(vae, z),
     )
 
 
@@ -112,7 +112,7 @@ def _sample_means(vae: VAE, count: int) -> Floats:
     return np.concatenate(parts)
 
 
-def _pca(flat: Floats, components: int) -> Floats | None:
+def pca_reconstructions(flat: Floats, components: int) -> Floats | None:
     """Each row as PCA with so many components gives it back, fitted to the rows of the other half; None if too few."""
     if len(flat) // 2 <= components or not components:
         return None
@@ -125,17 +125,17 @@ def _pca(flat: Floats, components: int) -> Floats | None:
     return result
 
 
-def _psnr(truth: Floats, found: Floats) -> float:
+def psnr(truth: Floats, found: Floats) -> float:
     """Mean over images of the peak signal-to-noise ratio, dB, for values in [0, 1]."""
     return float(-10 * np.log10(np.square(truth - found).mean(axis=1).clip(MIN_MSE)).mean())
 
 
-def _explained(truth: Floats, found: Floats) -> float:
+def explained_variance(truth: Floats, found: Floats) -> float:
     """Share of the variance of all dimensions together that is explained."""
     return float(1 - np.square(truth - found).sum() / max(np.square(truth - truth.mean(axis=0)).sum(), MIN_MSE))
 
 
-def _ssim(truth: Tensor, found: Tensor) -> float:
+def ssim(truth: Tensor, found: Tensor) -> float:
     """Mean structural similarity over images, channels and windows (Wang et al. 2004), with uniform windows."""
 
     def window(values: Tensor) -> Tensor:
@@ -149,7 +149,8 @@ def _ssim(truth: Tensor, found: Tensor) -> float:
     return float((luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2)).mean())
 
 
-def _gaussian_gain(vae: VAE, z: Tensor) -> float | None:
+def gaussian_gain(vae: VAE, z: Tensor) -> float | None:
+    """Nats that a Gaussian fitted to one half of the latents saves on the other against the prior; see `Quality`."""
     latent = z.shape[1]
     if len(z) // 2 <= 2 * latent:
         return None

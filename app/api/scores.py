@@ -60,8 +60,8 @@ async def free_energy(
         raise Invalid.at("query.per_dimension", "is the same for every label; ask for it without labels")
     work = len(x) * params.samples * (1 + params.refine)
     ensure_within("rows x query.samples x (1 + query.refine)", work, model.settings.max_work)
-    log_label = np.log([label.probability for label in model.engine.vae.prior.labels])
-    query = LabelQuery(labels, log_label if params.label_probabilities else None)
+    shares = [label.probability for label in model.engine.vae.prior.labels] if params.label_probabilities else None
+    query = LabelQuery(labels, None if shares is None else np.log(shares))
     result = await model.engine.free_energy(x, scoring, context, per_dimension=params.per_dimension, labels=query)
     fields: dict[str, Value] = {
         "samples": params.samples,

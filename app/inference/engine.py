@@ -9,7 +9,6 @@ import time
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.inference.admission import QueueLimits, one_call
@@ -26,7 +25,6 @@ from model.scoring import program
 from model.scoring.calibration import ScoringConfig
 from model.scoring.functions import discrete_dims
 from model.scoring.program import NO_LABELS, LabelQuery, ModelCall, Scores
-from model.vae import to_tensor
 
 Floats = NDArray[np.float32]
 Along = Literal["latent", "prior"]
@@ -96,8 +94,9 @@ class Engine:
 
     def sample_plan(self, rows: int, *, noisy: bool) -> Plan:
         """The calls of `sample`."""
+        labels = one_call("place", rows) if self.vae.prior.labels else ()
         prior = one_call("to_latent", rows) if self.functions.learned_prior else ()
-        return (*prior, *self.decode_plan(rows, noisy=noisy))
+        return (*labels, *prior, *self.decode_plan(rows, noisy=noisy))
 
     def interpolate_plan(self, rows: int, *, encoded: bool, steps: int, along: Along) -> Plan:
         """The calls of `interpolate`, for this number of ends."""
@@ -161,18 +160,14 @@ class Engine:
             labels = prior.draw_labels(random.generator(seed, random.LABELS).random(count))
         else:
             labels = np.full(count, label)
-        z = self._place(epsilon, labels)
+        z = epsilon
         with self.batcher.admitted(context, self.sample_plan(count, noisy=noisy)):
+            if prior.labels:
+                (z,) = await self.batcher.run("place", z, labels, context=context)
             if self.functions.learned_prior:
                 (z,) = await self.batcher.run("to_latent", z, context=context)
             x = await self.decode(z, context, noise_seed=seed if noisy else None)
         return Sample(z, x, labels if prior.labels else None)
-
-    @torch.inference_mode()
-    def _place(self, epsilon: Floats, labels: Labels) -> Floats:
-        """u of epsilon and labels: a few numbers a row, which need no batch."""
-        u: Floats = self.vae.prior.place(to_tensor(epsilon, str(self.vae.device)), labels).cpu().numpy()
-        return u
 
     async def interpolate(
         self, ends: Floats, context: RequestContext, *, encoded: bool, steps: int, along: Along

@@ -38,6 +38,7 @@ class FunctionSpec(NamedTuple):
 
 FUNCTIONS = {
     "encode": FunctionSpec(functions.encode, ("x",), "fast", compiled=True),
+    "place": FunctionSpec(functions.place, ("epsilon", "label"), "float32"),
     "to_latent": FunctionSpec(functions.to_latent, ("u",), "float32", compiled=True),
     "to_base": FunctionSpec(functions.to_base, ("z",), "float32", compiled=True),
     "decode": FunctionSpec(functions.decode, ("z",), "fast", compiled=True),
@@ -62,7 +63,7 @@ class ModelFunctions:
         self.vae = checkpoint.vae
         self.runtime = runtime
         self.calibration = checkpoint.calibration
-        missing = set[str]() if self.vae.prior.labels else {"score_given"}
+        missing = set[str]() if self.vae.prior.labels else {"place", "score_given"}
         missing |= set() if self.learned_prior else {"to_latent", "to_base"}
         self.specs = {name: spec for name, spec in FUNCTIONS.items() if name not in missing}
         self.arguments = {name: spec.arguments for name, spec in self.specs.items()}
@@ -156,7 +157,7 @@ def probe_inputs(vae: VAE, rows: int) -> dict[str, NDArray[Any]]:
     tensors = {"x": x, "mean": q.mean, "scale": q.scale, "u": u, "z": z, "epsilon": epsilon}
     tensors |= {"params": params, "moment": torch.zeros_like(params)}
     arrays: dict[str, NDArray[Any]] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    return {**arrays, "step": np.ones((rows, 1), np.float32), "nats": np.ones(rows)}
+    return {**arrays, "step": np.ones((rows, 1), np.float32), "nats": np.ones(rows), "label": np.zeros(rows, np.int64)}
 
 
 def _checked(call: Call) -> Call:

@@ -33,6 +33,11 @@ def encode(vae: VAE, x: Float[Tensor, "batch *data"]) -> tuple[Tensor, ...]:
     return (*columns, vae.prior.rate(q, q.mean)) if vae.prior.analytic_rate else columns
 
 
+def place(vae: VAE, epsilon: Float[Tensor, "batch latent"], labels: Tensor) -> tuple[Tensor, ...]:
+    """u of epsilon ~ N(0, I) and the index of the label of each row, by the prior."""
+    return (vae.prior.place(epsilon, labels.cpu().numpy()),)
+
+
 def to_latent(vae: VAE, u: Float[Tensor, "batch latent"]) -> tuple[Tensor, ...]:
     """z of u, by the prior."""
     return (vae.prior.to_latent(u),)

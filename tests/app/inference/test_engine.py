@@ -138,7 +138,12 @@ def test_a_model_that_fails_while_it_is_timed_gets_the_smallest_batches(
 
 
 @pytest.mark.parametrize(
-    ("name", "calls"), [("table-mlp-flow", ["to_latent", "draw"]), ("table-mlp-gaussian", ["draw"])]
+    ("name", "calls"),
+    [
+        ("grey-conv-flow", ["place", "to_latent", "draw"]),
+        ("table-mlp-flow", ["to_latent", "draw"]),
+        ("table-mlp-gaussian", ["draw"]),
+    ],
 )
 def test_a_sample_is_admitted_with_all_of_its_calls(name: str, calls: list[str], loaded: Load) -> None:
     plans: list[Plan] = []

@@ -93,7 +93,7 @@ def read_keys(name: str) -> list[str]:
     value, file = os.environ.get(name), os.environ.get(f"{name}_FILE")
     keys, source = [key.strip() for key in (value or "").split(",") if key.strip()], name
     if value is not None and not keys:
-        # Whoever sets it wants keys: an empty one is often a secret that was not filled in.
+        # An empty variable is often a secret that was not filled in, and without keys everybody would be served.
         raise ConfigError(f"{name}: is set, but holds no keys; give some, separated by commas, or unset it")
     if file is not None:
         if keys:

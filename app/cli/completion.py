@@ -1,4 +1,4 @@
-"""What follows a training: prior, fine-tuning, calibration, gallery; for `vae train`, `vae prior` and `vae gallery`."""
+"""Steps after a training: prior, fine-tuning, calibration, gallery; for `vae train`, `vae prior` and `vae gallery`."""
 
 import math
 import shlex

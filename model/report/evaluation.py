@@ -136,7 +136,7 @@ def evaluate(
 
 
 def evenly_spaced(dataset: Dataset, total: int) -> NDArray[Any]:
-    """As many samples as quality is measured on, evenly spaced over a dataset of this size, which may be sorted."""
+    """Read at most `MAX_SAMPLES` samples, evenly spaced over a dataset of this size, which may be sorted."""
     wanted = np.arange(min(total, MAX_SAMPLES)) * total // min(total, MAX_SAMPLES)
     parts, first = [], 0
     for batch in dataset.batches(BATCH_ROWS):

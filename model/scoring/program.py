@@ -113,7 +113,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class LabelQuery:
-    """What a score is to tell about labels.
+    """A question about labels that a score is to answer.
 
     Args:
         given: index of the label of each input, to score x given its label; None to score x alone.
@@ -210,7 +210,7 @@ def plan(
 
 
 class Estimate(NamedTuple):
-    """What `estimate` returns."""
+    """The result of `estimate`."""
 
     scores: FreeEnergy
     per_dimension: NDArray[np.float32] | None

@@ -1,4 +1,4 @@
-"""Whether a change of a model pays on samples that it has not seen."""
+"""The gain of a change of a model, on samples that it has not seen."""
 
 import math
 from typing import NamedTuple

@@ -244,7 +244,7 @@ class PriorFigures(NamedTuple):
     def of(
         cls, flow: FlowPrior, fitted: Posteriors, held_out: Posteriors, labels: LearnedLabels | None, seed: int
     ) -> "PriorFigures":
-        """Of a flow and the posteriors of the samples that fitted it and of held-out ones."""
+        """Measure a flow on the posteriors of the samples that fitted it and of held-out ones."""
         given = None if labels is None else cross_entropies_given(flow, held_out, labels.validation, seed)
         return cls(
             held_out=float(cross_entropies(flow, held_out, seed).mean()),

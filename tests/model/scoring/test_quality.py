@@ -7,7 +7,7 @@ from model.scoring.quality import frechet_distance, precision_recall
 
 
 def test_of_gaussians_with_known_covariances() -> None:
-    """Of independent dimensions it is the sum of (std_a - std_b)^2, whatever the rotation."""
+    """The distance of independent dimensions is the sum of (std_a - std_b)^2, whatever the rotation."""
     draw = np.random.default_rng(0)
     rotation = np.linalg.qr(draw.normal(size=(4, 4)))[0]
     scales = np.array([1.0, 2.0, 0.5, 3.0]), np.array([2.0, 2.0, 1.5, 1.0])

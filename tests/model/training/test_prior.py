@@ -57,7 +57,7 @@ def fitted(train: Posteriors, held_out: Posteriors, **changes: Any) -> tuple[Pri
 
 
 def gain(prior: Prior, other: Prior, held_out: Posteriors) -> Gain:
-    """What one prior saves against another."""
+    """The gain of one prior against another."""
     return Gain.of(cross_entropies(other, held_out, 0), cross_entropies(prior, held_out, 0))
 
 

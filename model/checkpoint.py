@@ -245,7 +245,7 @@ def _read_files(folder: Path) -> tuple[dict[str, bytes], bytes]:
 
 def _parse_calibration(path: Path, data: bytes, config: ModelConfig) -> Calibration:
     try:
-        return calibration.from_bytes(data, config.latent, measures(config.data))
+        return calibration.from_bytes(data, config.latent, measures(config.data), flow=config.prior.name == "flow")
     except Exception as error:  # damaged bytes raise whatever their reader does
         raise CalibrationError(
             f"{path}: not a calibration of this model: {error}; make a new one with vae calibrate"

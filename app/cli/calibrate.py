@@ -50,7 +50,7 @@ def calibrate_command(
         )
     calibration = loaded.calibration or Calibration(None, {})
     half = len(reference) // 2
-    if calibration.latents is None and half >= MIN_TYPICALITY_INPUTS:
+    if calibration.latents is None and loaded.vae.config.prior.name == "standard" and half >= MIN_TYPICALITY_INPUTS:
         # The training data is not available, so half of these samples fit the density of latents.
         calibration = Calibration(batches.latent_density(loaded.vae, reference[:half]), calibration.references)
         reference = reference[half:]

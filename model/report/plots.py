@@ -277,7 +277,9 @@ def _columns(data: VectorData, groups: dict[str, Tensor], title: str) -> Figure:
 
 
 def _show(axes: Axes, picture: Float[Tensor, "channels h w"]) -> None:
-    axes.imshow(picture.permute(1, 2, 0).cpu().numpy().squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    # The mean of a Gaussian can lie outside the range of pixels, of which matplotlib would warn.
+    pixels = picture.clamp(0, 1).permute(1, 2, 0).cpu().numpy().squeeze()
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.axis("off")
 
 

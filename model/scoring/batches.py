@@ -11,6 +11,7 @@ from model import random
 from model.data import Array, Floats
 from model.errors import DataError
 from model.likelihoods import Gaussian
+from model.prior import StandardPrior
 from model.scoring import program
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.free_energy import FreeEnergy
@@ -115,8 +116,10 @@ def score_reference(vae: VAE, batches: Iterable[Array], scoring: ScoringConfig) 
         yield program.run(steps, calls)
 
 
-def latent_density(vae: VAE, samples: Array) -> Mixture:
-    """Density of the latent means of samples that the model was fitted to."""
+def latent_density(vae: VAE, samples: Array) -> Mixture | None:
+    """Density of the latent means of samples that the model was fitted to; None under a flow prior, which is one."""
+    if not isinstance(vae.prior, StandardPrior):
+        return None
     picks = np.sort(random.generator(0, random.CALIBRATE, 1).permutation(len(samples))[:MAX_DENSITY_SAMPLES])
     with torch.inference_mode():
         means = [vae.encode(to_tensor(batch, str(vae.device))).mean for batch in in_batches(samples[picks])]

@@ -53,7 +53,8 @@ class Reference:
         free_energy = np.sort(features.free_energy)
         regret = None if features.regret is None else np.sort(features.regret)
         half = len(features) // 2
-        if latent_density is None or len(features) < MIN_TYPICALITY_INPUTS:
+        undefined = latent_density is None and features.nlog_prior is None
+        if undefined or len(features) < MIN_TYPICALITY_INPUTS:
             return cls(free_energy, regret)
         model = TypicalityModel.fit(latent_density, features[:half])
         return cls(free_energy, regret, model, np.sort(model.score(features[half:])))
@@ -70,7 +71,10 @@ class CalibratedScores:
 
 @dataclass(frozen=True)
 class Calibration:
-    """References by `ScoringConfig`, and the density of latent means that they share. Typicality needs the density."""
+    """References by `ScoringConfig`, and the density of latent means that they share.
+
+    Under a standard prior typicality needs that density; a flow prior is one itself.
+    """
 
     latents: Mixture | None
     references: dict[ScoringConfig, Reference]
@@ -152,8 +156,11 @@ TYPICALITY_ARRAYS = ("shift", "unit", "center", "spread")
 REFERENCE_ARRAY = re.compile(r"reference\.(\d+)\.(\d+)\.(\d+)\.(.+)")
 
 
-def from_bytes(data: bytes, latent: int, measured: int) -> Calibration:
-    """Deserialize a calibration. Raise `ValueError` if it is not one of this many latent dimensions and measures."""
+def from_bytes(data: bytes, latent: int, measured: int, *, flow: bool = False) -> Calibration:
+    """Deserialize a calibration. Raise `ValueError` if it is not one of this many latent dimensions and measures.
+
+    `flow` says if the prior is one: typicality then needs no density of latents.
+    """
     arrays = safetensors.numpy.load(data)
     for name, array in arrays.items():
         if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
@@ -169,14 +176,19 @@ def from_bytes(data: bytes, latent: int, measured: int) -> Calibration:
     if shared:
         raise ValueError(f"{min(shared)} is unknown")
     return Calibration(
-        latents, {scoring: _reference(by_scoring[scoring], latents, measured) for scoring in sorted(by_scoring)}
+        latents,
+        {
+            scoring: _reference(by_scoring[scoring], latents, measured, known=flow or latents is not None)
+            for scoring in sorted(by_scoring)
+        },
     )
 
 
-def _reference(named: dict[str, Floats], latents: Mixture | None, measured: int) -> Reference:
+def _reference(named: dict[str, Floats], latents: Mixture | None, measured: int, *, known: bool) -> Reference:
+    """A reference of its arrays; with typicality only if a density of latents is known."""
     free_energy, regret = _scores("free_energy", named), _scores("regret", named) if "regret" in named else None
     model = typicality = None
-    if "typicality" in named and latents is not None:
+    if "typicality" in named and known:
         typicality = _scores("typicality", named)
         width = measured + (5 if regret is None else 6)
         density = _mixture("typical.sizes", named, width)

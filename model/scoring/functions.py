@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.data import Array
 from model.likelihoods import Gaussian
-from model.prior import FlowPrior
+from model.prior import FlowPrior, StandardPrior
 from model.scoring.calibration import Calibration, ScoringConfig
 from model.scoring.complexity import complexity
 from model.scoring.free_energy import log_weight_terms, weight_terms
@@ -84,9 +84,13 @@ def compare(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, params: Tensor, no
 
 
 def typicality_features(vae: VAE, x: Tensor, mean: Tensor, scale: Tensor, decoded: Tensor) -> tuple[Tensor, ...]:
-    """The columns of `TypicalityFeatures` that are no scores, given the decoding of each mean."""
+    """The columns of `TypicalityFeatures` that are no scores, given the decoding of each mean.
+
+    The last, nlog P(z) at the mean, only under a flow prior.
+    """
     kl_to_normal = Gaussian(mean, scale).kl_to_normal().sum(1)
-    return mean, scale.norm(dim=1), kl_to_normal, residual(vae, x, decoded), complexity(x, vae.config.data)
+    columns = (mean, scale.norm(dim=1), kl_to_normal, residual(vae, x, decoded), complexity(x, vae.config.data))
+    return columns if isinstance(vae.prior, StandardPrior) else (*columns, vae.prior.nlog_prob(mean))
 
 
 def torch_call(function: Function, vae: VAE, mode: Mode = torch.inference_mode) -> Call:

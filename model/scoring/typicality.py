@@ -2,7 +2,7 @@
 
 It is a weighted sum of three surprises, each standardized to mean 0 and variance 1 on the model's own data:
 
-1. of the latent mean, under a density of such means;
+1. of the latent mean, under a flow prior, or else a density of such means;
 2. of a few features (see `TypicalityFeatures.table`), under a density of such features;
 3. free energy.
 
@@ -46,6 +46,7 @@ class TypicalityFeatures:
     complexity: Floats  # n x measures
     distortion: Floats  # nats
     free_energy: Floats  # nats
+    nlog_prior: Floats | None = None  # nlog P(z) at the mean of the encoder's Q under a flow prior, nats
     regret: Floats | None = None  # nats
 
     @classmethod
@@ -53,8 +54,9 @@ class TypicalityFeatures:
         cls, columns: Sequence[NDArray[Any]], distortion: Floats, free_energy: Floats, regret: Floats | None = None
     ) -> "TypicalityFeatures":
         """From the outputs of `model.scoring.functions.typicality_features`, and scores."""
-        mean, scale_norm, kl_to_normal, residual, complexity = (np.asarray(column, np.float64) for column in columns)
-        return cls(mean, scale_norm, kl_to_normal, residual, complexity, distortion, free_energy, regret)
+        mean, scale_norm, kl_to_normal, rms, complexity, *prior = (np.asarray(column, np.float64) for column in columns)
+        nlog_prior = prior[0] if prior else None
+        return cls(mean, scale_norm, kl_to_normal, rms, complexity, distortion, free_energy, nlog_prior, regret)
 
     @classmethod
     def concatenate(cls, parts: "Sequence[TypicalityFeatures]") -> "TypicalityFeatures":
@@ -88,11 +90,19 @@ def fit_latents(means: Floats) -> Mixture:
     return Mixture.fit(means, components=LATENT_COMPONENTS, ridge=LATENT_RIDGE)
 
 
+def _of_latent(density: Mixture | None, features: TypicalityFeatures) -> Floats:
+    """Minus the log of the density of each latent mean, nats."""
+    if density is not None:
+        return density.nlog_density(features.mean)
+    assert features.nlog_prior is not None
+    return features.nlog_prior
+
+
 @dataclass(frozen=True)
 class TypicalityModel:
     """What is usual for the features of one `ScoringConfig`."""
 
-    latent_density: Mixture
+    latent_density: Mixture | None  # of latent means; None for the prior of the model, a flow
     feature_density: Mixture
     shift: Floats  # of each feature
     unit: Floats  # of each feature, its standard deviation
@@ -101,14 +111,14 @@ class TypicalityModel:
     spread: Floats  # of the three surprises, their standard deviations
 
     @classmethod
-    def fit(cls, latent_density: Mixture, features: TypicalityFeatures) -> "TypicalityModel":
+    def fit(cls, latent_density: Mixture | None, features: TypicalityFeatures) -> "TypicalityModel":
         """Fit to inputs that did not fit the model."""
         table = features.table()
         shift, unit = table.mean(axis=0), table.std(axis=0)
         # A feature that does not vary has no scale of its own; 1 leaves it as it is.
         unit[unit <= 1e-6 * np.maximum(1, np.abs(shift))] = 1.0
         density = Mixture.fit((table - shift) / unit, components=FEATURE_COMPONENTS, ridge=FEATURE_RIDGE)
-        compared = np.stack([latent_density.nlog_density(features.mean), features.free_energy], axis=1)
+        compared = np.stack([_of_latent(latent_density, features), features.free_energy], axis=1)
         trend = Trend.fit(features.complexity, compared)
         raw = cls(latent_density, density, shift, unit, trend, np.zeros(3), np.ones(3))
         surprises = raw.surprises(features)
@@ -119,7 +129,7 @@ class TypicalityModel:
         """Standardized surprises of the latent mean, of the features, and of free energy; 3 x n."""
         table = (features.table() - self.shift) / self.unit
         usual = self.trend(features.complexity).T
-        of_latent = self.latent_density.nlog_density(features.mean)
+        of_latent = _of_latent(self.latent_density, features)
         of_features = self.feature_density.nlog_density(table)
         raw = np.stack([of_latent - usual[0], of_features, features.free_energy - usual[1]])
         return (raw - self.center[:, None]) / self.spread[:, None]

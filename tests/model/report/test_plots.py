@@ -133,6 +133,13 @@ def test_samples_are_drawn_through_the_prior() -> None:
     assert not np.allclose(shown, vae.decode(epsilon).mean[0, 0].numpy(), atol=1e-3)
 
 
+def test_values_outside_the_range_of_pixels_are_drawn_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image(plots.reconstructions(build("rgb-conv-discretized"), 3 * torch.rand(4, 3, 9, 10) - 1), tmp_path / "plot.png")
+    assert not caplog.records
+
+
 def test_reconstructions_stand_under_their_inputs() -> None:
     x = torch.rand(5, 3, 9, 10)
     figure = plots.reconstructions(build("rgb-conv-discretized"), x)

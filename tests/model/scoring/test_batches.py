@@ -30,6 +30,7 @@ from model.scoring.calibration import (
     to_bytes,
 )
 from model.scoring.complexity import measures
+from model.scoring.mixture import Mixture
 from model.scoring.typicality import TypicalityFeatures
 from model.vae import VAE, to_tensor
 from tests.support.data import Array, Floats, rows, stripes
@@ -226,10 +227,16 @@ class TestValidity:
                 assert (p <= level).mean() <= level + 4 * np.sqrt(variance), name
 
 
+def density_of(vae: VAE, data: Array) -> Mixture:
+    density = latent_density(vae, data)
+    assert density is not None
+    return density
+
+
 class TestLatentDensity:
     def test_is_fitted_to_the_means_of_the_encoder(self) -> None:
         vae, data = build("grey-mlp-discretized"), stripes(700)
-        density = latent_density(vae, data)
+        density = density_of(vae, data)
         means = vae.encode(to_tensor(data)).mean.double().numpy()
         assert np.average(density.means, axis=0, weights=np.exp(density.log_weights)) == pytest.approx(
             means.mean(axis=0), abs=1e-3 * np.abs(means).max()
@@ -237,15 +244,18 @@ class TestLatentDensity:
 
     def test_uses_a_limited_number_of_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
         vae, data = build("table-mlp-gaussian"), rows(600)
-        assert len(latent_density(vae, data).means) == 32
+        assert len(density_of(vae, data).means) == 32
         monkeypatch.setattr(batches, "MAX_DENSITY_SAMPLES", 60)
-        assert len(latent_density(vae, data).means) == 10
+        assert len(density_of(vae, data).means) == 10
+
+    def test_is_not_needed_under_a_flow(self) -> None:
+        assert latent_density(build("table-mlp-flow"), rows(600)) is None
 
 
 def test_every_score_has_one_value_a_sample() -> None:
     vae, data = build("rgb-conv-discretized"), samples("rgb-conv-discretized")
     columns = [*vars(score_all(vae, data, REFINED).scores.estimates).values()]
-    columns += vars(features_of(vae, data, REFINED)).values()
+    columns += [column for name, column in vars(features_of(vae, data, REFINED)).items() if name != "nlog_prior"]
     assert all(column is not None and len(column) == COUNT for column in columns)
 
 

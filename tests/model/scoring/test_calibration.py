@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,15 @@ class TestBytes:
         short = Calibration(calibration().latents, {}).with_reference(REFINED, chance(50, refined=True))
         assert from_bytes(to_bytes(short), latent=2, measured=0).references[REFINED].typicality_model is None
         assert from_bytes(to_bytes(Calibration(None, {})), latent=2, measured=0).references == {}
+
+    def test_hold_typicality_without_a_density_only_under_a_flow(self) -> None:
+        features = replace(chance(300), nlog_prior=np.linspace(1, 9, 300))
+        data = to_bytes(Calibration(None, {}).with_reference(PLAIN, features))
+        reference = from_bytes(data, latent=2, measured=0, flow=True).references[PLAIN]
+        assert reference.typicality_model is not None and reference.typicality_model.latent_density is None
+        assert reference.typicality is not None and len(reference.typicality) == 150
+        with pytest.raises(ValueError, match="is unknown"):
+            from_bytes(data, latent=2, measured=0)
 
     def test_of_another_latent_size_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"latents\.means"):

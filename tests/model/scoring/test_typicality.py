@@ -51,7 +51,11 @@ class TestFeatures:
         normal = torch.distributions.Normal
         rate = torch.distributions.kl_divergence(normal(q.mean, q.scale), normal(torch.tensor(0.0), torch.tensor(1.0)))
         assert np.allclose(features.kl_to_normal, rate.sum(1).numpy(), rtol=1e-4, atol=1e-5)
-        assert all(value.dtype == np.float64 and len(value) == 7 for value in vars(features).values())
+        assert (features.nlog_prior is None) == (vae.config.prior.name == "standard")
+        if features.nlog_prior is not None:
+            assert np.allclose(features.nlog_prior, vae.prior.nlog_prob(q.mean).numpy(), rtol=1e-4, atol=1e-4)
+        columns = [value for value in vars(features).values() if value is not None]
+        assert all(value.dtype == np.float64 and len(value) == 7 for value in columns)
 
     def test_include_the_scores(self, name: str) -> None:
         vae, batch, scoring = build(name), samples(name), ScoringConfig(2, 3, 0)
@@ -124,6 +128,17 @@ class TestTypicalityModel:
         model, scored = typical(chance(1000, refined=refined)), chance(50, seed=1, refined=refined)
         before = model.score(scored)
         assert (model.score(replace(scored, **{what: getattr(scored, what) * 20 + 50})) > before + 2).all()
+
+    def test_the_latent_is_judged_by_the_prior_where_no_density_was_fitted(self, refined: bool) -> None:
+        def under_prior(features: TypicalityFeatures) -> TypicalityFeatures:
+            return replace(features, nlog_prior=0.5 * np.square(features.mean).sum(axis=1))
+
+        model = TypicalityModel.fit(None, under_prior(chance(1000, refined=refined)))
+        usual = under_prior(chance(50, seed=1, refined=refined))
+        assert usual.nlog_prior is not None
+        unlikely = replace(usual, nlog_prior=usual.nlog_prior + 10)
+        assert (model.surprises(unlikely)[0] > model.surprises(usual)[0] + 5).all()
+        assert (model.surprises(unlikely)[1:] == model.surprises(usual)[1:]).all()
 
     def test_units_of_nats_and_residuals_do_not_matter(self, refined: bool) -> None:
         def rescaled(features: TypicalityFeatures) -> TypicalityFeatures:

@@ -17,7 +17,7 @@ from pydantic import Field
 from model.config import Frozen, ImageData, ModelConfig
 from model.data import Array
 from model.errors import DataError
-from model.projection import PCAProjection
+from model.projection import PCAProjection, embed
 from model.record import EpochRecord
 from model.scoring.batches import ScoredBatch, active_units, in_batches, score
 from model.scoring.calibration import Calibration, ScoringConfig
@@ -53,6 +53,7 @@ class Gallery:
     variance: Singles  # of Q, n x latent
     projection: PCAProjection  # fitted to the means of all
     coordinates: Singles  # projected means, n x 2
+    embedding: Singles | None  # of the means, n x 2: near ones are near there; None if it was not made
     scores: dict[str, Singles]  # n each; nats except for the last two of `SCORES`
     labels: NDArray[np.int64] | None
     label_names: tuple[str, ...] | None  # indexed by label
@@ -96,7 +97,7 @@ def make(
     with torch.inference_mode():
         posteriors = [vae.encode(to_tensor(batch, str(vae.device))) for batch in in_batches(shown)]
     mean = torch.cat([q.mean for q in posteriors]).float().cpu().numpy()
-    projection = PCAProjection.fit(means)
+    projection, embedding = PCAProjection.fit(means), embed(mean)
     edges, counts = histogram(scores["free_energy"])
     return Gallery(
         inputs=shown,
@@ -106,6 +107,7 @@ def make(
             projection, origin=projection.origin.astype(np.float32), axes=projection.axes.astype(np.float32)
         ),
         coordinates=projection(mean).astype(np.float32),
+        embedding=None if embedding is None else embedding.astype(np.float32),
         scores={name: numbers[picks].astype(np.float32) for name, numbers in scores.items()},
         labels=None if labels is None else labels[picks],
         label_names=label_names if labels is not None and _named(labels, label_names) else None,
@@ -155,13 +157,13 @@ def to_bytes(gallery: Gallery) -> bytes:
     arrays = {name: getattr(gallery, name) for name in ARRAYS}
     arrays |= {f"plane.{name}": value for name, value in vars(gallery.projection).items()}
     arrays |= {f"scores.{name}": value for name, value in gallery.scores.items()}
-    if gallery.labels is not None:
-        arrays["labels"] = gallery.labels
+    arrays |= {name: value for name in OPTIONAL if (value := getattr(gallery, name)) is not None}
     plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     return safetensors.numpy.save(plain, {"gallery": metadata.model_dump_json()})
 
 
 ARRAYS = ("inputs", "mean", "variance", "coordinates", "kl_to_normal", "edges", "counts")
+OPTIONAL = ("labels", "embedding")
 #: The name that earlier versions gave `kl_to_normal`.
 FORMER_KL_NAME = "rate_per_dimension"
 
@@ -187,6 +189,7 @@ def from_bytes(data: bytes, config: ModelConfig) -> Gallery:
             explained=read("plane.explained", (2,), np.float64),
         ),
         coordinates=read("coordinates", (count, 2)),
+        embedding=read("embedding", (count, 2)) if "embedding" in arrays else None,
         scores={name: read(f"scores.{name}", (count,)) for name in names},
         labels=read("labels", (count,), np.int64) if "labels" in arrays else None,
         label_names=metadata.label_names,

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Request
 from PIL import Image
 from starlette.responses import Response
 
-from app.api.dependencies import CurrentModel
+from app.api.dependencies import Context, CurrentModel, Latents
 from app.api.errors import NotFound
 from app.api.openapi import MODEL_ERRORS, describe
 from app.api.responses import choose_format, respond, wants_gzip
 from app.api.schemas import Gallery as GalleryAnswer
-from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams
+from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams, Placed
 from app.api.state import CachedResponse, ServedModel
 from app.api.threads import run_in_thread
 from app.codecs import negotiation
@@ -23,6 +23,7 @@ from app.inference.devices import trim_memory
 from model.config import ImageData, VectorData
 from model.gallery import Gallery
 from model.images import to_pil
+from model.projection import place
 from model.vae import to_tensor
 
 #: The longest side of a thumbnail, in pixels.
@@ -35,9 +36,9 @@ router = APIRouter(tags=["model"])
 async def gallery(params: Annotated[GalleryParams, Query()], request: Request, model: CurrentModel) -> Response:
     """Held-out inputs to look at.
 
-    Inputs that neither fitted nor chose the model: the plane along which the means of their Q vary most, where each
-    lies on it, labels and scores; of all inputs that were set aside the histogram of free energies and the rate of each
-    dimension; and the learning curves. As png their thumbnails, on one sheet.
+    Inputs that neither fitted nor chose the model: the plane along which the means of their Q vary most, an embedding
+    of these means, where each input lies on both, labels and scores; of all inputs that were set aside the histogram of
+    free energies and the rate of each dimension; and the learning curves. As png their thumbnails, on one sheet.
     """
     available = ("json", "png") if model.is_image else ("json",)
     format = negotiation.choose(request.headers.get("accept", ""), params.format, available)
@@ -86,6 +87,20 @@ async def gallery_input(
     return await respond(request, format, fields, images=x if model.is_image else None)
 
 
+@router.post("/model/gallery/place", **describe(Placed, "json", body="latents", errors=GALLERY_ERRORS))
+async def place_on_map(request: Request, model: CurrentModel, context: Context, latents: Latents) -> Response:
+    """Latents to the map.
+
+    Where means of Q, or other latents, lie among the inputs of the gallery: on the plane of principal components, and
+    in the embedding at the weighted mean of their nearest neighbours there.
+    """
+    gallery = _gallery_of(model)
+    z = await latents.read(model, context, lambda _: ())
+    embedding = gallery.embedding
+    placed = None if embedding is None else await run_in_thread(lambda: place(z, gallery.mean, embedding))
+    return await respond(request, "json", {"projection": gallery.projection(z), "embedding": placed}, context=context)
+
+
 def _gallery_of(model: ServedModel) -> Gallery:
     gallery = model.engine.checkpoint.gallery
     if gallery is None:
@@ -108,6 +123,7 @@ def _json(gallery: Gallery, data: ImageData | VectorData) -> bytes:
             "origin": projection.origin,
             "axes": projection.axes,
         },
+        "embedding": None if gallery.embedding is None else {"method": "tsne", "coordinates": gallery.embedding},
         "labels": gallery.labels,
         "label_names": gallery.label_names,
         "scores": gallery.scores,

@@ -377,6 +377,22 @@ class Projection(Answer):
     axes: Matrix = Field(description="2 x latent, orthonormal.")
 
 
+class Embedding(Answer):
+    """Places of the inputs on a plane where near means of Q are near; longer distances mean nothing."""
+
+    method: Literal["tsne"]
+    coordinates: Matrix = Field(description="Coordinates of each input, n x 2.")
+
+
+class Placed(Answer):
+    """Coordinates of n latents on the maps of the gallery, n x 2 each."""
+
+    model_config = example(projection=[[0.81, -1.32]], embedding=[[10.5, -3.25]])
+
+    projection: Matrix = Field(description="On the plane of principal components.")
+    embedding: Matrix | None = Field(description="In the embedding; null if the gallery has none.")
+
+
 class Histogram(Answer):
     """Histogram of the free energies of all calibration inputs, nats."""
 
@@ -413,6 +429,7 @@ class Gallery(Answer):
             "origin": [0.0, 0.0],
             "axes": [[1.0, 0.0], [0.0, 1.0]],
         },
+        embedding={"method": "tsne", "coordinates": [[10.5, -3.25]]},
         labels=[1],
         label_names=["cat", "dog"],
         scores={"free_energy": [11.75], "distortion": [7.5], "rate": [4.25]},
@@ -425,6 +442,7 @@ class Gallery(Answer):
 
     inputs: int = Field(description="n.")
     projection: Projection
+    embedding: Embedding | None = Field(description="Null if the gallery was made without scikit-learn.")
     labels: list[int] | None = Field(description="Class of each input; null if the data has no labels.")
     label_names: list[str] | None = Field(description="Name of each class, by label.")
     scores: GalleryScores

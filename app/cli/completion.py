@@ -247,7 +247,18 @@ def make_gallery(
             on_sample=advance,
         )
     console.print(f"Gallery of {len(stored):,} of them: --gallery none would leave it out")
+    tell_if_not_embedded(console, stored)
     return stored
+
+
+def tell_if_not_embedded(console: "Console", gallery: "Gallery") -> None:
+    """Say why a gallery has no map of neighbours, if it could have one."""
+    from model.projection import MIN_EMBEDDED
+
+    if gallery.embedding is None and len(gallery) >= MIN_EMBEDDED:
+        console.print(
+            "No map of neighbours: scikit-learn is not installed (pip install 'vae-server[train]')", style="yellow"
+        )
 
 
 def learning_records(run: Path, folder: Path) -> "tuple[EpochRecord, ...]":

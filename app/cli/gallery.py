@@ -50,3 +50,4 @@ def gallery_command(
         )
     checkpoint.save_gallery(run, stored)
     console.print(f"Gallery of {loaded.folder}: {len(stored):,} of {len(samples):,} samples of {dataset.source}")
+    completion.tell_if_not_embedded(console, stored)

@@ -14,6 +14,7 @@ const COLOURS = [
 const SCORES = {
   label: "Label", free_energy: "Free energy", typicality: "Typicality", rate: "Rate", distortion: "Distortion",
 };
+const MAPS = { embedding: "Neighbours", projection: "Principal components" };
 // Quantiles of a score at the ends of the colour scale: one outlier must not make all other points look alike.
 const [LOW_QUANTILE, HIGH_QUANTILE] = [0.02, 0.98];
 
@@ -38,10 +39,11 @@ export function map(tab, model, inspect) {
 class LatentMap {
   constructor(model, inspect) {
     Object.assign(this, { model, inspect, gallery: model.gallery });
-    this.points = this.gallery.projection.coordinates;
-    this.viewport = new Viewport(this.points);
-    // Indices of points, a position on the plane, the first point of an interpolation, a canvas position, a bitmap.
+    this.plane = this.planeSelect();
+    this.show(this.plane.value);
+    // Indices of points, positions on the maps, the first point of an interpolation, a canvas position, a bitmap.
     this.hovered = this.chosen = this.marker = this.start = this.cursor = this.sheet = null;
+    this.inspected = 0;
     this.scheduled = false;
     this.interpolations = 0;
     this.canvas = h("canvas", { tabindex: 0, role: "application", "aria-label":
@@ -51,6 +53,7 @@ class LatentMap {
     this.status = h("p", { class: "small", "aria-live": "polite" });
     this.legend = h("ul", { class: "legend" });
     this.below = h("div");
+    this.caption = h("p", { class: "small" });
     this.score = this.scoreSelect();
     addPointerControls(this);
     addKeyboardControls(this);
@@ -60,21 +63,49 @@ class LatentMap {
   }
 
   elements() {
-    const [a, b] = this.gallery.projection.explained;
     const count = this.points.length.toLocaleString("en");
-    const caveat = a + b < 0.9 ? ", so inputs that look close may be far apart" : "";
+    this.caption.textContent = this.meaning();
     return [
       h("p", { class: "small" }, `Each point is one of ${count} held-out inputs. `
         + "Click a point to inspect it; drag from one point to another to interpolate between them."),
       h("div", { class: "row" },
+        h("label", {}, "Map", this.plane),
         h("label", {}, "Colour", this.score),
         h("button", { onclick: () => zoomIn(this), "aria-label": "Zoom in" }, "+"),
         h("button", { onclick: () => zoomOut(this), "aria-label": "Zoom out" }, "−"),
         h("button", { onclick: () => showAll(this) }, "Show all")),
       this.legend, h("div", { class: "plane" }, this.canvas, this.tip), this.status, this.below,
-      h("p", { class: "small" }, "The axes are the first two principal components of the means of Q. "
-        + `They explain ${number(100 * a, 1)} % and ${number(100 * b, 1)} % of the variance${caveat}.`),
+      this.caption,
     ];
+  }
+
+  planeSelect() {
+    const update = () => {
+      this.show(this.plane.value);
+      this.caption.textContent = this.meaning();
+      this.hover(null);
+      this.draw();
+    };
+    const available = Object.entries(MAPS).filter(([name]) => this.gallery[name]);
+    return h("select", { onchange: update }, ...available.map(([name, text]) => h("option", { value: name }, text)));
+  }
+
+  /** Show one of the maps whole. */
+  show(name) {
+    this.points = this.gallery[name].coordinates;
+    this.viewport = new Viewport(this.points);
+  }
+
+  /** What positions on the shown map mean. */
+  meaning() {
+    if (this.plane.value === "embedding") {
+      return "Inputs whose means of Q are near are near here (t-SNE). Longer distances, and the sizes of groups and gaps, "
+        + "mean nothing. Another input lies at the mean of its nearest neighbours.";
+    }
+    const [a, b] = this.gallery.projection.explained;
+    const caveat = a + b < 0.9 ? ", so inputs that look close may be far apart" : "";
+    return "The axes are the first two principal components of the means of Q. "
+      + `They explain ${number(100 * a, 1)} % and ${number(100 * b, 1)} % of the variance${caveat}.`;
   }
 
   scoreSelect() {
@@ -120,7 +151,8 @@ class LatentMap {
     this.scheduled = true;
     requestAnimationFrame(() => {
       this.scheduled = false;
-      const { points, colours, marker, cursor, start } = this;
+      const { points, colours, cursor, start } = this;
+      const marker = this.marker?.[this.plane.value] ?? null;
       const rings = [[this.hovered, 2], [this.chosen, 3], [start, 3]];
       const path = start !== null && cursor ? [start, cursor] : null;
       paintScatter(this.canvas, this.viewport, { points, colours, rings, marker, path });
@@ -158,12 +190,19 @@ class LatentMap {
   }
 
   /** Mark the inspected input: a point of the map, or (index null) another input with this mean of Q and this name. */
-  setMarker(index, mean, name) {
+  async setMarker(index, mean, name) {
+    const mine = ++this.inspected;
     this.chosen = index;
-    this.marker = index === null && mean ? this.model.onMap(mean) : null;
+    this.marker = null;
     this.status.textContent = index === null
       ? `Inspected, marked by a cross: ${name || "another input"}.`
       : `Inspected: ${this.describe(index)}.`;
+    this.draw();
+    if (index !== null || !mean) return;
+    const marker = await this.model.onMaps(mean).catch(() => null);
+    if (mine !== this.inspected) return;
+    this.marker = marker;
+    if (!marker) this.status.textContent = `Inspected, and not on the map: ${name || "another input"}.`;
     this.draw();
   }
 

@@ -54,10 +54,10 @@ export class Model {
     return { fitted: t.samples - heldOut - setAside, heldOut, setAside };
   }
 
-  /** Position of a mean of Q on the map. */
-  onMap(mean) {
-    const { origin, axes } = this.gallery.projection;
-    return axes.map((axis) => axis.reduce((sum, part, i) => sum + part * (mean[i] - origin[i]), 0));
+  /** Position of a mean of Q on each map: {projection, embedding}, the latter null if there is none. */
+  async onMaps(mean) {
+    const { projection, embedding } = await json("model/gallery/place", { body: { latents: [mean] } });
+    return { projection: projection[0], embedding: embedding?.[0] ?? null };
   }
 
   /** Latent dimensions by descending KL(Q, N(0, 1)); in their own order if that is unknown. */

@@ -1,8 +1,9 @@
-"""`/model/gallery` and `/model/gallery/input` over HTTP, for every kind of model."""
+"""`/model/gallery` and what belongs to it over HTTP, for every kind of model."""
 
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.api import gallery as routes
-from app.api.schemas import Gallery, GalleryInput
+from app.api.schemas import Gallery, GalleryInput, Placed
 from model import gallery
 from model.checkpoint import Card, Checkpoint, load, save, save_gallery
 from model.config import ImageData, MLPNetwork, ModelConfig
@@ -66,6 +67,30 @@ def test_the_projection_places_any_latent_on_the_map(serving_shown: Serving, nam
     mean = np.array(client.post("/encode", json={"inputs": x[:7].tolist()}).json()["mean"])
     placed = (mean - projection["origin"]) @ np.array(projection["axes"]).T
     close(placed, projection["coordinates"][:7], 1e-4)
+
+
+@every
+def test_latents_are_placed_among_the_inputs(serving_shown: Serving, name: str) -> None:
+    client = serving_shown(name)
+    answer = client.get("/model/gallery").json()
+    assert answer["embedding"]["method"] == "tsne"
+    x = inside_out(name) / (255 if name in IMAGES else 1)
+    mean = client.post("/encode", json={"inputs": x[:7].tolist()}).json()["mean"]
+    placed = client.post("/model/gallery/place", json={"latents": mean})
+    assert Placed.model_validate(placed.json())
+    close(placed.json()["projection"], answer["projection"]["coordinates"][:7], 1e-4)
+    # Inputs of the gallery lie where they are.
+    close(placed.json()["embedding"], answer["embedding"]["coordinates"][:7], 1e-2)
+
+
+def test_without_an_embedding_latents_are_projected(tmp_path: Path, transport: Transport, shown: Load) -> None:
+    checkpoint = shown(GREY)
+    assert checkpoint.gallery is not None
+    save(tmp_path / "m", checkpoint.vae, checkpoint.card, shown=replace(checkpoint.gallery, embedding=None))
+    with client_of(load(tmp_path / "m"), transport) as client:
+        assert client.get("/model/gallery").json()["embedding"] is None
+        placed = client.post("/model/gallery/place", json={"latents": [[0.0] * 4]}).json()
+        assert placed["embedding"] is None and len(placed["projection"][0]) == 2
 
 
 @every

@@ -9,36 +9,43 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.app.explorer.seen import BOOT, Look, Seen, pixels, scored
+from tests.support.data import Floats
+
+
+def shown_points(seen: Seen) -> Floats:
+    """Coordinates of the inputs on the map that is shown first."""
+    return np.array(seen.ask("model/gallery").json()["embedding"]["coordinates"])
+
+
+def screen_position(seen: Seen, at: Floats, points: Floats) -> tuple[float, float]:
+    """Screen position of coordinates on the map that has these points."""
+    box = seen.page.locator(".plane > canvas").bounding_box()
+    assert box is not None
+    low, high = points.min(0), points.max(0)
+    unit = 0.94 * min(box["width"] / (high - low)[0], box["height"] / (high - low)[1])
+    offset = (at - (low + high) / 2) * unit
+    return box["x"] + box["width"] / 2 + offset[0], box["y"] + box["height"] / 2 - offset[1]
 
 
 def position(seen: Seen, index: int) -> tuple[float, float]:
     """Screen position of a point of the map."""
-    points = np.array(seen.ask("model/gallery").json()["projection"]["coordinates"])
-    box = seen.page.locator(".plane > canvas").bounding_box()
-    assert box is not None
-    low, high = points.min(0), points.max(0)
-    unit = 0.94 * min(box["width"] / (high - low)[0], box["height"] / (high - low)[1])
-    offset = (points[index] - (low + high) / 2) * unit
-    return box["x"] + box["width"] / 2 + offset[0], box["y"] + box["height"] / 2 - offset[1]
+    points = shown_points(seen)
+    return screen_position(seen, points[index], points)
 
 
 def projected(seen: Seen, x: Any) -> tuple[float, float]:
     """Canvas position of an input that is not in the gallery."""
-    projection = seen.ask("model/gallery").json()["projection"]
-    mean = np.array(seen.ask("encode", {"inputs": x.tolist()}).json()["mean"][0])
-    at = np.array(projection["axes"]) @ (mean - projection["origin"])
-    points = np.array(projection["coordinates"])
-    low, high = points.min(0), points.max(0)
+    mean = seen.ask("encode", {"inputs": x.tolist()}).json()["mean"]
+    at = np.array(seen.ask("model/gallery/place", {"latents": mean}).json()["embedding"][0])
     box = seen.page.locator(".plane > canvas").bounding_box()
     assert box is not None
-    unit = 0.94 * min(box["width"] / (high - low)[0], box["height"] / (high - low)[1])
-    offset = (at - (low + high) / 2) * unit
-    return box["width"] / 2 + offset[0], box["height"] / 2 - offset[1]
+    left, down = screen_position(seen, at, shown_points(seen))
+    return left - box["x"], down - box["y"]
 
 
 def isolated(seen: Seen, count: int) -> list[int]:
     """The points farthest from all others, so that a pointer hits only one."""
-    points = np.array(seen.ask("model/gallery").json()["projection"]["coordinates"])
+    points = shown_points(seen)
     distance = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     return [int(i) for i in np.argsort(-distance.min(1))[:count]]
@@ -139,7 +146,28 @@ def test_colours_of_a_score_have_a_scale(look: Look) -> None:
     seen = look()
     gallery = seen.ask("model/gallery").json()
     assert seen.page.locator("#map .legend li").count() == len(set(gallery["labels"]))
-    seen.page.select_option("#map select", "free_energy")
+    seen.page.get_by_label("Colour").select_option("free_energy")
     low, high = re.findall(r"-?[\d,.]+", seen.page.inner_text("#map .legend li"))
     least, most = np.quantile(gallery["scores"]["free_energy"], [0.0, 1.0])
     assert least <= float(low.replace(",", "")) < float(high.replace(",", "")) <= most
+
+
+def test_the_map_of_principal_components_is_there_too(look: Look) -> None:
+    seen = look()
+    gallery = seen.ask("model/gallery").json()
+    caption = seen.page.locator("#map > p.small").last
+    expect(caption).to_contain_text("t-SNE")
+    before = pixels(seen, ".plane > canvas")
+    seen.page.locator("#map select").first.select_option("Principal components")
+    share = 100 * gallery["projection"]["explained"][0]
+    expect(caption).to_contain_text(f"{share:.1f} %")
+    seen.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert (pixels(seen, ".plane > canvas") != before).any()
+    points = np.array(gallery["projection"]["coordinates"])
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    index = int(distance.min(1).argmax())
+    seen.page.mouse.click(*screen_position(seen, points[index], points))
+    label = gallery["label_names"][gallery["labels"][index]]
+    seen.page.wait_for_selector(f"#inspection[aria-busy=false] >> text=Input: {label}")
+    assert seen.inspected() == pytest.approx(gallery["scores"]["free_energy"][index], rel=1e-4)

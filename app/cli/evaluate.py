@@ -18,6 +18,7 @@ from model.errors import DataError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
+    from model.data import Array
     from model.datasets import Dataset
     from model.report.evaluation import Evaluation, Report
     from model.report.quality import Quality
@@ -48,6 +49,13 @@ def evaluate_command(
     plots: Annotated[Path | None, typer.Option(help="Write plots into this folder.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the report as one HTML page, with its images in a folder beside it.")
+    ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(
+            help="The training data, whose images nearest to samples the HTML page then shows.  (default: DATA, if it "
+            "is that)"
+        ),
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Store the report in the model's card.")] = False,
     label: LabelColumn = None,
@@ -85,6 +93,8 @@ def evaluate_command(
     dataset, split = evaluation_subset(open_dataset(data, loaded.vae.config.data, label=label), loaded.card.training)
     if split is not None:
         console.print(f"{data} is what the model was trained on. {SPLIT_MESSAGES[split].format(len(dataset))}")
+    source = training or (data if split is not None else None)
+    fitted = None if report is None or source is None else _fitted_images(source, loaded)
     others = [open_dataset(name, loaded.vae.config.data) for name in against or ()]
     with progress(console, f"Scoring {dataset.describe()}", len(dataset)) as advance:
         evaluation = evaluate(loaded.vae, dataset, draws=samples, seed=seed, on_batch=advance)
@@ -119,7 +129,7 @@ def evaluate_command(
         console.print(f"Wrote {out}")
     if report is not None:
         with console.status(f"Drawing {report}"):
-            folder = _write(report, loaded, replace(evaluation, report=result), dataset)
+            folder = _write(report, loaded, replace(evaluation, report=result), dataset, fitted)
         console.print(f"Wrote {report}, and its images into {folder}")
 
 
@@ -135,12 +145,31 @@ def _require_writable(out: Path | None, plots: Path | None, report: Path | None)
             raise DataError(f"{option} needs matplotlib: pip install 'vae-server[train]'")
 
 
-def _write(path: Path, loaded: "Checkpoint", evaluation: "Evaluation", dataset: "Dataset") -> Path:
-    from model.report import page
+def _fitted_images(training: str, loaded: "Checkpoint") -> "Array | None":
+    """The images that a model was fitted to; None for other data. Raise `DataError` if it was not trained on these."""
+    from model.config import ImageData
+    from model.datasets import open_dataset
+    from model.training.splits import training_split
+
+    data = loaded.vae.config.data
+    if not isinstance(data, ImageData):
+        return None
+    return training_split(open_dataset(training, data), loaded.card.training).train
+
+
+def _write(
+    path: Path, loaded: "Checkpoint", evaluation: "Evaluation", dataset: "Dataset", fitted: "Array | None"
+) -> Path:
+    """Write the page, with samples beside the images that the model was fitted to, if they are given."""
+    from model.report import nearest, page
+    from model.report.evaluation import evenly_spaced
     from model.training.run import read_records
 
+    beside = None
+    if fitted is not None:
+        beside = nearest.find(loaded.vae, fitted, evenly_spaced(dataset, evaluation.report.samples))
     records = read_records(loaded.folder) or list(loaded.gallery.learning if loaded.gallery else ())
-    return page.write(path, page.ReportInput(loaded, evaluation, dataset, records))
+    return page.write(path, page.ReportInput(loaded, evaluation, dataset, records, beside))
 
 
 def _table(report: "Report", name: str) -> Table:

@@ -175,6 +175,17 @@ def test_a_report_has_the_learning_curves_of_its_run(vae: Invoke, data: str) -> 
     assert "chose the epoch, and are those of this report" in page
 
 
+def test_a_report_shows_samples_beside_the_nearest_training_images(vae: Invoke, data: str) -> None:
+    vae("train", data, "--out", "run", *SMALL)
+    np.save("others.npy", squares(61)[1:])
+    quick = ("--samples", "1", "--detection", "0", "--report", "page.html")
+    for arguments, shown in (((data,), True), (("others.npy",), False), (("others.npy", "--training", data), True)):
+        vae("evaluate", "run", *arguments, *quick)
+        assert ("stands above the training image nearest to it" in Path("page.html").read_text()) == shown
+    with pytest.raises(DataError, match="others.npy: is not the data that the model was trained on"):
+        vae("evaluate", "run", "others.npy", "--training", "others.npy", *quick)
+
+
 def test_training_data_is_reduced_to_its_calibration_split(vae: Invoke, data: str) -> None:
     vae("train", data, "--out", "run", "--set-aside", "20", *SMALL)
     output = vae("evaluate", "run", data, "--samples", "2", "--detection", "0", "--out", "report.json", "--save")

@@ -182,7 +182,7 @@ def test_a_report_shows_samples_beside_the_nearest_training_images(vae: Invoke, 
     for arguments, shown in (((data,), True), (("others.npy",), False), (("others.npy", "--training", data), True)):
         vae("evaluate", "run", *arguments, *quick)
         assert ("stands above the training image nearest to it" in Path("page.html").read_text()) == shown
-    with pytest.raises(DataError, match="others.npy: is not the data that the model was trained on"):
+    with pytest.raises(DataError, match=r"others\.npy: is not the data that the model was trained on"):
         vae("evaluate", "run", "others.npy", "--training", "others.npy", *quick)
 
 

@@ -35,6 +35,8 @@ PriorName = Literal["standard", "flow"]
 _data, _model, _training = (partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Model", "Training"))
 #: Seconds between two drawings of the plots. An epoch of a small table takes less time than its plots.
 PLOT_INTERVAL_S = 60.0
+#: Weights of a fully connected network for images from which on the user is warned of them.
+MANY_WEIGHTS = 20_000_000
 
 
 def _likelihood_name(name: str | None) -> str | None:
@@ -143,6 +145,13 @@ def train(
             "the latent informative; with 0 decoded means may be meaningless.  (default: 0.3)"
         ),
     ] = None,
+    flip: Annotated[
+        bool, _training("--flip", help="Mirror each image of a step left to right with probability 1/2.")
+    ] = False,
+    shift: Annotated[
+        int | None,
+        _training(help="Most pixels by which each image of a step is moved across and down; its edge fills the gap."),
+    ] = None,
     seed: Annotated[int, _training(help="Seed of all random numbers.")] = 0,
     precision: Annotated[PrecisionName, _training(help="bfloat16 is faster on hardware that supports it.")] = "float32",
     device: Annotated[str, _training(help="auto, cpu or cuda; auto takes cuda if available.")] = "auto",
@@ -184,6 +193,8 @@ def train(
         auxiliary=auxiliary,
         held_out=held_out,
         set_aside=set_aside,
+        flip=flip,
+        shift=shift,
         seed=seed,
         precision=precision,
         device=choose_device(device),
@@ -240,6 +251,11 @@ def _introduce(console: Console, run: "Run", threads: int) -> None:
         f"Model: {config.network.name}, latent {config.latent}, {config.likelihood.name} likelihood, "
         f"{weights:,} weights; {config.data.describe()}"
     )
+    if config.network.name == "mlp" and config.data.kind == "image" and weights > MANY_WEIGHTS:
+        console.print(
+            "These are many weights for images: --network conv has far fewer, is faster and learns more of few samples",
+            style="yellow",
+        )
     console.print(
         f"Training on {run.config.samples - settings.held_out - settings.set_aside:,} samples, "
         f"{settings.held_out:,} held out, {settings.set_aside:,} set aside; "

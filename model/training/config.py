@@ -65,6 +65,8 @@ class TrainingConfig(Frozen):
             raise DataError(f"{dataset.source}: {error}") from error
         if settings.get("auxiliary") and not config.likelihood.has_auxiliary_loss:
             raise ConfigError("auxiliary: only autoregressive likelihoods have this loss; omit it or set it to 0")
+        if (checked.flip or checked.shift) and not isinstance(data, ImageData):
+            raise ConfigError("flip, shift: these are for images; omit them")
         settings = {"batch_size": default_batch_size(count), **settings}
         defaults = {
             "epochs": default_epochs(count, settings["batch_size"]),

@@ -110,6 +110,10 @@ class Fit(ABC, Generic[Module, Record]):
     def _record(self, validation: Array, epoch: FittedEpoch) -> Record:
         """The record of an epoch, with validation scores of the average. Raise `TrainingError` if one is not finite."""
 
+    def _augment(self, batch: Tensor, draws: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Vary a batch at random, as the settings say."""
+        return batch
+
     def _prepare_step(self) -> None:
         """Choose which weights the next step moves."""
 
@@ -144,7 +148,8 @@ class Fit(ABC, Generic[Module, Record]):
         total = 0.0
         for i in range(batches):
             picks = order[i * s.batch_size : (i + 1) * s.batch_size]
-            total += self._step(to_tensor(train[picks], s.device), draws, batches) * len(picks)
+            batch = self._augment(to_tensor(train[picks], s.device), draws)
+            total += self._step(batch, draws, batches) * len(picks)
             on_batch(i + 1, batches)
         return total / len(train)
 

@@ -25,6 +25,7 @@ from model.config import ModelConfig
 from model.errors import TrainingError
 from model.record import EpochRecord
 from model.scoring.free_energy import log_weight_terms
+from model.training.augmentation import mirrored, shifted
 from model.training.fit import Array, Fit, FitSettings, FittedEpoch
 from model.vae import VAE, to_tensor
 
@@ -34,7 +35,8 @@ class TrainingSettings(FitSettings):
 
     `inference_steps` is the number of encoder steps per decoder step. `auxiliary` is the weight of the extra loss of
     autoregressive likelihoods. `held_out` and `set_aside` are the sizes of the validation and calibration splits.
-    `precision` applies to the networks; likelihoods are always float32.
+    `precision` applies to the networks; likelihoods are always float32. `flip` mirrors each image of a step left to
+    right with probability 1/2; `shift` is the most pixels that it is moved by, across and down.
     """
 
     inference_steps: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -42,6 +44,8 @@ class TrainingSettings(FitSettings):
     held_out: Annotated[int, Field(ge=1)]
     set_aside: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
+    flip: bool = False
+    shift: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class Training(Fit[VAE, EpochRecord]):
@@ -61,6 +65,10 @@ class Training(Fit[VAE, EpochRecord]):
     def vae(self) -> VAE:
         """The weights that the steps move."""
         return self.module
+
+    def _augment(self, batch: Tensor, draws: torch.Generator) -> Tensor:
+        batch = mirrored(batch, draws) if self.settings.flip else batch
+        return shifted(batch, self.settings.shift, draws) if self.settings.shift else batch
 
     def _prepare_step(self) -> None:
         for part in (self.vae.decoder, self.vae.head):

@@ -163,6 +163,8 @@ class TestOverrides:
             ({"settings": {"held_out": -3}}, "held_out"),
             ({"settings": {"seed": -1}}, "seed"),
             ({"settings": {"auxiliary": 0.5}}, "auxiliary"),
+            ({"settings": {"flip": True}}, "flip, shift: these are for images"),
+            ({"settings": {"shift": 2}}, "flip, shift: these are for images"),
             ({"settings": {"lerning_rate": 0.1}}, "lerning_rate"),
         ],
     )

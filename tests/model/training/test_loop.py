@@ -277,6 +277,20 @@ def test_bfloat16_trains_nearly_as_well() -> None:
     assert ends[1].free_energy == pytest.approx(ends[0].free_energy, abs=5)
 
 
+@pytest.mark.parametrize("settings", [{"flip": True}, {"shift": 2}, {"flip": True, "shift": 1}])
+def test_an_augmented_training_restored_ends_like_an_uninterrupted_one(settings: dict[str, Any]) -> None:
+    name = "rgb-conv-discretized"
+    split, plain = split_of(CONFIGS[name], 60), new_training(name)
+    whole, first, second = (new_training(name, **settings) for _ in range(3))
+    list(plain.epochs(split.train, split.validation))
+    list(whole.epochs(split.train, split.validation))
+    assert not same_state(plain, whole)
+    next(first.epochs(split.train, split.validation))
+    second.restore(first.state())
+    list(second.epochs(split.train, split.validation))
+    assert same_state(whole, second)
+
+
 def test_each_validation_sample_has_its_own_draw() -> None:
     split = Split.from_dataset(Memory(rows(620)), 600, 0, 0)
     training = new_training(epochs=1)

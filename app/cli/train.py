@@ -20,6 +20,7 @@ from model.errors import TrainingError
 if TYPE_CHECKING:
     from model.checkpoint import Card
     from model.record import EpochRecord
+    from model.training.config import TrainingConfig
     from model.training.prior import PriorSettings
     from model.training.run import Run
     from model.training.splits import Split
@@ -153,7 +154,9 @@ def train(
         _training(help="Most pixels by which each image of a step is moved across and down; its edge fills the gap."),
     ] = None,
     seed: Annotated[int, _training(help="Seed of all random numbers.")] = 0,
-    precision: Annotated[PrecisionName, _training(help="bfloat16 is faster on hardware that supports it.")] = "float32",
+    precision: Annotated[
+        PrecisionName | None, _training(help="Of conv networks.  (default: bfloat16 where it is measured to be faster)")
+    ] = None,
     device: Annotated[str, _training(help="auto, cpu or cuda; auto takes cuda if available.")] = "auto",
     threads: Annotated[
         int | None, _training(min=1, help="Number of CPU threads.  (default: the available cores; 1 for tables)")
@@ -175,7 +178,7 @@ def train(
     from model.datasets import open_dataset
     from model.training.config import TrainingConfig
     from model.training.prior import choose_prior
-    from model.training.run import Run
+    from model.training.run import Run, read_recipe
 
     console = plain_console()
     dataset = open_dataset(data, exclude=exclude or (), label=label)
@@ -210,6 +213,8 @@ def train(
             settings=settings,
         )
     flow = choose_prior(prior, config.config.latent, split, config.settings, labels=labels == "auto")
+    if precision is None and config.config.network.name == "conv":
+        config = _choose_precision(console, config, read_recipe(out))
     run = Run.open(out, config)
     _introduce(console, run, torch.get_num_threads())
     _Loop(console, run, split, name or out.name).run_epochs()
@@ -219,6 +224,18 @@ def train(
     _save_gallery(console, run, split, dataset.label_names(), wanted=gallery == "auto")
     _conclude(console, run)
     console.print(f"Serve it: vae serve {run.folder}    Evaluate it: vae evaluate {run.folder} DATA")
+
+
+def _choose_precision(console: Console, config: "TrainingConfig", resumed: "TrainingConfig | None") -> "TrainingConfig":
+    """Train in the precision that the run began with, or in the faster one."""
+    from model.training.precision import MeasuredPrecision
+
+    if resumed is not None:
+        return config.with_precision(resumed.settings.precision)
+    with console.status("Measuring steps in float32 and in bfloat16 ..."):
+        measured = MeasuredPrecision.of(config.config, config.settings)
+    console.print(f"Precision: {measured}")
+    return config.with_precision(measured.name)
 
 
 def _conclude(console: Console, run: "Run") -> None:

@@ -1,7 +1,7 @@
 """The configuration of a training: defaults that follow from the data, and overrides by the user."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,10 @@ class TrainingConfig(Frozen):
             settings=_validate({**defaults, **settings, **sizes}),
         )
         return resolved, split
+
+    def with_precision(self, name: Literal["float32", "bfloat16"]) -> "TrainingConfig":
+        """The same training in another precision."""
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"precision": name})})
 
 
 def _validate(settings: Overrides) -> TrainingSettings:

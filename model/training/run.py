@@ -17,6 +17,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
+
 from model import checkpoint
 from model.config import Frozen, ModelConfig
 from model.errors import TrainingError
@@ -115,6 +117,18 @@ class Run:
         )
         journal.resume()
         return journal
+
+
+def read_recipe(folder: Path) -> TrainingConfig | None:
+    """Read what decides the outcome of the training in a folder; None if there is none, or it cannot be read.
+
+    `Run.open` says what is wrong with one that cannot be read.
+    """
+    try:
+        with safetensors.safe_open(folder / "state.safetensors", framework="pt") as file:
+            return TrainingConfig.model_validate_json((file.metadata() or {}).get("recipe", ""))
+    except Exception:
+        return None
 
 
 class TuningRecipe(Frozen):

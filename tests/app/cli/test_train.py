@@ -9,14 +9,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 from app.cli import main as cli
+from app.cli import train
 from model import checkpoint
 from model.datasets import open_dataset
 from model.scoring import batches
 from model.scoring.calibration import Calibration, Reference, ScoringConfig
+from model.training.precision import MeasuredPrecision
 from model.training.splits import Split
 from tests.support.commands import SMALL, Invoke, invoke
 from tests.support.data import squares
 
+CONV = ("--network", "conv", "--channels", "8", "--blocks", "1", "--latent", "4", "--epochs", "2", "--set-aside", "0")
 CALIBRATED = "Calibrated on 100 samples that were set aside"
 
 
@@ -175,3 +178,26 @@ def test_images_of_bytes_get_an_autoregressive_likelihood_by_default(
     likelihood = checkpoint.load(Path("run")).vae.config.likelihood
     assert likelihood.name == "discretized"
     assert likelihood.model_dump()["autoregressive"] is autoregressive
+
+
+def test_the_faster_precision_is_chosen_once(vae: Invoke, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("train", str(data), "--out", "run", *CONV)
+    monkeypatch.setattr(MeasuredPrecision, "of", lambda config, settings: MeasuredPrecision("bfloat16", 2.5))
+    assert "Precision: bfloat16; a step in bfloat16 is 2.5 times as fast" in vae(*command)
+    training = checkpoint.load(Path("run")).card.training
+    assert training is not None and training.settings["precision"] == "bfloat16"
+    # Another measurement, as on a busy machine, does not keep a run from resuming.
+    monkeypatch.setattr(MeasuredPrecision, "of", lambda config, settings: MeasuredPrecision("float32", 0.5))
+    assert "Precision" not in vae(*command)
+
+
+def test_a_precision_that_is_named_is_not_measured(vae: Invoke, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MeasuredPrecision, "of", lambda config, settings: pytest.fail("measured"))
+    vae("train", str(data), "--out", "run", *CONV, "--precision", "bfloat16")
+
+
+def test_many_weights_for_images_are_warned_of(vae: Invoke, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warning = "These are many weights for images: --network conv has far fewer"
+    assert warning not in vae("train", str(data), "--out", "run", *SMALL)
+    monkeypatch.setattr(train, "MANY_WEIGHTS", 1000)
+    assert warning in vae("train", str(data), "--out", "other", *SMALL)

@@ -14,7 +14,7 @@ from app.api.errors import NotFound
 from app.api.openapi import MODEL_ERRORS, describe
 from app.api.responses import choose_format, respond, wants_gzip
 from app.api.schemas import Gallery as GalleryAnswer
-from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams, Placed
+from app.api.schemas import GalleryInput, GalleryInputParams, GalleryParams, Placed, PlaceParams
 from app.api.state import CachedResponse, ServedModel
 from app.api.threads import run_in_thread
 from app.codecs import negotiation
@@ -87,18 +87,21 @@ async def gallery_input(
     return await respond(request, format, fields, images=x if model.is_image else None)
 
 
-@router.post("/model/gallery/place", **describe(Placed, "json", body="latents", errors=GALLERY_ERRORS))
-async def place_on_map(request: Request, model: CurrentModel, context: Context, latents: Latents) -> Response:
+@router.post("/model/gallery/place", **describe(Placed, "json", "npz", body="latents", errors=GALLERY_ERRORS))
+async def place_on_map(
+    request: Request, params: Annotated[PlaceParams, Query()], model: CurrentModel, context: Context, latents: Latents
+) -> Response:
     """Latents to the map.
 
     Where means of Q, or other latents, lie among the inputs of the gallery: on the plane of principal components, and
     in the embedding at the weighted mean of their nearest neighbours there.
     """
+    format = choose_format(request, params.format, model)
     gallery = _gallery_of(model)
     z = await latents.read(model, context, lambda _: ())
     embedding = gallery.embedding
     placed = None if embedding is None else await run_in_thread(lambda: place(z, gallery.mean, embedding))
-    return await respond(request, "json", {"projection": gallery.projection(z), "embedding": placed}, context=context)
+    return await respond(request, format, {"projection": gallery.projection(z), "embedding": placed}, context=context)
 
 
 def _gallery_of(model: ServedModel) -> Gallery:

@@ -112,6 +112,10 @@ class GalleryParams(Params):
     )
 
 
+class PlaceParams(Params):
+    format: Format = None
+
+
 class GalleryInputParams(Params):
     index: int = Field(default=0, ge=0, description="Index of an input of the gallery, from 0.")
     format: Format = None

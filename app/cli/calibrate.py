@@ -55,7 +55,7 @@ def calibrate_command(
         calibration = Calibration(batches.latent_density(loaded.vae, reference[:half]), calibration.references)
         reference = reference[half:]
     scoring = ScoringConfig(samples, refine, seed)
-    with progress(console, f"Scoring {data}", len(reference)) as advance:
+    with progress(console, f"Scoring {data}", len(reference) * batches.draws_of(scoring)) as advance:
         calibration = batches.calibrate(loaded.vae, reference, [scoring], calibration=calibration, on_sample=advance)
     checkpoint.save_calibration(run, calibration)
     if loaded.gallery is not None and scoring == gallery.GALLERY_SCORING:

@@ -216,7 +216,7 @@ def calibrate(console: "Console", vae: "VAE", split: "Split") -> "Calibration | 
     if not count:
         return None
     density = batches.latent_density(vae, split.train) if count >= MIN_TYPICALITY_INPUTS else None
-    with progress(console, "Calibrating", count * len(batches.DEFAULT_SCORINGS)) as advance:
+    with progress(console, "Calibrating", count * sum(map(batches.draws_of, batches.DEFAULT_SCORINGS))) as advance:
         result = batches.calibrate(vae, split.calibration, calibration=Calibration(density, {}), on_sample=advance)
     console.print(f"Calibrated on {count:,} samples that were set aside")
     return result

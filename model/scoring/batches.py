@@ -85,8 +85,8 @@ def calibrate(
 ) -> Calibration:
     """Calibrate by inputs that neither fitted nor chose the model, and keep the references for other scorings.
 
-    `on_sample` receives the number of samples done, over all of `scorings`. Raise `DataError` if there are no samples,
-    or a score is not finite.
+    `on_sample` receives the work done, in draws of samples: `draws_of` each scoring for each sample. Raise `DataError`
+    if there are no samples, or a score is not finite.
     """
     if not len(reference):
         raise DataError("there are no samples to calibrate on")
@@ -102,10 +102,18 @@ def calibrate(
                     "a sample to calibrate on has scores that are not finite; look for extreme values in the data"
                 )
             parts.append(features)
-            done += len(features)
+            done += len(features) * draws_of(scoring)
             on_sample(done)
         result = result.with_reference(scoring, TypicalityFeatures.concatenate(parts))
     return result
+
+
+def draws_of(scoring: ScoringConfig) -> int:
+    """Cost of the score of a sample, as the number of draws that take about as long."""
+    if not scoring.refine:
+        return scoring.samples
+    # With refinement the encoder's Q is scored too, and a step goes forwards and backwards.
+    return 2 * scoring.samples + 3 * scoring.refine
 
 
 def score_reference(vae: VAE, batches: Iterable[Array], scoring: ScoringConfig) -> Iterator[TypicalityFeatures]:

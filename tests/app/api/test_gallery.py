@@ -79,6 +79,8 @@ def test_latents_are_placed_among_the_inputs(serving_shown: Serving, name: str) 
     placed = client.post("/model/gallery/place", json={"latents": mean})
     assert Placed.model_validate(placed.json())
     close(placed.json()["projection"], answer["projection"]["coordinates"][:7], 1e-4)
+    arrays = npz(client.post("/model/gallery/place?format=npz", json={"latents": mean}).content)
+    close(arrays["projection"], placed.json()["projection"], 1e-5)
     # Inputs of the gallery lie where they are.
     close(placed.json()["embedding"], answer["embedding"]["coordinates"][:7], 1e-2)
 

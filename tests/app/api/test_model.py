@@ -85,8 +85,8 @@ def test_the_openapi_document_is_valid_and_complete(serving: Serving, name: str)
 
 
 @every
-def test_every_request_example_of_openapi_succeeds(serving: Serving, name: str) -> None:
-    client = serving(name)
+def test_every_request_example_of_openapi_succeeds(serving_shown: Serving, name: str) -> None:
+    client = serving_shown(name)
     document = client.get("/openapi.json").json()
     tried = 0
     for path, item in document["paths"].items():

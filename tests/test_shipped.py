@@ -34,7 +34,7 @@ def test_the_list_of_shipped_models_is_complete() -> None:
 def test_the_card_holds_training_and_evaluation(name: str) -> None:
     checkpoint = load(Path(name))
     assert checkpoint.folder == PRETRAINED / name
-    assert (checkpoint.folder / WEIGHTS).stat().st_size <= 16 << 20
+    assert (checkpoint.folder / WEIGHTS).stat().st_size <= 24 << 20
     training, report = checkpoint.card.training, checkpoint.card.evaluation
     assert training is not None
     assert training.command.startswith("vae train fashion-mnist ")
@@ -50,9 +50,9 @@ def test_the_default_model_reaches_its_targets() -> None:
     report = card.evaluation
     assert report is not None
     codecs = report["codecs_bits_per_dim"]
-    assert report["bits_per_dim"] <= 3.10 < codecs["xz"] < codecs["gzip"] < codecs["png"]
+    assert report["bits_per_dim"] <= 2.90 < codecs["xz"] < codecs["gzip"] < codecs["png"]
     assert report["worst"][0]["bits_per_dim"] <= 12
-    least = {"vertical flips": 0.92, "horizontal flips": 0.75, "digits": 0.99, "noise": 0.999, "constants": 0.999}
+    least = {"vertical flips": 0.965, "horizontal flips": 0.755, "digits": 0.999, "noise": 0.999, "constants": 0.999}
     assert card.anomaly_score == "typicality"
     assert report["detection"]
     for detection in report["detection"]:

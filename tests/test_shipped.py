@@ -122,10 +122,14 @@ def test_the_held_out_report_equals_an_evaluation(name: str, test_set: Dataset) 
     assert expected is not None
     report = evaluate(checkpoint.vae, test_set, draws=1, seed=expected["seed"]).report.plain()
     assert report["active_units"] == expected["active_units"]
-    # Rates have a closed form; the rest differs by the chance of its draw.
+    # These have a closed form; the rest differs by the chance of its draw.
     assert report["kl_to_normal"] == pytest.approx(expected["kl_to_normal"], rel=1e-3, abs=1e-3)
-    for key in ("free_energy", "distortion", "rate"):
+    for key in ("free_energy", "distortion"):
         assert report[key] == pytest.approx(expected[key], rel=0.01)
+    # All images share the draw, so that a rate without a closed form is off by sum (scale^2 - 1) epsilon^2 / 2 at most
+    # about the standard deviation of sum epsilon^2 / 2: two of these are allowed.
+    chance = 0.0 if checkpoint.vae.prior.analytic_rate else 2 * np.sqrt(checkpoint.vae.config.latent / 2)
+    assert report["rate"] == pytest.approx(expected["rate"], rel=0.01, abs=chance)
     samples = test_set.load()[[int(worst["sample"]) for worst in expected["worst"]]]
     part = next(score(checkpoint.vae, [samples], ScoringConfig(expected["draws"], 0, expected["seed"])))
     costs = [worst["free_energy"] for worst in expected["worst"]]

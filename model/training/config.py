@@ -1,7 +1,7 @@
 """The configuration of a training: defaults that follow from the data, and overrides by the user."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from model.config import ConvNetwork, Frozen, ImageData, Likelihood, MLPNetwork,
 from model.datasets import Dataset
 from model.errors import ConfigError, DataError, explain
 from model.likelihoods import LIKELIHOODS
-from model.training.loop import TrainingSettings
+from model.training.loop import PrecisionName, TrainingSettings
 from model.training.splits import Split
 
 Array = NDArray[Any]
@@ -83,8 +83,8 @@ class TrainingConfig(Frozen):
         )
         return resolved, split
 
-    def with_precision(self, name: Literal["float32", "bfloat16"]) -> "TrainingConfig":
-        """The same training in another precision."""
+    def with_precision(self, name: PrecisionName) -> "TrainingConfig":
+        """Return a copy of this training in another precision."""
         return self.model_copy(update={"settings": self.settings.model_copy(update={"precision": name})})
 
 

@@ -30,6 +30,9 @@ from model.training.fit import Array, Fit, FitSettings, FittedEpoch
 from model.vae import VAE, to_tensor
 
 
+PrecisionName = Literal["float32", "bfloat16"]
+
+
 class TrainingSettings(FitSettings):
     """Settings of a training.
 
@@ -43,7 +46,7 @@ class TrainingSettings(FitSettings):
     auxiliary: Annotated[float, Field(ge=0, le=100)] = 0.3
     held_out: Annotated[int, Field(ge=1)]
     set_aside: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: PrecisionName = "float32"
     flip: bool = False
     shift: Annotated[int, Field(ge=0, le=64)] = 0
 

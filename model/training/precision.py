@@ -1,7 +1,7 @@
 """Choice of the precision of a training by what is faster on this machine."""
 
 import time
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,9 +9,8 @@ from model import random
 from model.config import ModelConfig
 from model.data import Array
 from model.likelihoods import LIKELIHOODS
-from model.training.loop import Training, TrainingSettings
+from model.training.loop import PrecisionName, Training, TrainingSettings
 
-PrecisionName = Literal["float32", "bfloat16"]
 #: Samples in a measured step, and measured steps after one that warms up; the fastest counts.
 ROWS, STEPS = 16, 3
 #: How many times as fast bfloat16 must be for its rounding to pay.
@@ -27,8 +26,7 @@ class MeasuredPrecision(NamedTuple):
     @classmethod
     def of(cls, config: ModelConfig, settings: TrainingSettings) -> "MeasuredPrecision":
         """Measure some steps of a training in both; they leave nothing behind."""
-        seconds = {name: seconds_per_step(config, settings, name) for name in ("float32", "bfloat16")}
-        speedup = seconds["float32"] / seconds["bfloat16"]
+        speedup = seconds_per_step(config, settings, "float32") / seconds_per_step(config, settings, "bfloat16")
         return cls("bfloat16" if speedup >= MIN_SPEEDUP else "float32", speedup)
 
     def __str__(self) -> str:
@@ -37,7 +35,7 @@ class MeasuredPrecision(NamedTuple):
         return f"{self.name}; a step in bfloat16 is {1 / self.speedup:.1f} times as slow as in float32 here"
 
 
-def seconds_per_step(config: ModelConfig, settings: TrainingSettings, precision: str) -> float:
+def seconds_per_step(config: ModelConfig, settings: TrainingSettings, precision: PrecisionName) -> float:
     """Seconds of a step on random samples."""
     chosen = settings.model_copy(update={"precision": precision, "batch_size": ROWS, "epochs": 1})
     finished: list[float] = []

@@ -29,7 +29,6 @@ from model.training.augmentation import mirrored, shifted
 from model.training.fit import Array, Fit, FitSettings, FittedEpoch
 from model.vae import VAE, to_tensor
 
-
 PrecisionName = Literal["float32", "bfloat16"]
 
 
